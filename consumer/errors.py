@@ -1,0 +1,38 @@
+"""Errors of the consumer's side; the root is `enqueue.errors.LongshoreError`.
+
+    LongshoreError
+    +-- Unrunnable       this job can't be run as asked: the job's (or the operator's policy's) doing, final
+    +-- ExecutorFault    the infrastructure failed; says whether anything had started
+    +-- ClaimLost        the queue no longer holds this job for us: write nothing
+    +-- SetupError       cluster, namespace, right or option is missing: the message names it
+"""
+
+from __future__ import annotations
+
+from enqueue.errors import LongshoreError
+from enqueue.record import Reason
+
+
+class Unrunnable(LongshoreError):
+    """This job can't be run as asked."""
+
+    def __init__(self, message: str, reason: Reason = Reason.INVALID_JOB) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ExecutorFault(LongshoreError):
+    """The infrastructure failed to run the job. `started`: its command may have begun."""
+
+    def __init__(self, message: str, reason: Reason = Reason.EXECUTOR_ERROR, *, started: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.started = started
+
+
+class ClaimLost(LongshoreError):
+    """The queue no longer holds this job for us."""
+
+
+class SetupError(LongshoreError):
+    """The set-up lacks something that the message names."""

@@ -1,0 +1,110 @@
+"""The values that pass through the consumer: frozen, no I/O, no references back.
+
+Claim -> Plan -> (Execution) -> Exit -> Outcome -> Verdict; each computed once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from enqueue.job import Job
+from enqueue.record import Outcome, Reason, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this consumer holds.
+
+    `job` is None if the payload isn't a valid Job; `problem` then says why. `retries_left` counts the tries that
+    the queue's own policy still allows after this one. Times are seconds since the epoch.
+    """
+
+    id: str
+    queue: str
+    attempt: int
+    token: str
+    job: Job | None
+    problem: str | None = None
+    timeout: float | None = None
+    retries_left: int = 0
+    queued_at: float | None = None
+    claimed_at: float = 0.0
+    cancelled: bool = False
+    history: Record | None = None
+    native: Any = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that an executor needs to run a claim: a pure function of Job, policy and settings."""
+
+    id: str
+    queue: str
+    attempt: int
+    consumer: str
+    job: Job
+    timeout: float | None
+    start_timeout: float
+    grace: float
+
+
+class Stop(StrEnum):
+    """Why a running job is stopped; the first one said wins."""
+
+    CANCEL = "cancel"
+    DEADLINE = "deadline"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What the executor saw at the end. `reason` None means that the exit code alone decides."""
+
+    code: int | None = None
+    signal: int | None = None
+    reason: Reason | None = None
+    message: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    started: bool = True
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+class Verdict(StrEnum):
+    """What the queue is told."""
+
+    DONE = "done"
+    RETRY = "retry"
+    BURY = "bury"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A claim's end, ready for the queue: `text` is what its web page shows of a failure."""
+
+    claim: Claim
+    verdict: Verdict
+    outcome: Outcome
+    record: Record
+    text: str = ""
+    infrastructure: bool = False
+
+
+class Signal(StrEnum):
+    """What a heartbeat learned about a claim."""
+
+    LOST = "lost"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """How far a log has been stored: lines and bytes of what was read, dropped parts included."""
+
+    entries: int = 0
+    lines: int = 0
+    bytes: int = 0
+    gaps: tuple[dict[str, Any], ...] = ()

@@ -1,0 +1,119 @@
+"""All seams on one page. An implementation is a file in its folder and a line in that folder's table."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from consumer.model import Claim, Exit, Plan, Settlement, Signal
+from enqueue.record import Record, Where
+
+
+class Queue(Protocol):
+    """What is to be done. Reconnects by itself; raises QueueUnavailable only where the caller must wait."""
+
+    async def open(self) -> None:
+        """Connect. Raises QueueUnavailable (try again) or SetupError (never will work)."""
+
+    async def claim(self, slots: int) -> Sequence[Claim]:
+        """Up to `slots` jobs in strict queue order; waits a bounded time (about 2 s) for the first one.
+
+        May be cancelled at any moment without losing a job: what was taken then comes with the next call or `drain`.
+        """
+
+    async def drain(self) -> Sequence[Claim]:
+        """No more claims: what was in flight, to be run or handed back."""
+
+    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
+        """Keep the claims ours; {token: Signal} for those that are lost or cancelled."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Mapping[str, Exception]:
+        """Write outcome and Record and end the claims; {token: error} for those that the queue refused (ClaimLost)."""
+
+    async def close(self) -> None:
+        """Say goodbye and free the connections. Claims stay as they are."""
+
+
+class Records(Protocol):
+    """The store of Records and logs, where the producer reads them. Fenced: a claim's token must still be current."""
+
+    async def write(self, claim: Claim, record: Record) -> None:
+        """Store the Record of a job that goes on. Raises ClaimLost."""
+
+    async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
+        """Append raw whole lines to the log; `sequence` (1, 2, ...) makes a repeated append no repeat."""
+
+    async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
+        """Forget entries from the middle of the log (its cap was reached)."""
+
+    async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
+        """The attempt's log is complete: followers may stop here."""
+
+    def stream_of(self, claim: Claim) -> str:
+        """The log's name for the Record."""
+
+
+class Execution(Protocol):
+    """Something running: a pod, a container, a process."""
+
+    @property
+    def where(self) -> Where:
+        """Where it runs, as far as known now."""
+
+    def logs(self) -> AsyncIterator[bytes]:
+        """The output in raw chunks, read as fast as it comes, until the end. To be iterated once."""
+
+    async def started(self) -> float:
+        """Waits until the main step runs (or has ended); its start in seconds since the epoch."""
+
+    async def wait(self) -> Exit:
+        """Waits for the end; may be called again. Raises ExecutorFault."""
+
+    async def stop(self, grace: float) -> None:
+        """TERM now, KILL after `grace` seconds; `wait` then ends. Idempotent."""
+
+    async def remove(self) -> None:
+        """Leave nothing behind. Only after the outcome is settled. Idempotent."""
+
+    async def detach(self) -> None:
+        """Let go without touching what runs."""
+
+
+class Executor(Protocol):
+    """Runs Plans."""
+
+    name: str
+    detachable: bool
+    """What runs goes on without this process and is found again by `start`."""
+
+    def refuse(self, plan: Plan) -> Iterable[str]:
+        """A sentence, beginning with the field's name, for each field that this executor can't honour."""
+
+    async def open(self) -> None:
+        """Connect and check the rights. Raises SetupError or ExecutorFault."""
+
+    async def start(self, plan: Plan) -> Execution:
+        """Start it, or find it if it was started before. Raises Unrunnable, ExecutorFault."""
+
+    async def close(self) -> None:
+        """Free what is held; running executions stay as they are if `detachable`."""
+
+
+class Processor(Protocol):
+    """Transforms a log: sync and pure. Gets blocks of whole lines (the last one of a log may lack its newline)."""
+
+    def feed(self, block: bytes) -> bytes:
+        """What is to be stored of this block; may hold back a part of a line that isn't finished."""
+
+    def finish(self) -> bytes:
+        """What was held back."""
+
+
+class Sink(Protocol):
+    """Ships a log: async, batched, bounded; it may fail without failing the job."""
+
+    async def write(self, block: bytes) -> None:
+        """Whole lines, already masked."""
+
+    async def finish(self) -> None:
+        """The log has ended."""

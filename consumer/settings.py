@@ -1,0 +1,150 @@
+"""The consumer's settings, in sections: read once at start and handed down by section; no other module reads the environment.
+
+Sources, the first that names a setting wins: command line flags, environment (LONGSHORE_QUEUE_URL,
+LONGSHORE_KUBERNETES_NAMESPACE, ...), a YAML file (`longshore.yaml` here, or the one named by --config).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from enqueue.closed import problems_of
+from enqueue.errors import UsageError
+
+
+class Section(BaseModel):
+    """A closed group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Jobs(Section):
+    """What holds for jobs that don't say otherwise."""
+
+    timeout: float = Field(86_400, gt=0, description="Seconds that a job may run if neither it nor its queue sets a limit.")
+    start_timeout: float = Field(300, gt=0, description="Seconds until a job must have started.")
+    grace: float = Field(10, ge=0, description="Seconds between TERM and KILL when a job is stopped.")
+    max_bytes: int = Field(1_000_000, gt=0, description="The largest accepted payload.")
+
+
+class Retention(Section):
+    """How long Records and logs are kept after the end, in seconds, if the producer doesn't say."""
+
+    success: int = Field(86_400, ge=1)
+    failure: int = Field(604_800, ge=1)
+
+
+class Logs(Section):
+    """How logs are kept."""
+
+    max_bytes: int = Field(10 * 1024 * 1024, ge=4096, description="Bytes kept of a job's log; head and tail stay.")
+    interval: float = Field(0.5, gt=0, description="Seconds after which read lines are stored at the latest.")
+    tail_lines: int = Field(20, ge=0, description="Last lines shown in failure texts on the queue's web pages.")
+
+
+class Process(Section):
+    """The process executor."""
+
+    directory: Path | None = Field(None, description="Where jobs get their private directories; a temporary one if not given.")
+
+
+class Kubernetes(Section):
+    """The kubernetes executor."""
+
+    namespace: str | None = Field(None, description="Namespace of the jobs; the kubeconfig's or the pod's own if not given.")
+    kubeconfig: Path | None = Field(None, description="Path of a kubeconfig; else KUBECONFIG, ~/.kube/config, in-cluster.")
+    context: str | None = Field(None, description="The kubeconfig's context.")
+    image: str | None = Field(None, description="Image of jobs that name none.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_grace: float = Field(60, ge=0, description="Seconds for which a failing image pull may still recover.")
+    service_account: str | None = Field(None, description="Service account of jobs that name none.")
+    service_accounts: tuple[str, ...] = Field((), description="Service accounts that jobs may name.")
+    secrets: tuple[str, ...] = Field((), description="Kubernetes Secrets that jobs may refer to.")
+    requests: dict[str, str] = Field({"cpu": "100m", "memory": "128Mi"}, description="Resource requests of jobs that set none.")
+    limits: dict[str, str] = Field({"memory": "1Gi"}, description="Resource limits of jobs that set none.")
+    run_as_user: int = Field(65532, ge=1, description="User and group of job containers.")
+    labels: dict[str, str] = Field({}, description="Labels added to every pod.")
+    annotations: dict[str, str] = Field({}, description="Annotations added to every pod.")
+
+
+class Settings(BaseSettings):
+    """All settings of `longshore run`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LONGSHORE_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    queue_url: str = Field("redis://localhost:6379/0", description="redis://, rediss://, unix:// (RQ) or faktory://, tcp:// (Faktory).")
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(("default",), min_length=1, description="Queues, the first one first.")
+    records_url: str | None = Field(None, description="Redis that keeps Faktory jobs' Records and logs.")
+    no_records: bool = Field(False, description="Faktory without Records: no wait, logs, cancel.")
+    executor: str = Field("process", description="process, docker, kubernetes or null.")
+    concurrency: int = Field(10, ge=1, le=100_000, description="Jobs at a time.")
+    name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="This consumer's name.")
+    shutdown_grace: float = Field(20, ge=0, description="Seconds that running jobs get to end after TERM.")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of /metrics; off if not given.")
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    jobs: Jobs = Jobs()
+    retention: Retention = Retention()
+    logs: Logs = Logs()
+    process: Process = Process()
+    kubernetes: Kubernetes = Kubernetes()
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+        if isinstance(value, (list, tuple)) and (not value or not all(isinstance(v, str) and v for v in value)):
+            raise ValueError("name at least one queue, several with commas: 'critical,default'")
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not value or len(value) > 200 or any(c.isspace() for c in value):
+            raise ValueError("must be a word without spaces")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the YAML file."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Read the settings; `flags` that are None were not given.
+
+    Raises UsageError with a sentence for each wrong setting.
+    """
+    path = config or Path("longshore.yaml")
+    if config is not None and not config.is_file():
+        raise UsageError(f"--config: there is no file {config}")
+
+    class Here(Settings):
+        model_config = SettingsConfigDict(yaml_file=path)
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Here(**given)
+    except ValidationError as error:
+        raise UsageError("settings: " + "; ".join(problems_of(error, Settings))) from None

@@ -1,0 +1,302 @@
+"""The Job: what a producer asks for. A closed value: unknown fields are refused, types are never guessed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError, field_validator, model_validator
+
+from enqueue.closed import Closed, problems_of
+from enqueue.errors import InvalidJob
+from enqueue.images import parse_image
+
+JOB_NAME = "longshore.job"
+"""The name of the queue job: RQ's function string and Faktory's job type. Its one argument is the Job."""
+
+MAX_JOB_BYTES = 1_000_000
+"""The largest accepted payload in bytes, as JSON. Larger input belongs in object storage or in the image."""
+
+_DAY = 86_400
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_RESERVED = re.compile(r"LD_[A-Z_]+|LONGSHORE_[A-Z0-9_]*|KUBERNETES_[A-Z0-9_]*", re.ASCII)
+_QUANTITY = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[EPTGMk]i?|Ki|m|u|n|[eE][+-]?[0-9]+)?", re.ASCII)
+_LABEL_PREFIX = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*", re.ASCII)
+_LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode: it holds half of a surrogate pair") from None
+    return text
+
+
+def _environment_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("must be a name of letters, digits and _ that doesn't begin with a digit, such as 'API_TOKEN'")
+    if _RESERVED.fullmatch(name):
+        raise ValueError("is reserved: names that begin with LD_, LONGSHORE_ or KUBERNETES_ can't be set by a job")
+    return name
+
+
+def _dns_name(name: str) -> str:
+    if not _DNS_NAME.fullmatch(name):
+        raise ValueError("must be a Kubernetes name: lower-case letters, digits, '-' and '.'")
+    return name
+
+
+def _file_path(path: str) -> str:
+    parts = path.split("/")
+    if not path or path.endswith("/") or ".." in parts or "." in parts or "" in parts[1:] or path == "/":
+        raise ValueError("must be a plain path of a file, such as 'config/app.yaml' (no '..', no empty part)")
+    if len(path) > 1024 or any(len(p.encode()) > 255 for p in parts):
+        raise ValueError("is too long")
+    return path
+
+
+def _quantity(text: str) -> str:
+    if not _QUANTITY.fullmatch(text):
+        raise ValueError("must be a Kubernetes quantity, such as '500m', '2', '256Mi' or '1.5Gi'")
+    return text
+
+
+def _qualified(key: str) -> str:
+    prefix, slash, name = key.rpartition("/")
+    if (slash and (not _LABEL_PREFIX.fullmatch(prefix) or len(prefix) > 253)) or not _LABEL_NAME.fullmatch(name):
+        raise ValueError("must be a Kubernetes key: [prefix/]name with at most 63 letters, digits, '-', '_' and '.'")
+    if prefix == "longshore" or prefix.endswith(("longshore.dev", "kubernetes.io", "k8s.io")):
+        raise ValueError("has a reserved prefix: longshore.dev, kubernetes.io and k8s.io can't be set by a job")
+    return key
+
+
+def _label_value(value: str) -> str:
+    if value and not _LABEL_NAME.fullmatch(value):
+        raise ValueError("must be a Kubernetes label value: at most 63 letters, digits, '-', '_' and '.'")
+    return value
+
+
+def _image(text: str) -> str:
+    parse_image(text)
+    return text
+
+
+def _mode(value: str | int) -> str | int:
+    if isinstance(value, int) and not 0 <= value <= 0o777:
+        raise ValueError("must lie between 0 and 511 (0777); as text it is read as octal: \"0755\"")
+    if isinstance(value, str) and not re.fullmatch(r"(?:0o?)?[0-7]{3}", value):
+        raise ValueError('must be octal permissions in quotes, such as "0644" or "0755"')
+    return value
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
+Seconds = Annotated[float, Field(gt=0, le=30 * _DAY, allow_inf_nan=False)]
+Quantity = Annotated[str, AfterValidator(_quantity)]
+ImageReference = Annotated[str, AfterValidator(_image)]
+DnsName = Annotated[str, AfterValidator(_dns_name)]
+LabelKey = Annotated[str, AfterValidator(_qualified)]
+Command = Annotated[str, AfterValidator(_no_nul)]
+
+
+class Variable(Closed):
+    """An environment variable that may be a secret."""
+
+    name: EnvironmentName = Field(validation_alias=AliasChoices("name", "key"))
+    value: Text
+    sensitive: bool = Field(False, description="Kept out of pod specs and masked in logs, variables and messages.")
+    scope: Literal["all", "init", "main"] = Field("all", description="Which steps see it: both, the init step, or the main one.")
+
+
+class SecretReference(Closed):
+    """An environment variable taken from a Kubernetes Secret that the operator allows."""
+
+    name: EnvironmentName = Field(description="The environment variable.")
+    secret: DnsName = Field(description="The Secret's name, in the namespace of the jobs.")
+    key: str = Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$", description="The key in the Secret.")
+
+
+class File(Closed):
+    """A file laid down before the job starts."""
+
+    path: Annotated[str, AfterValidator(_file_path)] = Field(
+        validation_alias=AliasChoices("path", "name"), description="Relative to the working directory, or absolute."
+    )
+    contents: Text
+    mode: Annotated[str | int, AfterValidator(_mode)] = Field("0644", description='Octal permissions in quotes, such as "0755".')
+
+    @property
+    def permissions(self) -> int:
+        """The mode as a number."""
+        return self.mode if isinstance(self.mode, int) else int(self.mode.removeprefix("0o"), 8)
+
+
+class InitStep(Closed):
+    """Runs before the job, in the same working directory; if it fails, the job fails."""
+
+    image: ImageReference | None = Field(None, description="The job's image, if not given.")
+    commands: tuple[Command, ...] = Field(min_length=1, description="One script; stops at the first failure.")
+
+    _commands = field_validator("commands", mode="before")(lambda cls, v: _listed(v))
+
+
+class ResourceList(Closed):
+    """Amounts as Kubernetes quantities: cpu '500m', memory '256Mi'."""
+
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+    ephemeral_storage: Quantity | None = Field(None, alias="ephemeral-storage")
+
+
+class Resources(Closed):
+    """What the job asks for and what it may use at most."""
+
+    requests: ResourceList = ResourceList()
+    limits: ResourceList = ResourceList()
+
+
+class Retention(Closed):
+    """How long the Record and the log are kept after the end, in seconds."""
+
+    success: int | None = Field(None, ge=60, le=365 * _DAY)
+    failure: int | None = Field(None, ge=60, le=365 * _DAY)
+
+
+class Job(Closed):
+    """What a producer asks for.
+
+    Either `commands` (one shell script that stops at the first failure) or `entrypoint` and `args`.
+    Times are in seconds. `Job(...)` raises pydantic's ValidationError; `Job.load` raises InvalidJob with plain sentences.
+    """
+
+    image: ImageReference | None = Field(None, description="Container image; the process executor runs on the host instead.")
+    commands: tuple[Command, ...] = Field((), description="One script, a command an entry; stops at the first failure.")
+    entrypoint: tuple[Text, ...] = Field((), description="Runs this instead of the image's entrypoint, without a shell.")
+    args: tuple[Text, ...] = Field((), description="Arguments of the entrypoint.")
+    shell: Text = Field("/bin/sh", description="Runs `commands`; a POSIX shell with its options, such as '/bin/bash -o pipefail'.")
+    workdir: Text | None = Field(None, description="Working directory; the executor's own, if not given.")
+    env: dict[EnvironmentName, Text] = Field({}, description="Environment in plain text; secrets belong in `variables`.")
+    variables: tuple[Variable, ...] = Field(())
+    secrets: tuple[SecretReference, ...] = Field(())
+    files: tuple[File, ...] = Field(())
+    init: InitStep | None = None
+    resources: Resources | None = None
+    timeout: Seconds | None = Field(None, description="The main step may run this long.")
+    start_timeout: Seconds | None = Field(None, description="It must have started after this long.")
+    retries: int | None = Field(None, ge=0, le=1000, description="Tries after the first when the job fails; None: as the queue says.")
+    infrastructure_retries: int = Field(0, ge=0, le=1000, description="Tries after the first when the infrastructure fails a started job.")
+    labels: dict[LabelKey, Annotated[str, AfterValidator(_label_value)]] = {}
+    annotations: dict[LabelKey, Text] = {}
+    service_account: DnsName | None = None
+    retention: Retention = Retention()
+    reply_to: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.-]{1,120}$", description="Faktory queue that gets a job with the Record at the end."
+    )
+
+    _lists = field_validator("commands", "entrypoint", "args", "variables", "secrets", "files", mode="before")(
+        lambda cls, v: _listed(v)
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Job:
+        if self.commands and (self.entrypoint or self.args):
+            raise ValueError("commands: can't stand beside entrypoint or args; choose one of them")
+        if not (self.commands or self.entrypoint or self.args):
+            raise ValueError("commands: is required and must not be empty (or give entrypoint, or args with an image)")
+        if self.commands and not "".join(self.commands).strip():
+            raise ValueError("commands: must hold at least one command that isn't blank")
+        if not self.shell.split() or not self.shell.split()[0].startswith("/"):
+            raise ValueError("shell: must be an absolute path with its options, such as '/bin/sh'")
+        if self.workdir is not None and (not self.workdir or ".." in self.workdir.split("/") or self.workdir == "/"):
+            raise ValueError("workdir: must be a plain path, such as '/workspace'")
+        _distinct("variables", [*self.env, *(v.name for v in self.variables if v.scope != "init"), *(s.name for s in self.secrets)])
+        _distinct("variables", [*self.env, *(v.name for v in self.variables if v.scope != "main"), *(s.name for s in self.secrets)])
+        _distinct("files", [f.path for f in self.files])
+        return self
+
+    @classmethod
+    def load(cls, payload: object) -> Job:
+        """Read a Job from a decoded payload (a mapping).
+
+        Raises InvalidJob with a sentence for each problem that names the field.
+        """
+        if not isinstance(payload, Mapping):
+            from enqueue.closed import kind_of
+
+            raise InvalidJob(f"the job must be an object with fields such as image and commands, not {kind_of(payload)}")
+        try:
+            return cls.model_validate(dict(payload))
+        except ValidationError as error:
+            problems = tuple(p.removeprefix("job: ") for p in problems_of(error, cls))
+            raise InvalidJob("; ".join(problems[:8]) + (" ..." if len(problems) > 8 else ""), problems) from None
+        except RecursionError:
+            raise InvalidJob("the job is nested too deeply") from None
+
+    def payload(self) -> dict[str, Any]:
+        """The Job as the queue's one argument: JSON types only, defaults left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    def digest(self) -> str:
+        """A stable hash of the Job alone: what a found execution is compared with."""
+        text = json.dumps(self.payload(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One line for dashboards: never a value, which might be a secret."""
+        what = (self.commands[0] if self.commands else " ".join((*self.entrypoint, *self.args))).strip()
+        what = what.splitlines()[0] if what else ""
+        for secret in self.sensitive_values():
+            what = what.replace(secret, "***")
+        return f"{self.image or 'host'}: {what[:77] + '...' if len(what) > 80 else what}"
+
+    def sensitive_values(self) -> tuple[str, ...]:
+        """The values that must not be shown anywhere, longest first."""
+        return tuple(sorted({v.value for v in self.variables if v.sensitive and v.value}, key=len, reverse=True))
+
+    def as_rq(self) -> dict[str, Any]:
+        """Keywords for stock RQ: `rq.Queue(...).enqueue(**job.as_rq())`."""
+        wanted: dict[str, Any] = {"f": JOB_NAME, "args": (self.payload(),), "description": self.describe()}
+        if self.timeout is not None:
+            wanted["job_timeout"] = round(self.timeout)
+        if self.retention.success is not None:
+            wanted["result_ttl"] = self.retention.success
+        if self.retention.failure is not None:
+            wanted["failure_ttl"] = self.retention.failure
+        return wanted
+
+    def as_faktory(self) -> dict[str, Any]:
+        """Keywords for the PyPI client: `faktory.Client(...).queue(**job.as_faktory(), queue=...)`."""
+        return {
+            "task": JOB_NAME,
+            "args": (self.payload(),),
+            "retry": -1 if not self.retries else self.retries,
+            "reserve_for": reservation(self.timeout),
+        }
+
+
+def reservation(timeout: float | None) -> int:
+    """Faktory's `reserve_for` in seconds for a job with this timeout: it must outlive the job, 60 s to a day."""
+    return _DAY if timeout is None else int(min(_DAY, max(60, timeout + 900)))
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    from enqueue.closed import kind_of
+
+    raise ValueError(f"must be a list, not {kind_of(value)}")
+
+
+def _distinct(field: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{field}: '{name[:80]}' is given twice (env, variables and secrets share one space)" if field != "files" else f"files: '{name[:80]}' is given twice")
+        seen.add(name)

@@ -1,0 +1,248 @@
+"""The Record: a job's metadata as it grows, and the Outcome that a producer waits for.
+
+Version 1 is JSON in the hash field `longshore` of `rq:job:<id>` (RQ) or `longshore:job:<jid>` (Faktory).
+Readers accept fields that they don't know; writers never remove one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+RECORD_VERSION = 1
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Nothing follows any more."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class Fault(StrEnum):
+    """Whose fault a failure is: it decides which retries apply."""
+
+    JOB = "job"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class Reason(StrEnum):
+    """Why a job failed or was cancelled: stable words, for programs."""
+
+    EXIT_CODE = "exit_code"
+    SIGNAL = "signal"
+    OUT_OF_MEMORY = "out_of_memory"
+    DEADLINE = "deadline"
+    START_TIMEOUT = "start_timeout"
+    UNSCHEDULABLE = "unschedulable"
+    IMAGE_PULL = "image_pull"
+    CONFIG_ERROR = "config_error"
+    START_ERROR = "start_error"
+    INIT_FAILED = "init_failed"
+    EVICTED = "evicted"
+    NODE_LOST = "node_lost"
+    POD_DELETED = "pod_deleted"
+    EXECUTOR_ERROR = "executor_error"
+    CONSUMER_STOPPED = "consumer_stopped"
+    CONSUMER_LOST = "consumer_lost"
+    INVALID_JOB = "invalid_job"
+    REFUSED = "refused"
+    REQUESTED = "requested"
+    DELETED = "deleted"
+
+
+HINTS: dict[Reason, str] = {
+    Reason.EXIT_CODE: "The job's own command failed; its log says why.",
+    Reason.SIGNAL: "Something sent the job this signal; a job that handles it can say why.",
+    Reason.OUT_OF_MEMORY: "The job used more memory than resources.limits.memory; raise it or use less.",
+    Reason.DEADLINE: "The job ran longer than its timeout; raise it or make the job faster.",
+    Reason.START_TIMEOUT: "The job hadn't started after start_timeout; see the message for what it was waiting for.",
+    Reason.UNSCHEDULABLE: "No node has room for the job, or none matches it; see the scheduler's message.",
+    Reason.IMAGE_PULL: "The image can't be pulled; check its name, its tag and the registry's credentials.",
+    Reason.CONFIG_ERROR: "The container can't be set up as asked; see the message for what is missing.",
+    Reason.START_ERROR: "The command couldn't be started; check entrypoint, shell, workdir and the image's user.",
+    Reason.INIT_FAILED: "The init step failed, so the job didn't start; its log says why.",
+    Reason.EVICTED: "The cluster removed the pod from its node; infrastructure_retries lets such a job run again.",
+    Reason.NODE_LOST: "The node went away under the job; infrastructure_retries lets such a job run again.",
+    Reason.POD_DELETED: "Somebody or something deleted the pod; infrastructure_retries lets such a job run again.",
+    Reason.EXECUTOR_ERROR: "The executor couldn't run the job; the consumer's log has the details.",
+    Reason.CONSUMER_STOPPED: "The consumer was stopped before the job's end; infrastructure_retries lets such a job run again.",
+    Reason.CONSUMER_LOST: "The consumer died while it ran the job; infrastructure_retries lets such a job run again.",
+    Reason.INVALID_JOB: "The payload isn't a valid Job; mend the named field and enqueue it again.",
+    Reason.REFUSED: "The operator's policy doesn't allow this job; change the named field or ask the operator.",
+    Reason.REQUESTED: "Somebody cancelled the job.",
+    Reason.DELETED: "The job was deleted from the queue while it ran.",
+}
+"""What to do about each reason, for people."""
+
+FAULT_OF: dict[Reason, Fault] = {
+    reason: Fault.INFRASTRUCTURE
+    if reason
+    in (
+        Reason.EVICTED,
+        Reason.NODE_LOST,
+        Reason.POD_DELETED,
+        Reason.EXECUTOR_ERROR,
+        Reason.CONSUMER_STOPPED,
+        Reason.CONSUMER_LOST,
+        Reason.UNSCHEDULABLE,
+        Reason.START_TIMEOUT,
+    )
+    else Fault.JOB
+    for reason in Reason
+}
+
+
+class _Open(BaseModel):
+    """A frozen value whose readers accept fields that they don't know yet."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Times(_Open):
+    """Moments in RFC 3339, UTC; None: not yet, or unknown."""
+
+    queued: str | None = None
+    claimed: str | None = None
+    started: str | None = None
+    ended: str | None = None
+
+
+class Where(_Open):
+    """Where the job runs or ran."""
+
+    executor: str | None = None
+    namespace: str | None = None
+    pod: str | None = None
+    node: str | None = None
+    consumer: str | None = None
+
+
+class Log(_Open):
+    """What is known of the job's log."""
+
+    stream: str | None = None
+    entries: int = 0
+    lines: int = 0
+    bytes: int = 0
+    gaps: tuple[dict[str, Any], ...] = ()
+    complete: str | None = None
+
+
+class Outcome(_Open):
+    """What the producer is told of one attempt, or of the job: its last attempt's."""
+
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    hint: str | None = None
+    exit_code: int | None = None
+    variables: dict[str, str] = {}
+
+    @property
+    def succeeded(self) -> bool:
+        """The job did what it was asked to."""
+        return self.status is Status.SUCCEEDED
+
+
+class Attempt(_Open):
+    """One try of the job."""
+
+    attempt: int
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    times: Times = Times()
+    where: Where = Where()
+
+
+class Record(_Open):
+    """The job's metadata, version 1."""
+
+    v: int = RECORD_VERSION
+    id: str
+    queue: str = ""
+    attempt: int = 0
+    token: str = ""
+    status: Status = Status.QUEUED
+    reason: str | None = None
+    hint: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    variables: dict[str, str] = {}
+    times: Times = Times()
+    where: Where = Where()
+    attempts: tuple[Attempt, ...] = ()
+    log: Log = Log()
+    progress: dict[str, Any] | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The Outcome once the job has ended, else None."""
+        if not self.status.final:
+            return None
+        return Outcome(
+            status=self.status,
+            reason=self.reason,
+            message=self.message,
+            hint=self.hint,
+            exit_code=self.exit_code,
+            variables=self.variables,
+        )
+
+    @property
+    def short(self) -> dict[str, Any]:
+        """The short form for dashboards (`meta["longshore"]`): built-in types only."""
+        brief: dict[str, Any] = {"status": self.status.value, "attempt": self.attempt}
+        for name in ("reason", "message", "hint", "exit_code"):
+            if getattr(self, name) is not None:
+                brief[name] = getattr(self, name)
+        if self.variables:
+            brief["variables"] = dict(self.variables)
+        brief["times"] = self.times.model_dump(exclude_none=True)
+        brief["where"] = self.where.model_dump(exclude_none=True)
+        if self.log.lines:
+            brief["log"] = {"stream": self.log.stream, "lines": self.log.lines, "bytes": self.log.bytes}
+        return brief
+
+    def dumps(self) -> bytes:
+        """The Record as the JSON that is stored."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @classmethod
+    def loads(cls, data: bytes | str | Mapping[str, Any]) -> Record:
+        """Read a stored Record. Raises pydantic's ValidationError (a ValueError) if it is none."""
+        return cls.model_validate(data) if isinstance(data, Mapping) else cls.model_validate_json(data)
+
+
+def rfc3339(moment: float | datetime | None) -> str | None:
+    """Seconds since the epoch or a datetime -> RFC 3339 in UTC with microseconds."""
+    if moment is None:
+        return None
+    when = datetime.fromtimestamp(moment, UTC) if isinstance(moment, (int, float)) else moment.astimezone(UTC)
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def epoch(text: str | None) -> float | None:
+    """RFC 3339 -> seconds since the epoch; None for what can't be read."""
+    if not text:
+        return None
+    try:
+        when = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
