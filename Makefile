@@ -1,0 +1,90 @@
+# `make help` lists the targets. Only Python (3.11 or newer, with venv), git and make are needed to start.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+# What `make test-cluster` runs: any of cluster, faktory, docker.
+PARTS ?= cluster faktory docker
+
+# Everything that a tool would like to keep stays inside the clone.
+export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
+export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help venv test lint types imports docs-check unit test-cluster demo format lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+
+venv: $(STAMP) ## the one environment, .venv, from the hashed requirements
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@set -eu; \
+	fit() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \
+	python=; bare=; \
+	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11; do \
+	  fit "$$candidate" || continue; \
+	  if "$$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then python=$$candidate; break; fi; \
+	  bare=$${bare:-$$candidate}; \
+	done; \
+	if [ -z "$$python" ] && [ -n "$$bare" ]; then \
+	  echo "$$bare is new enough but has no venv and ensurepip, so it can't make an environment." >&2; \
+	  echo "On Debian and Ubuntu they are in the package python3-venv." >&2; exit 1; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	  echo "longshore needs Python 3.11 or newer; $(PYTHON) is: $$("$(PYTHON)" --version 2>&1 | head -n 1)" >&2; \
+	  echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; \
+	fi; \
+	if ! fit $(BIN)/python || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo "making $(VENV) with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear $(VENV); \
+	fi
+	@echo "installing the requirements"
+	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+test: lint types imports docs-check unit ## all that needs no server but the one it starts itself
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(STAMP) ## the import rules
+	$(BIN)/lint-imports --cache-dir .cache/import-linter
+
+docs-check: $(STAMP) ## the generated schemas are those of the code
+	@if [ -f enqueue/schema.py ]; then echo "$(BIN)/python -m enqueue.schema --check"; $(BIN)/python -m enqueue.schema --check; fi
+
+unit: $(STAMP) ## the plain test suite alone
+	$(BIN)/pytest -m "not cluster and not faktory and not docker" $(PYTEST_ARGS)
+
+test-cluster: $(STAMP) ## tests on real servers: KUBECONFIG, FAKTORY_URL, DOCKER_HOST, else kind and docker
+	@PARTS="$(PARTS)" tests/cluster-up.sh $(BIN)/pytest $(PYTEST_ARGS)
+
+demo: $(STAMP) ## a server, a consumer and some jobs, on this machine, in a minute
+	@$(BIN)/longshore demo
+
+format: $(STAMP) ## ruff's fixes and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" $(UPGRADE)
+
+lock: $(STAMP) ## requirements/*.txt from pyproject.toml; UPGRADE=--upgrade for newer versions
+	@$(BIN)/python -m pip install --quiet uv
+	$(COMPILE) --output-file requirements/producer.txt
+	$(COMPILE) --extra consumer --output-file requirements/consumer.txt
+	$(COMPILE) --all-extras --group dev --output-file requirements/dev.txt
+
+clean: ## remove all that these targets made
+	rm -rf $(VENV) .cache build dist longshore.egg-info .longshore
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

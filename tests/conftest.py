@@ -1,0 +1,52 @@
+"""Fixtures for all tests. Real servers first: what speaks to Redis speaks to a real, private one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import redis
+import redis.asyncio
+from hypothesis.configuration import set_hypothesis_home_dir
+from support.redis_server import RedisServer
+
+ROOT = Path(__file__).parent.parent
+
+# No deadline: the machine may be busy, and a slow example is no wrong one. In CI the examples are the same every time.
+set_hypothesis_home_dir(ROOT / ".cache" / "hypothesis")
+hypothesis.settings.register_profile("longshore", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("longshore")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real server of this test run alone, on a Unix socket. A test that stops or fills it starts its own instead."""
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database of the private server. (Pub/sub channels are shared by all databases.)"""
+    return redis_server.fresh_url()
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """A blocking client on `redis_url` that returns bytes."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_redis(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """An asyncio client on `redis_url` that returns bytes."""
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        yield client
