@@ -11,6 +11,7 @@ import pytest
 import redis
 import redis.asyncio
 from hypothesis.configuration import set_hypothesis_home_dir
+
 from support.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent

@@ -62,7 +62,7 @@ class RedisServer:
         return f"unix://{self.socket}?db={database}"
 
     def fresh_url(self) -> str:
-        """The URL of the next database in turn, emptied. The server is ours alone, so that takes nothing from anybody."""
+        """The URL of the next database in turn, emptied. Nobody else uses this server."""
         url = self.url(next(self._databases))
         with redis.Redis.from_url(url) as client:
             client.flushdb()
