@@ -1,0 +1,345 @@
+"""The port `Queue` on Faktory.
+
+Slots aren't connections: a reservation belongs to the jid, so one to four connections with one FETCH in flight
+each feed thousands of slots, and any connection may ACK. Source: the FWP specification, and Faktory 1.10 for what
+happens when a reservation ends: the job goes to the retries, and comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import time
+from collections import OrderedDict, deque
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from consumer.errors import SetupError
+from consumer.model import Claim, Settlement, Signal, Verdict
+from consumer.queues.faktory_connection import Fetcher, Link, resident_kb
+from consumer.queues.faktory_settling import ClaimState, Delivery, FaktoryRecords
+from consumer.queues.faktory_words import ack_of, bury_of, claim_of, ending_of
+from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
+from enqueue.wire import faktory as wire
+from enqueue.wire.faktory_fetched import Fetched, decode
+from enqueue.wire.resp import Failed, Oversize, Reply
+
+log = structlog.get_logger()
+
+BEAT_EVERY = 15.0
+"""Seconds between heartbeats; the server forgets a worker after 60."""
+MARGIN = 30.0
+"""Seconds before a reservation's end from which on the server may have taken the job back (its clock, its reaper)."""
+_REMEMBERED = 10_000
+
+
+@dataclass(slots=True)
+class _Held:
+    """A job between its FETCH and its settlement; `until`: the end of its reservation on the loop's clock."""
+
+    token: str
+    until: float
+
+
+class FaktoryQueue:
+    """The port `Queue` on Faktory; one instance belongs to one consumer process.
+
+    `records` None: nothing is known of a job but what Faktory and this process know. `max_bytes`: the largest
+    accepted arguments. When the web UI says quiet (or terminate), nothing is fetched from then on, and `stopping`
+    is set as soon as what was in flight has been handed out; `terminated` is set by terminate only.
+    UsageError for a bad URL or queue name.
+    """
+
+    requeues = True
+    """A job can be given back without counting a failure."""
+
+    def __init__(
+        self,
+        url: str,
+        queues: Sequence[str],
+        *,
+        records: FaktoryRecords | None,
+        consumer: str,
+        max_bytes: int,
+        fetch_connections: int = 4,
+        beat_every: float = BEAT_EVERY,
+        patience: float = 2.0,
+    ) -> None:
+        self.address = wire.parse_url(url)
+        self.queues = tuple(queues)
+        self.consumer = consumer
+        self.worker = wire.Worker(secrets.token_hex(8), socket.gethostname(), os.getpid(), ("longshore", consumer))
+        self.stopping = asyncio.Event()
+        self.terminated = asyncio.Event()
+        self.quiet = False
+        self._records, self._max_bytes = records, max_bytes
+        self._beat_every, self._patience = beat_every, patience
+        self._link = Link(self.address, self.worker)
+        limit = max(4 * max_bytes, 1024 * 1024)
+        command = wire.fetch(self.queues)
+        self._fetchers = [
+            Fetcher(self.address, self.worker, command, limit, self._arrived)
+            for _ in range(max(1, min(4, fetch_connections)))
+        ]
+        self._width = 1
+        self._draining = False
+        self._delivery = Delivery(self._link)
+        self._news = asyncio.Event()
+        self._losses = 0
+        self._trouble: QueueUnavailable | None = None
+        self._ready: deque[Claim] = deque()
+        self._resolving = 0
+        self._held: dict[str, _Held] = {}
+        self._ended: OrderedDict[str, Verdict] = OrderedDict()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Connect and begin the heartbeat. Raises QueueUnavailable; SetupError if the server refuses us."""
+        try:
+            await self._link.connected()
+        except (wire.Unwelcome, ProtocolError) as error:
+            raise SetupError(str(error)) from None
+        self._spawn(self._beats())
+
+    async def claim(self, slots: int) -> Sequence[Claim]:
+        """Up to `slots` jobs in strict queue order; waits about two seconds for the first one.
+
+        Raises QueueUnavailable. A call that is cancelled loses nothing: its jobs come with the next one.
+        """
+        if slots < 1:
+            return []
+        if not self._ready and not self._ending:
+            try:
+                await self._fetch(slots)
+            except ProtocolError as error:
+                raise QueueUnavailable(str(error)) from None
+        if self._ending and not self._ready and not self._pending:
+            self.stopping.set()
+            await asyncio.sleep(self._patience)
+        while not self._ready and self._pending:
+            self._news.clear()
+            await self._news.wait()
+        trouble, self._trouble = self._trouble, None
+        if not self._ready and trouble is not None:
+            raise trouble
+        return [self._ready.popleft() for _ in range(min(slots, len(self._ready)))]
+
+    async def drain(self) -> Sequence[Claim]:
+        """No more claims: waits up to five seconds for the fetches in flight and returns their jobs."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(5):
+                while self._pending:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            log.warning("fetches_unanswered", count=self._pending, until="their reservations end")
+        claims = list(self._ready)
+        self._ready.clear()
+        return claims
+
+    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
+        """{token: Signal} for claims that are lost or cancelled. Faktory's own heartbeat goes by itself."""
+        return {} if self._records is None else await self._records.beat(claims)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Mapping[str, Exception]:
+        """Record first, then Faktory; tries on until it is done or `close` was called. {token: error} of the refused.
+
+        A claim that is fenced off (ClaimLost) is another consumer's: Faktory isn't told anything.
+        """
+        refused = {} if self._records is None else await self._delivery.store(self._records, settlements)
+        accepted = [settlement for settlement in settlements if settlement.claim.token not in refused]
+        late = {settlement.claim.id for settlement in accepted if self._late(settlement.claim)}
+        now = time.time()
+        refused |= await self._delivery.send([ending_of(s, late=s.claim.id in late, now=now) for s in accepted])
+        for settlement in settlements:
+            claim, verdict = settlement.claim, settlement.verdict
+            if claim.token not in refused and (
+                verdict is Verdict.DONE or (verdict is Verdict.BURY and claim.id in late)
+            ):
+                self._remember(claim.id, verdict)
+            self._release(claim)
+        return refused
+
+    async def close(self) -> None:
+        """Say goodbye. Claims stay as they are until their reservations end."""
+        self._draining = True
+        self._delivery.closing.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(self._link.close(), *(fetcher.close() for fetcher in self._fetchers))
+
+    # --- fetching
+
+    @property
+    def _ending(self) -> bool:
+        return self._draining or self.quiet or self.stopping.is_set()
+
+    @property
+    def _pending(self) -> int:
+        return sum(fetcher.busy for fetcher in self._fetchers) + self._resolving
+
+    async def _fetch(self, slots: int) -> None:
+        """Have as many FETCHes in flight as there are slots and as the queues seem to fill."""
+        wanted = min(self._width, slots) - self._pending
+        if wanted > 0:
+            idle = [fetcher for fetcher in self._fetchers if not fetcher.busy]
+            idle.sort(key=lambda fetcher: not fetcher.usable)
+            for fetcher in idle[:wanted]:
+                if not fetcher.usable:
+                    if self._pending:  # don't wait for a further connection while jobs may come on the others
+                        self._spawn(self._connect(fetcher))
+                        continue
+                    await fetcher.connect()
+                    if self._ending:
+                        return
+                fetcher.start()
+
+    async def _connect(self, fetcher: Fetcher) -> None:
+        try:
+            await fetcher.connect()
+        except LongshoreError as error:
+            log.info("fetch_connection_failed", error=str(error))
+
+    def _arrived(self, reply: Reply | Exception) -> None:
+        self._news.set()
+        if isinstance(reply, (bytes, Oversize)):
+            self._losses = 0
+            self._width = min(len(self._fetchers), self._width * 2)
+            try:
+                self._take_in(decode(reply))
+            except ProtocolError as error:
+                self._trouble = QueueUnavailable(str(error))
+        elif reply is None:
+            self._losses = 0
+            self._width = 1
+        elif isinstance(reply, Failed):
+            self._trouble = QueueUnavailable(f"Faktory at {self.address} answered FETCH with: {reply.text[:300]}")
+        elif isinstance(reply, ProtocolError):
+            self._trouble = QueueUnavailable(str(reply))
+        else:  # one lost connection is dialled anew by the next call; when that is lost too, somebody must wait
+            self._losses += 1
+            if self._losses > len(self._fetchers) and not self._delivery.closing.is_set():
+                self._trouble = QueueUnavailable(f"Faktory at {self.address} drops our connections: {reply}")
+
+    def _take_in(self, fetched: Fetched) -> None:
+        now = asyncio.get_running_loop().time()
+        jid, until = fetched.jid, now + fetched.reserve_for
+        held = self._held.get(jid)
+        if held is not None:  # its reservation had ended: the coming ACK settles the new one
+            held.until = until
+            log.info("claim_adopted", job_id=jid)
+            return
+        verdict = self._ended.get(jid)
+        if verdict is not None:
+            log.info("job_came_again_after_its_end", job_id=jid, verdict=verdict.value)
+            if verdict is Verdict.BURY:
+                del self._ended[jid]  # should somebody revive it later, it runs
+            self._spawn(self._delivery.send([ack_of(jid) if verdict is Verdict.DONE else bury_of(fetched)]))
+            return
+        token = secrets.token_hex(16)
+        self._held[jid] = _Held(token, until)
+        if fetched.retry == 0:
+            log.warning("retry_is_0", job_id=jid, meaning="Faktory forgets it if it fails or its reservation ends")
+        if self._records is None:
+            self._ready.append(claim_of(fetched, token=token, now=time.time(), max_bytes=self._max_bytes))
+        else:
+            self._resolving += 1
+            self._spawn(self._resolve(self._records, fetched, token))
+
+    async def _resolve(self, records: FaktoryRecords, fetched: Fetched, token: str) -> None:
+        jid, now, pause = fetched.jid, time.time(), 0.2
+        try:
+            state: ClaimState | None = None
+            while state is None:
+                try:
+                    state = await records.claim(jid, fetched.queue, token, self.consumer, float(fetched.reserve_for))
+                except Exception as error:  # the job is ours for as long as its reservation lasts: try on
+                    log.warning("records_unavailable", job_id=jid, error=str(error))
+                    await asyncio.sleep(pause)
+                    pause = min(5.0, pause * 2)
+            if state.verdict == "ours":
+                self._ready.append(
+                    claim_of(
+                        fetched,
+                        token=token,
+                        now=now,
+                        max_bytes=self._max_bytes,
+                        attempt=state.attempt,
+                        record=state.record,
+                        cancelled=state.cancelled,
+                    )
+                )
+                return
+            del self._held[jid]
+            if state.verdict == "final":
+                log.info("job_came_again_after_its_end", job_id=jid)
+                self._spawn(self._delivery.send([ack_of(jid)]))
+            else:  # its consumer's ACK ends our reservation as well, since it goes by the jid
+                log.info("job_is_run_by_another_consumer", job_id=jid)
+        finally:
+            self._resolving -= 1
+            self._news.set()
+
+    # --- what is held
+
+    def _late(self, claim: Claim) -> bool:
+        held = self._held.get(claim.id)
+        return held is None or asyncio.get_running_loop().time() > held.until - MARGIN
+
+    def _remember(self, jid: str, verdict: Verdict) -> None:
+        self._ended[jid] = verdict
+        while len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _release(self, claim: Claim) -> None:
+        held = self._held.get(claim.id)
+        if held is not None and held.token == claim.token:
+            del self._held[claim.id]
+
+    # --- heartbeat and tasks
+
+    async def _beats(self) -> None:
+        """BEAT until the end, after quiet and terminate too; a failed one is tried again soon."""
+        while True:
+            pause = self._beat_every
+            try:
+                state = "terminate" if self.terminated.is_set() else "quiet" if self.quiet else ""
+                (reply,) = await self._link.exchange([wire.beat(self.worker.wid, resident_kb(), state)])
+                if isinstance(reply, Failed):  # the server has forgotten us: a new HELLO makes us known
+                    log.info("heartbeat_refused", error=reply.text[:300])
+                    self._link.drop()
+                    pause = min(1.0, pause)
+                else:
+                    self._obey(reply)
+            except (QueueUnavailable, ProtocolError) as error:
+                log.warning("heartbeat_failed", error=str(error))
+                pause = min(5.0, pause)
+            await asyncio.sleep(pause)
+
+    def _obey(self, reply: Reply) -> None:
+        try:
+            said = json.loads(reply) if isinstance(reply, bytes) else None
+        except ValueError:
+            return
+        state = said.get("state") if isinstance(said, dict) else None
+        if state not in ("quiet", "terminate"):
+            return
+        if not self.quiet or (state == "terminate" and not self.terminated.is_set()):
+            log.info("told_to_stop", by="Faktory's web UI", state=state)
+        self.quiet = True
+        if state == "terminate":
+            self.terminated.set()
+        self._news.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,114 @@
+"""A consumer's connections to Faktory: some that fetch, one FETCH in flight on each, and one for all the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+
+from enqueue.backends.faktory_aio import Connection, dial
+from enqueue.backends.faktory_client import READ_TIMEOUT, unreachable
+from enqueue.wire import faktory as wire
+from enqueue.wire.resp import Reply
+
+
+class Link:
+    """The connection for ACK, FAIL, PUSH, MUTATE and BEAT. Made again, with the same wid, whenever it was lost."""
+
+    def __init__(self, address: wire.Address, worker: wire.Worker) -> None:
+        self._address, self._worker = address, worker
+        self._connection: Connection | None = None
+        self._dialing = asyncio.Lock()
+
+    async def connected(self) -> Connection:
+        """The standing connection. Raises QueueUnavailable or ProtocolError."""
+        async with self._dialing:
+            if self._connection is None or not self._connection.usable:
+                self._connection = await dial(self._address, self._worker)
+            return self._connection
+
+    async def exchange(self, commands: Sequence[bytes], timeout: float = READ_TIMEOUT) -> list[Reply]:
+        """All the commands at once, then their replies; tried once.
+
+        Raises QueueUnavailable (the commands may have been carried out) or ProtocolError.
+        """
+        connection = await self.connected()
+        try:
+            return await connection.exchange(commands, timeout)
+        except OSError as error:
+            raise unreachable(self._address, error) from None
+
+    def drop(self) -> None:
+        """Forget the connection; the next command makes a new one."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    async def close(self) -> None:
+        """Say goodbye."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+class Fetcher:
+    """A fetch connection with at most one FETCH in flight.
+
+    `arrived` gets each answer, or the error of a lost one, whether or not anybody waits: a cancelled caller can't
+    lose a job.
+    """
+
+    def __init__(
+        self,
+        address: wire.Address,
+        worker: wire.Worker,
+        command: bytes,
+        limit: int,
+        arrived: Callable[[Reply | Exception], None],
+    ) -> None:
+        self._address, self._worker, self._limit = address, worker, limit
+        self._command, self._arrived = command, arrived
+        self._connection: Connection | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self.busy = False
+
+    @property
+    def usable(self) -> bool:
+        """A FETCH can be started at once."""
+        return not self.busy and self._connection is not None and self._connection.usable
+
+    async def connect(self) -> None:
+        """Dial if need be. Raises QueueUnavailable or ProtocolError."""
+        if self._connection is None or not self._connection.usable:
+            self._connection = await dial(self._address, self._worker, limit=self._limit)
+
+    def start(self) -> None:
+        """Send a FETCH; the server answers within about 2 s."""
+        assert self._connection is not None
+        self.busy = True
+        self._overdue = asyncio.get_running_loop().call_later(READ_TIMEOUT, self._connection.abort, TimeoutError())
+        self._connection.start([self._command]).add_done_callback(self._done)
+
+    async def close(self) -> None:
+        """Say goodbye. An answer that is still on its way is lost until its reservation ends: wait for it first."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    def _done(self, future: asyncio.Future[list[Reply]]) -> None:
+        self.busy = False
+        if self._overdue is not None:
+            self._overdue.cancel()
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._arrived(future.result()[0])
+        elif isinstance(error, Exception):
+            self._arrived(error)
+
+
+def resident_kb() -> int:
+    """This process's resident memory in KiB; 0 where /proc doesn't say."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,167 @@
+"""Between Faktory's words and ours, without any I/O: a fetched job as a Claim, a Settlement as commands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from consumer.model import Claim, Settlement, Verdict
+from enqueue.errors import InvalidJob
+from enqueue.job import JOB_NAME, Job
+from enqueue.record import Fault, Record, Status, fault_of, rfc3339
+from enqueue.wire import faktory as wire
+from enqueue.wire.faktory_fetched import REQUEUES, Fetched
+
+REQUEUE_DELAY = 5.0
+"""Seconds until a job that the infrastructure failed comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The commands that end one claim; the reply at `decisive` says whether they did.
+
+    `repeatable`: may be sent again however long after a first time whose reply was lost.
+    """
+
+    token: str
+    jid: str
+    commands: tuple[bytes, ...]
+    decisive: int
+    repeatable: bool
+
+
+def job_of(fetched: Fetched, max_bytes: int) -> Job:
+    """The Job of a fetched job. Raises InvalidJob with a sentence that names what is wrong."""
+    native = fetched.native
+    if native.get("jobtype") != JOB_NAME:
+        raise InvalidJob(f"jobtype: this consumer runs {JOB_NAME!r}, not {str(native.get('jobtype'))[:80]!r}")
+    args = native.get("args")
+    size = fetched.size
+    if not fetched.truncated and size > max_bytes:
+        size = len(json.dumps(args, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace"))
+    if size > max_bytes:
+        raise InvalidJob(
+            f"args: {size} bytes are more than the {max_bytes} allowed; "
+            "put large input into object storage or the image"
+        )
+    if not isinstance(args, list) or len(args) != 1:
+        count = f"{len(args)} arguments" if isinstance(args, list) else "something else"
+        raise InvalidJob(f"args: must hold exactly one object, the Job, not {count}")
+    return Job.load(args[0])
+
+
+def claim_of(
+    fetched: Fetched,
+    *,
+    token: str,
+    now: float,
+    max_bytes: int,
+    attempt: int | None = None,
+    record: Record | None = None,
+    cancelled: bool = False,
+) -> Claim:
+    """The Claim of a fetched job; without a Record the server's own counter tells the attempt."""
+    job: Job | None = None
+    problem: str | None = None
+    try:
+        job = job_of(fetched, max_bytes)
+    except InvalidJob as error:
+        problem = str(error)
+    except RecursionError:
+        problem = "args: nested too deeply"
+    return Claim(
+        id=fetched.jid,
+        queue=fetched.queue,
+        attempt=attempt or fetched.failures + fetched.requeues + 1,
+        token=token,
+        job=job,
+        problem=problem,
+        retries_left=_retries_left(fetched, job, record),
+        queued_at=fetched.queued_at,
+        claimed_at=now,
+        cancelled=cancelled,
+        history=record,
+        native=fetched.native,
+    )
+
+
+def _retries_left(fetched: Fetched, job: Job | None, record: Record | None) -> int:
+    """What the Job still allows, as far as the server will go along: it buries a job that has no retry left."""
+    if job is None or job.retries is None:
+        return fetched.retries_left
+    failures = fetched.failures
+    if record is not None:
+        ended = [attempt for attempt in record.attempts if attempt.status is Status.FAILED]
+        failures = sum(fault_of(attempt.reason) is Fault.JOB for attempt in ended)
+    return max(0, min(fetched.retries_left, job.retries - failures))
+
+
+def ending_of(settlement: Settlement, *, late: bool, now: float) -> Ending:
+    """What to tell Faktory. `late`: the server may have taken the job back and put it into its retries.
+
+    - done: the reply job, ACK; when late the leftover retry is discarded by jid.
+    - retry: FAIL, and the server's policy says when; a fault of the infrastructure doesn't count as the job's:
+      the job is scheduled again under its jid, then ACKed.
+    - bury: the reply job, FAIL, and out of the retries into the dead set by jid.
+    """
+    claim, verdict = settlement.claim, settlement.verdict
+    fetched = Fetched(claim.native, 0)
+    final = verdict is not Verdict.RETRY
+    commands = [wire.push(reply)] if final and (reply := reply_of(settlement, fetched)) else []
+    decisive = len(commands)
+    if verdict is Verdict.DONE or (settlement.infrastructure and not final):
+        if not final:
+            commands.append(wire.push(_again(fetched, now)))
+            decisive = 1
+        commands.append(wire.ack(claim.id))
+        if late:
+            commands.append(wire.mutate("discard", "retries", jid=claim.id))
+        return Ending(claim.token, claim.id, tuple(commands), decisive, repeatable=final)
+    outcome = settlement.outcome
+    message = " ".join(part for part in (outcome.message, outcome.hint) if part)
+    lines = settlement.text.splitlines()
+    commands.append(wire.fail(claim.id, outcome.reason or outcome.status.value, message, lines))
+    if final and fetched.failures < fetched.retry:  # else the server buries it by itself
+        commands.append(wire.mutate("kill", "retries", jid=claim.id))
+    return Ending(claim.token, claim.id, tuple(commands), decisive, repeatable=False)
+
+
+def ack_of(jid: str) -> Ending:
+    """For a job that came again after its end; a leftover of it in the retries goes too."""
+    return Ending("", jid, (wire.ack(jid),), 0, repeatable=True)
+
+
+def bury_of(fetched: Fetched) -> Ending:
+    """For a job that came again although it had failed for good."""
+    commands = [wire.fail(fetched.jid, "failed", "The job had failed for good before its reservation ended.")]
+    if fetched.failures < fetched.retry:
+        commands.append(wire.mutate("kill", "retries", jid=fetched.jid))
+    return Ending("", fetched.jid, tuple(commands), 0, repeatable=False)
+
+
+def reply_of(settlement: Settlement, fetched: Fetched) -> dict[str, Any] | None:
+    """The reply job with the Record, if the Job or `custom.reply_to` asks for one.
+
+    Its jid follows from job and attempt, so that a reply which is sent twice can be told.
+    """
+    claim = settlement.claim
+    queue = (claim.job.reply_to if claim.job else None) or fetched.custom.get("reply_to")
+    if not queue or not isinstance(queue, str):
+        return None
+    seed = f"{claim.id}\n{claim.attempt}\n{wire.OUTCOME_NAME}"
+    return {
+        "jid": hashlib.sha256(seed.encode()).hexdigest()[:32],
+        "queue": queue,
+        "jobtype": wire.OUTCOME_NAME,
+        "args": [json.loads(settlement.record.dumps())],
+        "retry": 25,
+        "custom": {"reply_for": claim.id},
+    }
+
+
+def _again(fetched: Fetched, now: float) -> dict[str, Any]:
+    job = {key: value for key, value in fetched.native.items() if key != "enqueued_at"}
+    custom = {**fetched.custom, REQUEUES: fetched.requeues + 1}
+    return job | {"retry": fetched.retry, "custom": custom, "at": rfc3339(now + REQUEUE_DELAY)}
