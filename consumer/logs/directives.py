@@ -1,0 +1,175 @@
+"""Outcome variables that a job sets by printing a line; the lines are taken out of the log.
+
+    ::set-outcome-var key=value
+    ::start-multiline-outcome-var key
+    ...                                 any lines, further blocks too
+    ::end-multiline-outcome-var
+
+A directive stands at the beginning of a line. `key` is made of letters, digits, `_` and `-`. The value is all that
+follows the `=`; a carriage return at a line's end is dropped. The last set wins. A block that is opened for a key
+which has a value already goes on after it. An inner block's lines belong to the inner key. A block that isn't closed
+lasts to the end of the log. An end outside a block, a start without a key and unknown directives are ordinary lines.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_VALUE = 64 * 1024
+"""Bytes of one variable."""
+
+MAX_TOTAL = 256 * 1024
+"""Bytes of all variables together, names included."""
+
+MAX_VARIABLES = 1000
+MAX_NAME = 256
+
+_SET = re.compile(rb"::set-outcome-var\s([\w-]+)=(.*)", re.DOTALL)
+_START = re.compile(rb"::start-multiline-outcome-var\s([\w-]+)")
+_END = b"::end-multiline-outcome-var"
+
+
+class _Block:
+    """A multi-line variable that is being read."""
+
+    __slots__ = ("key", "refused")
+
+    def __init__(self, key: bytes, *, refused: bool) -> None:
+        self.key = key
+        self.refused = refused
+
+
+class Directives:
+    """A Processor that reads the directives from the raw log and takes them out of it.
+
+    A variable that breaks a bound is refused: a line `::error::outcome variable 'x' refused: ...` comes in its place,
+    a set variable keeps its former value, a block's variable is dropped and the rest of its lines stay in the log.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytearray] = {}
+        self._total = 0
+        self._open: list[_Block] = []
+        self._midline = False  # the last block ended within a line ...
+        self._taken = False  # ... whose beginning was taken out of the log
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables so far, unmasked; bytes that aren't UTF-8 are replaced."""
+        return {key.decode(): value.decode("utf-8", "replace") for key, value in self._values.items()}
+
+    def feed(self, block: bytes) -> bytes:
+        """The block without directives; the block itself if it holds none."""
+        if not block:
+            return block
+        if not (self._open or self._midline or block.startswith(b"::") or b"\n::" in block):
+            self._midline = block[-1] != 10
+            return block
+        out: list[bytes] = []
+        at = self._rest_of_line(block, out) if self._midline else 0
+        while at < len(block):
+            if not self._open and not block.startswith(b"::", at):
+                found = block.find(b"\n::", at)
+                end = found + 1 if found >= 0 else len(block)
+                out.append(block[at:end])
+                self._taken = False
+            else:
+                newline = block.find(b"\n", at)
+                end = newline + 1 if newline >= 0 else len(block)
+                line = block[at:end]
+                kept = self._line(line)
+                self._taken = not kept.endswith(line)
+                out.append(kept)
+            at = end
+        self._midline = block[-1] != 10
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """Nothing is ever held back."""
+        return b""
+
+    def _rest_of_line(self, block: bytes, out: list[bytes]) -> int:
+        """A line that began in the former block: where its beginning went, its rest goes."""
+        end = block.find(b"\n") + 1 or len(block)
+        if not self._taken:
+            out.append(block[:end])
+        elif self._open and not self._open[-1].refused:
+            out.append(self._captured(block[:end]))
+            self._taken = not out[-1]
+        return end
+
+    def _line(self, line: bytes) -> bytes:
+        """What the log gets for a line that is a directive or stands in a block."""
+        if self._open:
+            return self._line_in_block(line)
+        if match := _SET.match(line):
+            key, value = match[1], match[2].removesuffix(b"\n").removesuffix(b"\r")
+            problem = self._problem(key, len(value), len(self._values.get(key, b"")))
+            if problem:
+                return _refusal(key, problem)
+            self._forget(key)
+            self._values[key] = bytearray(value)
+            self._total += len(key) + len(value)
+            return b""
+        return self._started(line)
+
+    def _line_in_block(self, line: bytes) -> bytes:
+        if line.startswith(_END):
+            block = self._open.pop()
+            if not block.refused and self._values[block.key].endswith(b"\n"):
+                del self._values[block.key][-1:]
+                self._total -= 1
+            return b""
+        if line.startswith(b"::start-") and (started := self._started(line)) is not line:
+            return started
+        return line if self._open[-1].refused else self._captured(line)
+
+    def _started(self, line: bytes) -> bytes:
+        match = _START.match(line)
+        if not match:
+            return line
+        key = match[1]
+        problem = None if key in self._values else self._problem(key, 0, 0)
+        self._open.append(_Block(key, refused=problem is not None))
+        if problem:
+            return _refusal(key, problem)
+        if key not in self._values:
+            self._values[key] = bytearray()
+            self._total += len(key)
+        return b""
+
+    def _captured(self, line: bytes) -> bytes:
+        key = self._open[-1].key
+        text = line[:-2] + b"\n" if line.endswith(b"\r\n") else line
+        value = self._values[key]
+        problem = self._problem(key, len(value) + len(text), len(value))
+        if problem is None:
+            value += text
+            self._total += len(text)
+            return b""
+        self._forget(key)
+        for block in self._open:
+            block.refused = block.refused or block.key == key
+        return _refusal(key, problem) + line
+
+    def _forget(self, key: bytes) -> None:
+        former = self._values.pop(key, None)
+        if former is not None:
+            self._total -= len(key) + len(former)
+
+    def _problem(self, key: bytes, size: int, former: int) -> str | None:
+        """Why a value of `size` bytes can't take the place of one of `former` bytes."""
+        known = key in self._values
+        if len(key) > MAX_NAME:
+            return f"its name has {len(key)} bytes, {MAX_NAME} are allowed"
+        if size > MAX_VALUE:
+            return f"its value has more than {MAX_VALUE} bytes"
+        if not known and len(self._values) >= MAX_VARIABLES:
+            return f"there are {MAX_VARIABLES} variables already"
+        if self._total + size - former + (0 if known else len(key)) > MAX_TOTAL:
+            return f"all variables together would have more than {MAX_TOTAL} bytes"
+        return None
+
+
+def _refusal(key: bytes, problem: str) -> bytes:
+    return b"::error::outcome variable '%s' refused: %s\n" % (key[:80], problem.encode())

@@ -1,0 +1,261 @@
+"""The way of one job's log: read at full speed, processed in blocks of whole lines, given to the sinks.
+
+    source -> Lines -> Spool (the reader's task)      the source never waits for a sink
+    Spool -> processors -> batch -> sinks             the first line at once, later ones after `interval` at most
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import structlog
+
+from consumer.logs.lines import Lines
+from consumer.logs.spool import Hole, Spool
+from consumer.model import LogPosition
+from consumer.ports import Processor, Sink
+
+SPOOL = 16 * 1024 * 1024
+"""Bytes of a log that may wait for its sinks; what goes beyond is dropped from the middle of the log."""
+
+BATCH = 256 * 1024
+"""A sink gets at most this many bytes at a time, and waits for no more."""
+
+_TAIL = 64 * 1024
+_log = structlog.get_logger("longshore.logs")
+
+
+class Pipeline:
+    """Carries one log from its source to its sinks. To be run once.
+
+    `interval`, `patience`: seconds. `skip_lines`: so many lines of the processed log have been stored before (it is
+    read again from its start) and aren't given to the sinks. A sink that fails is reported once and left out; one
+    that still keeps us waiting `patience` seconds after the source's end as well.
+    """
+
+    def __init__(
+        self,
+        processors: Sequence[Processor],
+        sinks: Sequence[Sink],
+        *,
+        interval: float = 0.5,
+        tail_lines: int = 20,
+        skip_lines: int = 0,
+        spool: int = SPOOL,
+        patience: float = 30.0,
+        log: Any = _log,
+    ) -> None:
+        self._processors = tuple(processors)
+        self._sinks = list(sinks)
+        self._interval = interval
+        self._tail_lines = tail_lines
+        self._skip = skip_lines
+        self._patience = patience
+        self._log = log
+        self._spool = Spool(spool)
+        self._pending: list[bytes] = []
+        self._size = 0  # bytes in _pending
+        self._due: float | None = None  # when _pending must go out, on the loop's clock
+        self._deadline: float | None = None  # when sinks must be done, once the source has ended
+        self._limit: asyncio.Timeout | None = None  # of the write that goes on
+        self._hurried = False
+        self._lines = 0
+        self._bytes = 0
+        self._midline = False
+        self._tail = b""
+        self._gaps: list[dict[str, Any]] = []
+
+    @property
+    def position(self) -> LogPosition:
+        """Lines and bytes that have passed, what was dropped or skipped included, and the gaps."""
+        return LogPosition(lines=self._lines + self._midline, bytes=self._bytes, gaps=tuple(self._gaps))
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines, processed; of a very long line only its end."""
+        lines = self._tail.removesuffix(b"\n").rsplit(b"\n", self._tail_lines)[-self._tail_lines :]
+        return tuple(line.decode("utf-8", "replace") for line in lines) if self._tail and self._tail_lines else ()
+
+    async def run(self, source: AsyncIterator[bytes]) -> LogPosition:
+        """Carry the log to its end. An error of the source, or ours, ends it with a gap.
+
+        Cancelled, it lets go at once: what waits isn't shipped, and the sinks aren't told of an end.
+        """
+        reader = asyncio.create_task(self._read(source))
+        try:
+            await self._ship()
+            if (failure := await reader) is not None:
+                self._gap("source_error", error=failure)
+        except Exception as error:  # a processor's; nothing that it hasn't seen may go out
+            self._log.exception("log processor failed")
+            self._gap("processor_error", error=type(error).__name__)
+        finally:
+            if not reader.done():
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+        await asyncio.gather(*(self._end(sink) for sink in self._sinks))
+        return self.position
+
+    async def _read(self, source: AsyncIterator[bytes]) -> str | None:
+        """The source into the spool; what ended it, if not its end."""
+        lines = Lines()
+        failure: str | None = None
+        try:
+            async for chunk in source:
+                if block := lines.feed(chunk):
+                    self._spool.put(block)
+        except Exception as error:
+            failure = type(error).__name__
+            self._log.warning("log source failed", error=failure, exc_info=True)
+        finally:
+            if rest := lines.finish():
+                self._spool.put(rest)
+            self._deadline = asyncio.get_running_loop().time() + self._patience
+            if self._limit is not None:
+                self._limit.reschedule(self._deadline)
+            self._spool.close()
+        return failure
+
+    async def _ship(self) -> None:
+        """The spool through the processors to the sinks."""
+        loop = asyncio.get_running_loop()
+        while True:
+            taken = self._spool.take(BATCH)
+            if taken is None:
+                if self._spool.closed:
+                    break
+                await self._wait(loop)
+            elif isinstance(taken, Hole):
+                await self._note(taken)
+            else:
+                self._collect(self._through(taken, 0))
+                await asyncio.sleep(0)  # others' turn: a job that floods us must not hold up the heartbeat
+            if self._size >= BATCH or (self._size and (not self._hurried or loop.time() >= (self._due or 0))):
+                await self._flush()
+        for index, processor in enumerate(self._processors):
+            self._collect(self._through(processor.finish(), index + 1))
+        await self._flush(everything=True)
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._due is None:
+            await self._spool.wait()
+            return
+        try:
+            async with asyncio.timeout_at(self._due):
+                await self._spool.wait()
+        except TimeoutError:
+            pass
+
+    def _through(self, block: bytes, first: int) -> bytes:
+        for processor in self._processors[first:]:
+            if not block:
+                break
+            block = processor.feed(block)
+        return block
+
+    def _collect(self, block: bytes) -> None:
+        if block:
+            self._pending.append(block)
+            self._size += len(block)
+            if self._due is None:
+                self._due = asyncio.get_running_loop().time() + self._interval
+
+    async def _note(self, hole: Hole) -> None:
+        """Blocks were dropped here: end the line before them, if it was cut, and write the gap down."""
+        if self._midline or (self._pending and not self._pending[-1].endswith(b"\n")):
+            self._collect(self._through(b"\n", 0))
+        await self._flush(everything=True)
+        self._gap("spool_full", lines=hole.lines, bytes=hole.bytes)
+        self._lines += hole.lines
+        self._bytes += hole.bytes
+        self._log.warning("log dropped: its sinks are too slow", lines=hole.lines, bytes=hole.bytes)
+
+    def _gap(self, reason: str, **facts: Any) -> None:
+        self._gaps.append({"reason": reason, **facts, "after_line": self.position.lines})
+
+    async def _flush(self, *, everything: bool = False) -> None:
+        """Give the whole lines that are pending to the sinks, in parts of at most BATCH bytes."""
+        if not self._size:
+            return
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        self._pending, self._size, self._due = [], 0, None
+        if not everything and self._size_of_rest(data):
+            end = data.rfind(b"\n") + 1
+            self._collect(data[end:])
+            data = data[:end]
+        at = 0
+        while at < len(data):
+            end = len(data)
+            if end - at > BATCH:
+                end = data.rfind(b"\n", at, at + BATCH) + 1 or at + BATCH
+            await self._emit(data[at:end] if at or end < len(data) else data)
+            at = end
+
+    @staticmethod
+    def _size_of_rest(data: bytes) -> int:
+        """Bytes of an unfinished last line that can wait for the rest of it (a very long line can't)."""
+        rest = len(data) - data.rfind(b"\n") - 1
+        return rest if rest < BATCH else 0
+
+    async def _emit(self, block: bytes) -> None:
+        lines = block.count(b"\n")
+        self._bytes += len(block)
+        self._midline = not block.endswith(b"\n")
+        self._tail = block[-_TAIL:] if len(block) >= _TAIL else (self._tail + block)[-_TAIL:]
+        before, self._lines = self._lines, self._lines + lines
+        if before < self._skip:
+            block = _after_lines(block, self._skip - before)
+        if not block:
+            return
+        self._hurried = True
+        for sink in tuple(self._sinks):
+            try:
+                async with asyncio.timeout_at(self._deadline) as self._limit:
+                    await sink.write(block)
+            except Exception as error:
+                self._fail(sink, error)
+            finally:
+                self._limit = None
+
+    async def _end(self, sink: Sink) -> None:
+        try:
+            async with asyncio.timeout(self._patience + 5):
+                await sink.finish()
+        except Exception as error:
+            self._fail(sink, error)
+
+    def _fail(self, sink: Sink, error: Exception) -> None:
+        if sink in self._sinks:
+            self._sinks.remove(sink)
+        self._log.warning("log sink failed", sink=type(sink).__name__, error=repr(error), exc_info=error)
+
+
+def join(read: LogPosition, stored: LogPosition) -> LogPosition:
+    """What the Record says of a log: all that was `read`, what a sink `stored` of it, and the gaps of both.
+
+    A sink counts only lines that it was given; its gaps are moved behind those that the pipeline knows of.
+    """
+    gaps = list(read.gaps)
+    for gap in stored.gaps:
+        after = gap["after_line"]
+        for dropped in read.gaps:
+            after += dropped.get("lines", 0) if dropped["after_line"] <= after else 0
+        gaps.append({**gap, "after_line": after})
+    lines = read.lines - stored.lines - sum(gap.get("lines", 0) for gap in read.gaps)
+    size = read.bytes - stored.bytes - sum(gap.get("bytes", 0) for gap in read.gaps)
+    if size > 0:
+        gaps.append({"reason": "not_stored", "lines": max(lines, 0), "bytes": size, "after_line": read.lines - lines})
+    gaps.sort(key=lambda gap: int(gap["after_line"]))
+    return LogPosition(entries=stored.entries, lines=read.lines, bytes=read.bytes, gaps=tuple(gaps))
+
+
+def _after_lines(block: bytes, count: int) -> bytes:
+    """What follows the first `count` lines."""
+    at = 0
+    for _ in range(count):
+        at = block.find(b"\n", at) + 1
+        if not at:
+            return b""
+    return block[at:]
