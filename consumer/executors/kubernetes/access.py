@@ -1,0 +1,158 @@
+"""Where the Kubernetes API is and who we are there.
+
+The `kubernetes` package (`kubernetes.aio.config`) reads kubeconfigs, exec plugins, OIDC and the pod's own account;
+only the resulting host, certificates and token are taken from it. A token is read again at most each 60 s and once
+after a 401, as bound service account tokens and exec plugins want it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+from consumer.errors import SetupError
+from consumer.settings import Kubernetes
+
+RELOAD_SECONDS = 60.0
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Access:
+    """Host, certificates and token of one cluster; made by `Access.load`."""
+
+    def __init__(
+        self,
+        host: str,
+        namespace: str = "default",
+        *,
+        tls: ssl.SSLContext | None = None,
+        token: str | None = None,
+        proxy: str | None = None,
+        server_name: str | None = None,
+        source: str = "",
+    ) -> None:
+        self.host = host.rstrip("/")
+        self.namespace = namespace
+        self.tls = tls
+        self.token = token
+        self.proxy = proxy
+        self.server_name = server_name
+        self.source = source
+        self._settings: Kubernetes | None = None
+        self._loader: Any = None
+        self._loaded = time.monotonic()
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def load(cls, settings: Kubernetes) -> Access:
+        """Find the cluster: settings.kubeconfig, KUBECONFIG, ~/.kube/config, the pod's own account.
+
+        Raises SetupError that names what is missing.
+        """
+        access = cls("")
+        access._settings = settings
+        await access._read()
+        return access
+
+    async def authorization(self) -> str | None:
+        """The Authorization header's value, read again from its source if it is old."""
+        if self._settings is not None and self.token is not None and self._stale():
+            async with self._lock:
+                if self._stale():
+                    try:
+                        await self._read()
+                    except SetupError:  # half-written files are whole a moment later; the API will say if not
+                        self._loaded = time.monotonic()
+        return self.token
+
+    async def renew(self, refused: str | None) -> bool:
+        """After a 401 with the token `refused`: read it again. False if that can't help."""
+        if self._settings is None:
+            return False
+        async with self._lock:
+            if self.token == refused:
+                if self._loader is not None and hasattr(self._loader, "exec_plugin_expiry"):
+                    del self._loader.exec_plugin_expiry
+                await self._read()
+        return True
+
+    def _stale(self) -> bool:
+        if time.monotonic() - self._loaded < RELOAD_SECONDS:
+            return False
+        user = getattr(self._loader, "_user", None)
+        if user is not None and "exec" in user:  # a plugin is run again only near its token's end
+            expiry = getattr(self._loader, "exec_plugin_expiry", None)
+            return expiry is not None and expiry.timestamp() - time.time() < 2 * RELOAD_SECONDS
+        return True
+
+    async def _read(self) -> None:
+        assert self._settings is not None
+        # Takes half a second to import: only whoever talks to a cluster pays.
+        from kubernetes.aio.client.configuration import Configuration
+        from kubernetes.aio.config.config_exception import ConfigException
+        from kubernetes.aio.config.incluster_config import load_incluster_config
+        from kubernetes.aio.config.kube_config import load_kube_config
+
+        found = type.__call__(Configuration)
+        path = _kubeconfig(self._settings)
+        try:
+            if path is None:
+                load_incluster_config(client_configuration=found, try_refresh_token=False)  # type: ignore[no-untyped-call]
+                namespace = _pod_namespace()
+                self.source = "the pod's service account"
+            else:
+                self._loader = await load_kube_config(  # type: ignore[no-untyped-call]
+                    path, self._settings.context, client_configuration=found, persist_config=False
+                )
+                namespace = self._loader.current_context["context"].get("namespace") or "default"
+                self.source = path
+        except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if path is None:
+                raise SetupError(
+                    "no Kubernetes cluster: set KUBECONFIG or --kubernetes-kubeconfig, or run inside a pod "
+                    f"with a service account ({error})"
+                ) from None
+            raise SetupError(f"the kubeconfig {path} can't be used: {error}") from None
+        self.host = str(found.host).rstrip("/")
+        self.namespace = self._settings.namespace or namespace
+        self.token = found.api_key.get("BearerToken")
+        self.proxy = found.proxy
+        self.server_name = found.tls_server_name
+        self.tls = _context(found) if self.host.startswith("https") else None
+        self._loaded = time.monotonic()
+
+
+def _pod_namespace() -> str:
+    return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.is_file() else "default"
+
+
+def _kubeconfig(settings: Kubernetes) -> str | None:
+    if settings.kubeconfig is not None:
+        path = settings.kubeconfig.expanduser()
+        if not path.is_file():
+            raise SetupError(f"the kubeconfig {path} doesn't exist")
+        return str(path)
+    if named := os.environ.get("KUBECONFIG"):
+        paths = [part for part in named.split(os.pathsep) if part]
+        if not any(Path(part).expanduser().is_file() for part in paths):
+            raise SetupError(f"the kubeconfig {named} (from KUBECONFIG) doesn't exist")
+        return named
+    home = Path("~/.kube/config").expanduser()
+    return str(home) if home.is_file() else None
+
+
+def _context(found: Any) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=found.ssl_ca_cert)
+        if found.cert_file:
+            context.load_cert_chain(found.cert_file, found.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise SetupError(f"the cluster's certificates can't be read: {error}") from None
+    if not found.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,242 @@
+"""A thin client of the Kubernetes API: dicts in, dicts out, and the retries that every call needs.
+
+Source of the protocol: https://kubernetes.io/docs/reference/using-api/api-concepts/
+Calls and streams have pools of their own, so that a thousand open logs never hold up a create.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from yarl import URL
+
+from consumer.errors import ExecutorFault
+from consumer.executors.kubernetes.access import Access
+
+CALL_SECONDS = 30.0
+RETRY_FIRST, RETRY_CAP, RETRY_AFTER_CAP = 0.2, 15.0, 60.0
+_LONGEST_MESSAGE = 500
+
+
+class ApiError(ExecutorFault):
+    """The API said no. `status` is the HTTP status (0: no answer), `code` the API's word, such as AlreadyExists."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def passing(self) -> bool:
+        """May go away by itself: no answer, too many requests, a fault of the server."""
+        return self.status in (0, 429) or self.status >= 500
+
+    @property
+    def forbidden(self) -> re.Match[str] | None:
+        """A missing right: a match with the groups user, verb, resource; None if it is something else."""
+        if self.status != 403:
+            return None
+        return re.search(r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"', self.message)
+
+
+def path_of(namespace: str, *parts: str) -> str:
+    """The URL path of core/v1 objects of a namespace; every part is percent-encoded."""
+    return "/".join(("/api/v1/namespaces", quote(namespace, safe=""), *(quote(part, safe="") for part in parts)))
+
+
+class Api:
+    """Talks to one API server. Made inside a running loop; `close` frees its connections.
+
+    `rate` is the number of requests a second (with a burst of twice that), `patience` the seconds for which a call
+    is tried again while the server doesn't answer or refuses for a while.
+    """
+
+    def __init__(self, access: Access, *, rate: float = 100.0, patience: float = 60.0) -> None:
+        self.access = access
+        self.patience = patience
+        self._rate, self._burst = rate, max(1.0, 2 * rate)
+        self._allowance, self._counted = self._burst, time.monotonic()
+        self._calls = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=64),
+            timeout=aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5),
+        )
+        self._streams = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None),
+            read_bufsize=2**20,
+        )
+
+    async def close(self) -> None:
+        """Free the connections."""
+        await self._calls.close()
+        await self._streams.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        patience: float | None = None,
+    ) -> dict[str, Any]:
+        """One call, tried again while its failure may pass.
+
+        A repeated create of a named object is safe: the second one is answered with AlreadyExists, which the caller
+        resolves by looking. Raises ApiError.
+        """
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        until = time.monotonic() + (self.patience if patience is None else patience)
+        delay = RETRY_FIRST
+        while True:
+            try:
+                return await self._call(method, path, query, data)
+            except ApiError as error:
+                if not error.passing:
+                    raise
+                pause = error.retry_after if error.retry_after is not None else random.uniform(0, delay)
+                if time.monotonic() + pause > until:
+                    raise
+                delay = min(RETRY_CAP, delay * 2)
+            await asyncio.sleep(pause)
+
+    async def _call(
+        self, method: str, path: str, query: Mapping[str, str] | None, data: bytes | None
+    ) -> dict[str, Any]:
+        for again in (False, True):
+            await self._turn()
+            token = await self.access.authorization()
+            try:
+                async with self._calls.request(method, **self._arguments(path, query, token), data=data) as response:
+                    text = await response.read()
+                    if response.status < 400:
+                        return _decoded(response.status, text)
+                    error = error_of(response.status, text, response.headers.get("Retry-After"))
+            except (aiohttp.ClientError, OSError, TimeoutError) as problem:
+                raise self._unreachable(problem) from None
+            if error.status != 401 or again or not await self.access.renew(token):
+                raise error
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, sock_read: float | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A GET whose body is read as it comes; `sock_read` is the longest silence in seconds. Raises ApiError."""
+        await self._turn()
+        token = await self.access.authorization()
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=sock_read)
+        arguments = self._arguments(path, query, token)
+        try:
+            # The headers come at once from a server that lives: a log's too, before its first byte.
+            response = await asyncio.wait_for(self._streams.get(**arguments, timeout=limits), CALL_SECONDS)
+        except (aiohttp.ClientError, OSError, TimeoutError) as problem:
+            raise self._unreachable(problem) from None
+        try:
+            if response.status >= 400:
+                try:
+                    text = await asyncio.wait_for(response.read(), CALL_SECONDS)
+                except (aiohttp.ClientError, OSError, TimeoutError):
+                    text = b""
+                if response.status == 401:
+                    await self.access.renew(token)
+                raise error_of(response.status, text, response.headers.get("Retry-After"))
+            _keep_alive(response)
+            yield response
+        finally:
+            response.close()
+
+    def _arguments(self, path: str, query: Mapping[str, str] | None, token: str | None) -> dict[str, Any]:
+        url = self.access.host + path + ("?" + urlencode(query, quote_via=quote) if query else "")
+        headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "longshore"}
+        if token:
+            headers["Authorization"] = token
+        arguments: dict[str, Any] = {"url": URL(url, encoded=True), "headers": headers, "allow_redirects": False}
+        if self.access.tls is not None:
+            arguments["ssl"] = self.access.tls
+        if self.access.server_name:
+            arguments["server_hostname"] = self.access.server_name
+        if self.access.proxy:
+            arguments["proxy"] = self.access.proxy
+        return arguments
+
+    async def _turn(self) -> None:
+        """The rate limit: a token bucket that goes below zero in order of arrival."""
+        now = time.monotonic()
+        self._allowance = min(self._burst, self._allowance + (now - self._counted) * self._rate) - 1
+        self._counted = now
+        if self._allowance < 0:
+            await asyncio.sleep(-self._allowance / self._rate)
+
+    def _unreachable(self, problem: BaseException) -> ApiError:
+        cause: BaseException | None = getattr(problem, "os_error", None) or problem
+        if isinstance(problem, TimeoutError):
+            why = "no answer in time"
+        elif isinstance(cause, ConnectionRefusedError) or "Connect call failed" in str(cause):
+            why = "connection refused"
+        else:
+            why = (str(cause) or type(cause).__name__)[:_LONGEST_MESSAGE]
+        return ApiError(0, "Unreachable", f"no Kubernetes API at {self.access.host}: {why}")
+
+
+def error_of(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
+    """Read an error's body: a Status object, or whatever a proxy on the way says instead."""
+    code, message = "", ""
+    try:
+        said = json.loads(body)
+        if isinstance(said, dict):
+            code, message = str(said.get("reason") or ""), str(said.get("message") or "")
+    except (ValueError, RecursionError):
+        message = " ".join(re.sub(r"<[^>]*>", " ", body[:4096].decode("utf-8", "replace")).split())
+    message = message or f"HTTP {status}"
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[:_LONGEST_MESSAGE] + " ..."
+    return ApiError(status, code, f"{message} (HTTP {status})" if status >= 500 else message, _seconds(retry_after))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    if not retry_after:
+        return None
+    try:
+        wait = float(retry_after)
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(RETRY_AFTER_CAP, max(0.0, wait))
+
+
+def _decoded(status: int, body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body) if body else {}
+    except (ValueError, RecursionError):
+        raise ApiError(502, "", f"the answer (HTTP {status}) isn't JSON: is a proxy in the way?") from None
+    if not isinstance(answer, dict):
+        raise ApiError(502, "", f"the answer (HTTP {status}) isn't an object: is a proxy in the way?")
+    return answer
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    """TCP keep-alive: a silent log may be a quiet pod or a dead connection, and only the kernel can tell."""
+    transport = response.connection.transport if response.connection else None
+    connection = transport.get_extra_info("socket") if transport else None
+    if connection is None:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

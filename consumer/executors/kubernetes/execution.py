@@ -1,0 +1,278 @@
+"""One pod from its start to its removal. Its status decides everything; nothing is asked while it runs but its log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+from consumer.errors import ExecutorFault
+from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.logs import follow
+from consumer.executors.kubernetes.manifest import Manifest
+from consumer.executors.kubernetes.status import Container, Pod, Trouble, exit_of, slim, trouble_of, waiting_for
+from consumer.executors.kubernetes.watch import Informer
+from consumer.model import Exit, Plan
+from enqueue.record import Reason, Where
+
+log = logging.getLogger(__name__)
+
+CONFIG_SECONDS = 10.0
+"""How long a container that can't be set up may still recover: a Secret may be on its way."""
+GONE_SECONDS = 30.0
+"""How long, beyond its grace, a deleted pod that never started may take to go."""
+STUCK_SECONDS = 120.0
+"""How long, beyond its grace, a deleted pod may take to go before its node counts as lost."""
+UNSEEN_SECONDS = 15.0
+"""How often a pod is looked at that exists but isn't listed any more (somebody took its labels away)."""
+
+
+class PodExecution:
+    """A pod that was created or adopted. Needs `begin` once."""
+
+    def __init__(
+        self, api: Api, informer: Informer, namespace: str, plan: Plan, manifest: Manifest, pod: Pod, pull_grace: float
+    ) -> None:
+        self._api, self._informer, self._namespace = api, informer, namespace
+        self._plan, self._manifest = plan, manifest
+        self._graces = {Trouble.NOW: 0.0, Trouble.PULL: pull_grace, Trouble.CONFIG: CONFIG_SECONDS}
+        self._pod = pod
+        self._uid = pod.uid
+        self._missing = self._gone = self._unseen = False
+        self._stopped: float | None = None
+        self._secret_at: float | None = None
+        self._event = asyncio.Event()
+        self._task: asyncio.Task[Exit] | None = None
+
+    def begin(self) -> None:
+        """Watch the pod from now on."""
+        self._informer.listen(self._pod.name, self.heard)
+        if (known := self._informer.get(self._pod.name)) is not None:
+            self.heard(known, False)
+        self._task = asyncio.create_task(self._judge(), name=f"pod {self._pod.name}")
+        self._task.add_done_callback(self._ended)
+
+    def heard(self, pod: Pod, gone: bool) -> None:
+        """News from the informer."""
+        if pod.uid == self._uid:
+            self._pod, self._missing, self._unseen = pod, gone, False
+        elif gone and not pod.uid:
+            self._missing = True
+        else:
+            return
+        self._notify()
+
+    @property
+    def where(self) -> Where:
+        """Namespace, pod and, once known, node."""
+        return Where(
+            executor="kubernetes",
+            namespace=self._namespace,
+            pod=self._pod.name,
+            node=self._pod.node,
+            consumer=self._plan.consumer,
+        )
+
+    async def logs(self) -> AsyncGenerator[bytes, None]:
+        """The init step's log, then the main step's, as they wrote them."""
+        steps = ("init", "main") if self._plan.job.init else ("main",)
+        for step in steps:
+            async with contextlib.aclosing(
+                follow(self._api, self._namespace, self._pod.name, step, _Step(self, step))
+            ) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def started(self) -> float:
+        """Waits until the main step runs or the pod has ended; seconds since the epoch by the node's clock."""
+        while True:
+            if self._pod.started and self._pod.main is not None:
+                return self._pod.main.started_at or time.time()
+            if self._task is not None and self._task.done():
+                end = self._task.result()
+                return end.started_at or end.ended_at or time.time()
+            await self.changed()
+
+    async def wait(self) -> Exit:
+        """The pod's Exit. Raises ExecutorFault if the API can't be asked."""
+        assert self._task is not None
+        return await asyncio.shield(self._task)
+
+    async def stop(self, grace: float) -> None:
+        """Delete the pod: TERM now, KILL after `grace` seconds (at least 1). Raises ApiError."""
+        seconds = max(1, math.ceil(grace))
+        if self._gone or self._pod.over or (self._stopped is not None and self._stopped <= seconds):
+            return
+        self._stopped = seconds
+        await self._delete(seconds)
+        self._notify()
+
+    async def remove(self) -> None:
+        """Delete the pod and with it its Secret. Raises ApiError."""
+        await self.detach()
+        if self._gone or (self._missing and self._pod.over):
+            return
+        if self._pod.over:
+            await self._delete(0)
+        elif not self._pod.deleting:
+            await self._delete(max(1, math.ceil(self._plan.grace)))
+
+    async def detach(self) -> None:
+        """Let go of the pod; it runs on."""
+        self._informer.unlisten(self._pod.name, self.heard)
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def ensure_secret(self) -> None:
+        """Create the pod's Secret, if it has one. Once there, it is right: it is immutable. Raises ApiError."""
+        if not self._manifest.secret_data:
+            return
+        self._secret_at = time.monotonic()
+        try:
+            await self._api.request("POST", path_of(self._namespace, "secrets"), body=self._manifest.secret(self._uid))
+        except ApiError as error:
+            if error.status == 409:
+                return
+            if error.forbidden or error.passing or error.status == 404:
+                raise
+            # The API repeats values that it doesn't like.
+            raise ApiError(error.status, error.code, f"the Secret {self._pod.name} was refused: {error.code}") from None
+
+    async def changed(self, timeout: float | None = None) -> None:
+        """Waits for news of the pod, at most `timeout` seconds."""
+        event = self._event
+        try:
+            await asyncio.wait_for(event.wait(), timeout)
+        except TimeoutError:
+            pass
+
+    def container(self, step: str) -> Container | None:
+        """The state of the step's container."""
+        return self._pod.main if step == "main" else self._pod.init
+
+    @property
+    def ended(self) -> bool:
+        """Nothing runs in this pod any more, or we know no better."""
+        return self._missing or self._gone or self._pod.over or (self._task is not None and self._task.done())
+
+    def _notify(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    def _ended(self, task: asyncio.Task[Exit]) -> None:
+        if not task.cancelled():
+            task.exception()  # `wait` tells it to whoever asks
+        self._notify()
+
+    async def _judge(self) -> Exit:
+        try:
+            return await self._verdict()
+        except ApiError as error:
+            raise ExecutorFault(str(error), started=self._pod.started) from None
+
+    async def _verdict(self) -> Exit:
+        begun = time.monotonic()
+        seen: dict[Reason, float] = {}
+        deleting: float | None = None
+        while True:
+            if self._missing or self._unseen:
+                await self._look()
+            pod, now = self._pod, time.monotonic()
+            end = exit_of(pod, gone=self._gone, stopped=self._stopped is not None)
+            if end is not None:
+                return end
+            wakes: list[float] = []
+            if pod.deleting or self._stopped is not None:
+                deleting = deleting or now
+                wakes.append(deleting + (pod.grace or self._stopped or 0) + STUCK_SECONDS)
+                if now >= wakes[0]:
+                    return Exit(
+                        reason=Reason.NODE_LOST,
+                        message=f"the pod {pod.name} was deleted, but node {pod.node} doesn't say that it has ended",
+                        started_at=pod.main.started_at if pod.main else None,
+                        started=pod.started or pod.node is not None,
+                    )
+            elif not pod.started:
+                limit, trouble = begun + self._plan.start_timeout, trouble_of(pod)
+                if trouble is not None and trouble[0] in self._graces:
+                    kind, reason, message = trouble
+                    since = seen.setdefault(reason, now)
+                    if kind is Trouble.CONFIG and self._secret_at is not None and since < self._secret_at + 2:
+                        since = seen[reason] = self._secret_at + 2  # the kubelet may not have seen it yet
+                    if now >= since + self._graces[kind]:
+                        return await self._give_up(reason, message)
+                    wakes.append(since + self._graces[kind])
+                if now >= limit:
+                    reason = trouble[1] if trouble is not None else Reason.START_TIMEOUT
+                    waited = f"not started after {self._plan.start_timeout:g} s: {waiting_for(pod)}"
+                    return await self._give_up(reason, waited)
+                wakes.append(limit)
+            if self._unseen:
+                wakes.append(now + UNSEEN_SECONDS)
+            await self.changed(max(0.0, min(wakes) - now) if wakes else None)
+
+    async def _look(self) -> None:
+        """A pod that isn't listed isn't gone until the API says so."""
+        if exit_of(self._pod) is not None:
+            return
+        try:
+            found = slim(await self._api.request("GET", self._path))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            found = Pod(self._pod.name, "")
+        if found.uid == self._uid:
+            self._unseen = self._missing or self._unseen
+            self._pod, self._missing = found, False
+        else:
+            self._gone = True
+
+    async def _give_up(self, reason: Reason, message: str) -> Exit:
+        """It doesn't start: delete it, and make sure that it hasn't started at the last moment."""
+        self._stopped = max(1, math.ceil(self._plan.grace))
+        await self._delete(self._stopped)
+        until = time.monotonic() + self._stopped + GONE_SECONDS
+        while not (self._missing or self._pod.over) and (left := until - time.monotonic()) > 0:
+            await self.changed(left)
+        self._gone = self._gone or self._missing
+        pod = self._pod
+        end = exit_of(pod, gone=self._gone, stopped=True) or Exit()
+        if pod.started and end.code == 0:
+            return end
+        unknown = not (self._gone or pod.over) and pod.node is not None
+        return replace(end, reason=reason, message=message, started=pod.started or unknown)
+
+    async def _delete(self, grace: int) -> None:
+        options = {"gracePeriodSeconds": grace, "preconditions": {"uid": self._uid}}
+        try:
+            await self._api.request("DELETE", self._path, body=options)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    @property
+    def _path(self) -> str:
+        return path_of(self._namespace, "pods", self._pod.name)
+
+
+class _Step:
+    """What the log's follower asks about one container."""
+
+    def __init__(self, execution: PodExecution, step: str) -> None:
+        self._execution, self._step = execution, step
+
+    def readable(self) -> bool:
+        container = self._execution.container(self._step)
+        return container is not None and container.state in ("running", "terminated")
+
+    def ended(self) -> bool:
+        container = self._execution.container(self._step)
+        return self._execution.ended or (container is not None and container.state == "terminated")
+
+    async def changed(self, timeout: float | None = None) -> None:
+        await self._execution.changed(timeout)

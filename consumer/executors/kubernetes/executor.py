@@ -1,0 +1,214 @@
+"""Runs Plans as pods: a create is a compare-and-set, a restart finds what runs.
+
+A plain job costs three requests: create the pod, read its log, delete it. One with a Secret costs one more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+
+from consumer.errors import ExecutorFault, SetupError, Unrunnable
+from consumer.executors.kubernetes import names
+from consumer.executors.kubernetes.access import Access
+from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.execution import PodExecution
+from consumer.executors.kubernetes.manifest import Manifest, build, refusals
+from consumer.executors.kubernetes.rights import check, sentence_of
+from consumer.executors.kubernetes.status import Pod, slim
+from consumer.executors.kubernetes.watch import Informer
+from consumer.model import Plan
+from consumer.settings import Kubernetes
+from enqueue.errors import LongshoreError
+from enqueue.record import Reason
+
+log = logging.getLogger(__name__)
+
+TERMINATING_SECONDS = 60.0
+"""How long, beyond its grace, a former pod of the same name may take to go."""
+
+
+class KubernetesExecutor:
+    """The executor for one namespace of one cluster. `open` before anything else."""
+
+    name = "kubernetes"
+    detachable = True
+    silent = False
+
+    def __init__(self, settings: Kubernetes, consumer: str) -> None:
+        self._settings, self._consumer = settings, consumer
+        self._opened: tuple[Api, Informer, str] | None = None
+
+    def refuse(self, plan: Plan) -> Iterable[str]:
+        """A sentence for each field that can't be honoured here."""
+        return [text for _, text in refusals(plan, self._settings)]
+
+    async def open(self) -> None:
+        """Connect, list the pods, check the rights. Raises SetupError that names what is missing."""
+        access = await Access.load(self._settings)
+        api = Api(access, rate=self._settings.rate, patience=self._settings.patience)
+        informer = Informer(api, access.namespace)
+        try:
+            await asyncio.gather(check(api, access.namespace, self._settings, self._consumer), informer.open())
+        except BaseException as error:
+            await informer.close()
+            await api.close()
+            if isinstance(error, ApiError):
+                raise SetupError(sentence_of(error, access.namespace)) from None
+            raise
+        self._opened = (api, informer, access.namespace)
+
+    async def close(self) -> None:
+        """Free connections; pods run on."""
+        if self._opened is not None:
+            api, informer, _ = self._opened
+            self._opened = None
+            await informer.close()
+            await api.close()
+
+    async def start(self, plan: Plan) -> PodExecution:
+        """Create the attempt's pod, or adopt a pod that runs this job already; only adopt if `plan.begun`.
+
+        Raises Unrunnable, ExecutorFault.
+        """
+        manifest = build(plan, self._settings)
+        api, informer, namespace = self._parts()
+        heard: list[tuple[Pod, bool]] = []
+
+        def keep(pod: Pod, gone: bool) -> None:
+            heard.append((pod, gone))
+
+        informer.listen(manifest.name, keep)  # before the create: no event may slip between it and the execution
+        try:
+            try:
+                pod = await self._find(plan, manifest)
+                if pod is None and plan.begun:
+                    gone = f"the pod {manifest.name} had begun and is gone: its end was seen by nobody"
+                    raise ExecutorFault(gone, Reason.POD_DELETED, started=True)
+                pod = pod or await self._create(plan, manifest)
+            except ApiError as error:
+                raise _translated(error, namespace) from None
+            execution = PodExecution(
+                api, informer, namespace, plan, manifest, pod, pull_grace=self._settings.image_pull_grace
+            )
+            for seen, gone in heard:
+                if seen.uid:
+                    execution.heard(seen, gone)
+        finally:
+            informer.unlisten(manifest.name, keep)
+        execution.begin()
+        try:
+            if not pod.started and pod.name == manifest.name:
+                await execution.ensure_secret()
+        except ApiError as error:
+            await self._take_back(execution)
+            raise _translated(error, namespace) from None
+        return execution
+
+    async def _find(self, plan: Plan, manifest: Manifest) -> Pod | None:
+        """A pod that runs this job already: this attempt's, ended or not, else a running one of another attempt."""
+        api, informer, namespace = self._parts()
+        key = names.job_key(plan.queue, plan.id)
+        if informer.connected.is_set():
+            known = informer.of_job(key)
+        else:
+            query = {"labelSelector": f"{names.OURS},{names.JOB}={key}"}
+            listed = await api.request("GET", path_of(namespace, "pods"), query=query)
+            known = [slim(item) for item in listed.get("items") or ()]
+        known.sort(key=lambda pod: pod.name != manifest.name)
+        for pod in known:
+            if pod.name != manifest.name and (pod.over or _on_its_way_out(pod)):
+                continue
+            live = await self._get(pod.name)  # what is listed may be gone since
+            if live is None or (live.name != manifest.name and live.over):
+                continue
+            if _on_its_way_out(live) and not (plan.begun and live.over):
+                continue
+            _same_job(live, plan)
+            return live
+        return None
+
+    async def _create(self, plan: Plan, manifest: Manifest) -> Pod:
+        api, informer, namespace = self._parts()
+        until = time.monotonic() + plan.grace + TERMINATING_SECONDS
+        while True:
+            try:
+                return slim(await api.request("POST", path_of(namespace, "pods"), body=manifest.pod))
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+                conflict = error
+            if conflict.code == "AlreadyExists":
+                pod = await self._get(manifest.name)
+                if pod is not None:
+                    _same_job(pod, plan)
+                    if not _on_its_way_out(pod):
+                        return pod
+            if time.monotonic() > until:
+                raise ExecutorFault(f"the pod {manifest.name} of a former run doesn't go away: {conflict}")
+            await self._until_news(informer, manifest.name, 2.0)
+
+    async def _until_news(self, informer: Informer, name: str, seconds: float) -> None:
+        """Waits until the pod of this name is gone, at most `seconds`."""
+        event = asyncio.Event()
+
+        def listener(pod: Pod, gone: bool) -> None:
+            if gone:
+                event.set()
+
+        informer.listen(name, listener)
+        try:
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            pass
+        finally:
+            informer.unlisten(name, listener)
+
+    async def _get(self, name: str) -> Pod | None:
+        api, _, namespace = self._parts()
+        try:
+            return slim(await api.request("GET", path_of(namespace, "pods", name)))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _take_back(self, execution: PodExecution) -> None:
+        """Its Secret can't be made, so it can't start: away with it."""
+        try:
+            await execution.remove()
+        except ApiError as error:
+            log.warning("the pod %s that can't start couldn't be deleted: %s", execution.where.pod, error)
+
+    def _parts(self) -> tuple[Api, Informer, str]:
+        if self._opened is None:
+            raise ExecutorFault("the kubernetes executor isn't open")
+        return self._opened
+
+
+def _on_its_way_out(pod: Pod) -> bool:
+    """Being deleted, with nothing left to learn from it: its name will be free. One that runs still has an end."""
+    return pod.deleting and not pod.disruption and (pod.over or not pod.started)
+
+
+def _same_job(pod: Pod, plan: Plan) -> None:
+    if pod.digest != plan.job.digest():
+        raise Unrunnable(
+            f"id: the pod {pod.name} runs another job under the same id; give each job an id of its own",
+            Reason.REFUSED,
+        )
+
+
+def _translated(error: ApiError, namespace: str) -> LongshoreError:
+    """What a refused create means for the job."""
+    text = error.message
+    if error.status == 403:
+        if "exceeded quota" in text:
+            return ExecutorFault(f"the namespace's quota is used up: {text}", Reason.UNSCHEDULABLE)
+        if error.forbidden is None and "being terminated" not in text:
+            return Unrunnable(f"the cluster's policy refuses the pod: {text}", Reason.REFUSED)
+    if error.status in (400, 413, 422):
+        return Unrunnable(f"the cluster doesn't accept the pod: {text}")
+    return ExecutorFault(sentence_of(error, namespace))

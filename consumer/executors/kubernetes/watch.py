@@ -1,0 +1,230 @@
+"""One informer for all our pods of a namespace: LIST once, then WATCH, for ever.
+
+Source of the protocol: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+
+from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.names import OURS
+from consumer.executors.kubernetes.status import Pod, slim
+
+log = logging.getLogger(__name__)
+
+PAGE = 500
+WATCH_SECONDS = (240, 300)
+SILENCE_SECONDS = 90.0
+"""Bookmarks come about once a minute: a longer silence means a dead connection."""
+RELIST_SECONDS = 600.0
+PAUSE_FIRST, PAUSE_CAP, LIFE_SECONDS = 0.2, 30.0, 5.0
+
+Listener = Callable[[Pod, bool], None]
+"""Called with the pod as it is now; with True and what was last seen of it (uid "": nothing) when it isn't listed."""
+
+
+class Gone(Exception):
+    """The API no longer has the history that we ask for (410): list again."""
+
+
+class Informer:
+    """Keeps slim copies of all our pods and tells listeners, by pod name, of every change."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self._api = api
+        self._path = path_of(namespace, "pods")
+        self._pods: dict[str, Pod] = {}
+        self._jobs: dict[str, set[str]] = {}
+        self._listeners: dict[str, list[Listener]] = {}
+        self._version: str | None = None
+        self._listed = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.connected = asyncio.Event()
+        """Set while a watch is open: what is here is then at most moments old."""
+        self.lists = 0
+        self.watches = 0
+
+    async def open(self) -> None:
+        """List, then keep watching until `close`. Raises ApiError if the first list or watch is refused."""
+        await self._list(patience=3)
+        self._task = asyncio.create_task(self._run(), name="kubernetes informer")
+        opened = asyncio.create_task(self.connected.wait())
+        try:
+            await asyncio.wait({self._task, opened}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.connected.clear()
+
+    def get(self, name: str) -> Pod | None:
+        """The pod of this name, if it is listed."""
+        return self._pods.get(name)
+
+    def of_job(self, key: str) -> list[Pod]:
+        """The pods of a job (by its label), of all its attempts."""
+        return [self._pods[name] for name in sorted(self._jobs.get(key, ()))]
+
+    def listen(self, name: str, listener: Listener) -> None:
+        """Tell `listener` of every change of this pod, until `unlisten`."""
+        self._listeners.setdefault(name, []).append(listener)
+
+    def unlisten(self, name: str, listener: Listener) -> None:
+        """Stop telling; harmless if it wasn't told."""
+        listeners = self._listeners.get(name)
+        if listeners and listener in listeners:
+            listeners.remove(listener)
+            if not listeners:
+                del self._listeners[name]
+
+    async def _run(self) -> None:
+        pause = PAUSE_FIRST
+        while True:
+            began = time.monotonic()
+            why: str | None = None
+            try:
+                if self._version is None or began - self._listed >= RELIST_SECONDS:
+                    await self._list()
+                await self._watch(self._version or "0")
+            except Gone as error:
+                self._version, why = None, str(error)
+            except ApiError as error:
+                if error.status in (400, 410):  # a version that the server can't use
+                    self._version = None
+                if self.watches == 0 and error.status in (401, 403):
+                    raise  # `open` waits for the first watch and reports it
+                why = str(error)
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                why = f"{type(error).__name__}: {error}"
+            finally:
+                self.connected.clear()
+            lived = time.monotonic() - began > LIFE_SECONDS
+            if lived:
+                pause = PAUSE_FIRST
+            if why is None and lived:
+                continue
+            if why is not None:
+                log.debug("the watch of pods ended, it is opened again: %s", why)
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            pause = min(PAUSE_CAP, pause * 2)
+
+    async def _list(self, patience: float = 0) -> None:
+        found: dict[str, Pod] = {}
+        query = {"labelSelector": OURS, "limit": str(PAGE)}
+        version = ""
+        while True:
+            try:
+                page = await self._api.request("GET", self._path, query=query, patience=patience)
+            except ApiError as error:
+                if error.status == 410 and "continue" in query:  # the list took too long: from the start
+                    found.clear()
+                    del query["continue"]
+                    continue
+                raise
+            for item in page.get("items") or ():
+                pod = slim(item)
+                found[pod.name] = pod
+            meta = page.get("metadata") or {}
+            version = meta.get("resourceVersion") or version
+            if not meta.get("continue"):
+                break
+            query["continue"] = meta["continue"]
+            await asyncio.sleep(0)
+        self.lists += 1
+        self._version, self._listed = version, time.monotonic()
+        for name in [name for name in self._pods if name not in found]:
+            self._remove(self._pods[name])
+        for pod in found.values():
+            known = self._pods.get(pod.name)
+            if known is not None and known.uid != pod.uid:
+                self._remove(known)
+            if known != pod:
+                self._put(pod)
+        for name in [name for name in self._listeners if name not in found]:
+            self._tell(Pod(name, ""), True)  # it may have come and gone while nobody watched
+
+    async def _watch(self, version: str) -> None:
+        left = max(1.0, RELIST_SECONDS - (time.monotonic() - self._listed))
+        query = {
+            "labelSelector": OURS,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(round(min(left, random.uniform(*WATCH_SECONDS)))),
+        }
+        async with self._api.stream(self._path, query, sock_read=SILENCE_SECONDS) as response:
+            self.watches += 1
+            self.connected.set()
+            async for line in lines_of(response):
+                self._event(json.loads(line))
+
+    def _event(self, event: dict[str, Any]) -> None:
+        kind, item = event.get("type"), event.get("object") or {}
+        if kind == "ERROR":
+            code, message = item.get("code"), item.get("message") or "the watch failed"
+            if code == 410:
+                raise Gone(message)
+            raise ApiError(code or 500, item.get("reason") or "", message)
+        version = (item.get("metadata") or {}).get("resourceVersion")
+        if kind != "BOOKMARK":
+            pod = slim(item)
+            known = self._pods.get(pod.name)
+            if kind == "DELETED":
+                if known is None or known.uid == pod.uid:
+                    self._remove(pod)
+            else:
+                if known is not None and known.uid != pod.uid:
+                    self._remove(known)
+                self._put(pod)
+        if version:
+            self._version = version
+
+    def _put(self, pod: Pod) -> None:
+        self._pods[pod.name] = pod
+        if pod.job:
+            self._jobs.setdefault(pod.job, set()).add(pod.name)
+        self._tell(pod, False)
+
+    def _remove(self, pod: Pod) -> None:
+        self._pods.pop(pod.name, None)
+        names = self._jobs.get(pod.job)
+        if names is not None:
+            names.discard(pod.name)
+            if not names:
+                del self._jobs[pod.job]
+        self._tell(pod, True)
+
+    def _tell(self, pod: Pod, gone: bool) -> None:
+        for listener in list(self._listeners.get(pod.name, ())):
+            listener(pod, gone)
+
+
+async def lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Whole lines of a stream, read in big chunks (readline costs ten times as much and has a limit)."""
+    rest = b""
+    async for chunk in response.content.iter_any():
+        if b"\n" not in chunk:
+            rest += chunk
+            continue
+        *whole, tail = (rest + chunk).split(b"\n")
+        rest = tail
+        for line in whole:
+            if line:
+                yield line
+    if rest.strip():
+        yield rest
