@@ -71,10 +71,12 @@ class ProcessExecutor:
             raise SetupError(f"process.directory: can't make {chosen or tempfile.gettempdir()}: {error}") from error
 
     async def start(self, plan: Plan) -> ProcessExecution:
-        """Start the plan's steps. Raises Unrunnable, ExecutorFault (nothing has started then)."""
+        """Start the plan's steps, or find them. Raises Unrunnable, ExecutorFault."""
         found = self._running.get((plan.id, plan.attempt))
         if found is not None:
             return found
+        if plan.begun:
+            raise ExecutorFault("the process went with its consumer", Reason.CONSUMER_LOST, started=True)
         if self._base is None:
             raise SetupError("the process executor isn't open")
         if plan.job.image and not self._image_noted:

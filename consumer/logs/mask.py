@@ -68,16 +68,13 @@ class Mask:
         if not found and not self._covered and edge == len(data):
             self._held = b""
             return data
-        before = self._covered
-        spans = _merged([(0, before), *found] if before else found)
+        spans = _merged([(0, self._covered), *found] if self._covered else found)
         out: list[bytes] = []
-        at = 0
+        at = spans.pop(0)[1] if self._covered else 0
         for start, end in spans:
             if start >= edge:
                 break
-            out.append(data[at:start])
-            if not (before and start == 0):
-                out.append(MASK)
+            out += (data[at:start], MASK)
             at = end
         self._held = data[edge:]
         self._covered = max(at - edge, 0)

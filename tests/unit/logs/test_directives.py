@@ -1,0 +1,171 @@
+"""Outcome variables out of the log."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.logs import directives as module
+from consumer.logs.directives import Directives
+from consumer.logs.lines import Lines
+
+
+def run(text: str | bytes, directives: Directives | None = None) -> tuple[dict[str, str], str]:
+    directives = directives or Directives()
+    data = text.encode() if isinstance(text, str) else text
+    out = directives.feed(data) + directives.finish()
+    return directives.variables, out.decode()
+
+
+@pytest.mark.parametrize(
+    ("line", "variables"),
+    [
+        ("::set-outcome-var a=1", {"a": "1"}),
+        ("::set-outcome-var hello-world=42", {"hello-world": "42"}),
+        ("::set-outcome-var\ta=tab", {"a": "tab"}),
+        ("::set-outcome-var a=", {"a": ""}),
+        ("::set-outcome-var a= x = y ", {"a": " x = y "}),
+        ("::set-outcome-var a=x\r", {"a": "x"}),
+        ("::set-outcome-var a=\xc3\x28".encode("latin-1").decode("latin-1"), {"a": "\xc3("}),
+    ],
+)
+def test_set(line: str, variables: dict[str, str]) -> None:
+    assert run(f"before\n{line}\nafter\n") == (variables, "before\nafter\n")
+    assert run(line) == (variables, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "set-outcome-var a=1",
+        " ::set-outcome-var a=1",
+        "::set-outcome-var  a=1",
+        "::set-outcome-var a",
+        "::set-outcome-var a.b=1",
+        "::set-outcome-var é=1",
+        "::set-outcome-var =1",
+        "::set-var foo=bar",
+        "::end-multiline-outcome-var",
+        "::start-multiline-outcome-var",
+        "::start-multiline-outcome-var ",
+        "+ echo ::set-outcome-var a=1",
+        "::",
+    ],
+)
+def test_ordinary_lines(line: str) -> None:
+    assert run(line + "\n") == ({}, line + "\n")
+
+
+def test_last_set_wins() -> None:
+    assert run("::set-outcome-var a=1\n::set-outcome-var a=2\n") == ({"a": "2"}, "")
+
+
+def test_bytes_that_are_no_text_are_replaced() -> None:
+    assert run(b"::set-outcome-var a=\xff!\n") == ({"a": "�!"}, "")
+
+
+def test_a_block() -> None:
+    text = "::start-multiline-outcome-var json\n{\n  \"a\": 1\r\n}\n::end-multiline-outcome-var\nlog\n"
+    assert run(text) == ({"json": '{\n  "a": 1\n}'}, "log\n")
+
+
+def test_trace_lines_in_a_block_are_its_content() -> None:
+    text = "::start-multiline-outcome-var diff\n- a\n+ b\n::set-outcome-var x=1\n::end-multiline-outcome-var\n"
+    assert run(text) == ({"diff": "- a\n+ b\n::set-outcome-var x=1"}, "")
+
+
+def test_nested_blocks() -> None:
+    inner = "::start-multiline-outcome-var two\nfoo\nfoo\nfoo\n::end-multiline-outcome-var\n"
+    text = f"::start-multiline-outcome-var one\nhello\nworld\n{inner}foo\nbar\n::end-multiline-outcome-var\n"
+    variables, log = run(text + "::end-multiline-outcome-var\n")
+    assert variables == {"one": "hello\nworld\nfoo\nbar", "two": "foo\nfoo\nfoo"}
+    assert log == "::end-multiline-outcome-var\n"
+
+
+def test_start_without_a_key_then_lines_and_end() -> None:
+    text = "::start-multiline-outcome-var\nx\n::end-multiline-outcome-var\n"
+    assert run(text) == ({}, text)
+
+
+def test_open_again_goes_on_without_a_separator() -> None:
+    one = "::start-multiline-outcome-var a ignored\nx\n::end-multiline-outcome-var and more\n"
+    assert run(one + one) == ({"a": "xx"}, "")
+
+
+def test_an_open_block_keeps_its_newline() -> None:
+    assert run("::start-multiline-outcome-var a\nx\n") == ({"a": "x\n"}, "")
+    assert run("::start-multiline-outcome-var a\nx") == ({"a": "x"}, "")
+
+
+def test_too_long() -> None:
+    big = "v" * (module.MAX_VALUE + 1)
+    variables, log = run(f"::set-outcome-var a=1\n::set-outcome-var a={big}\nrest\n")
+    assert variables == {"a": "1"}
+    assert log == "::error::outcome variable 'a' refused: its value has more than 65536 bytes\nrest\n"
+    assert run("::set-outcome-var a=" + big[1:])[0] == {"a": big[1:]}
+
+
+def test_a_block_that_is_too_long_gives_its_lines_back_to_the_log() -> None:
+    line = "v" * 1023 + "\n"
+    text = "::start-multiline-outcome-var a\n" + line * 64 + "over\nmore\n::end-multiline-outcome-var\nrest\n"
+    variables, log = run(text)
+    assert variables == {}
+    assert log == "::error::outcome variable 'a' refused: its value has more than 65536 bytes\nover\nmore\nrest\n"
+
+
+def test_too_many_and_too_much() -> None:
+    variables, log = run("".join(f"::set-outcome-var k{i}=\n" for i in range(1001)) + "::set-outcome-var k0=x\n")
+    assert len(variables) == 1000
+    assert variables["k0"] == "x"
+    assert log == "::error::outcome variable 'k1000' refused: there are 1000 variables already\n"
+    value = "v" * 60_000
+    variables, log = run("".join(f"::set-outcome-var k{i}={value}\n" for i in range(5)))
+    assert list(variables) == ["k0", "k1", "k2", "k3"]
+    assert "'k4' refused: all variables together would have more than 262144 bytes" in log
+    assert "its name has 300 bytes" in run("::set-outcome-var " + "k" * 300 + "=\n")[1]
+
+
+def test_room_is_given_back() -> None:
+    directives = Directives()
+    for _ in range(100):
+        run("::set-outcome-var a=" + "v" * 60_000 + "\n", directives)
+        run("::start-multiline-outcome-var b\n" + "v" * 70_000 + "\n::end-multiline-outcome-var\n", directives)
+    assert list(directives.variables) == ["a"]
+    assert directives._total == 60_001
+
+
+def test_a_block_without_directives_is_passed_on_as_it_is() -> None:
+    block = b"a :: b\n::" b"x\n"
+    plain = b"a :: b\n"
+    assert Directives().feed(plain) is plain
+    assert Directives().feed(block) == block
+
+
+LINE = st.sampled_from(
+    [
+        "::set-outcome-var a=1", "::set-outcome-var b=", "::start-multiline-outcome-var a", "::error::x", "text", "",
+        "::start-multiline-outcome-var c", "::end-multiline-outcome-var", "+ trace", "::start-multiline-outcome-var",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(LINE, max_size=20), st.lists(st.integers(0, 10**6), max_size=8))
+def test_any_split_into_blocks_of_lines_reads_the_same(text: list[str], cuts: list[int]) -> None:
+    data = "".join(line + "\n" for line in text).encode()
+    lines, directives, out = Lines(), Directives(), b""
+    places = sorted({cut % (len(data) + 1) for cut in cuts})
+    for a, b in zip([0, *places], [*places, len(data)], strict=True):
+        out += directives.feed(lines.feed(data[a:b]))
+    assert (directives.variables, out.decode()) == run(data)
+
+
+def test_pieces_of_a_long_line_are_no_new_lines() -> None:
+    directives = Directives()
+    assert directives.feed(b"begin") == b"begin"
+    assert directives.feed(b"::set-outcome-var a=1\nnext\n") == b"::set-outcome-var a=1\nnext\n"
+    big = b"::set-outcome-var a=" + b"v" * 2_000_000
+    assert b"refused" in directives.feed(big)
+    assert directives.feed(b"rest of it") == b""
+    assert directives.feed(b" and its end\nnext\n") == b"next\n"
+    assert directives.variables == {}
