@@ -48,6 +48,8 @@ class Plan:
     timeout: float | None
     start_timeout: float
     grace: float
+    begun: bool = False
+    """Its command has begun under a former consumer: find it, never start it again."""
 
 
 class Stop(StrEnum):

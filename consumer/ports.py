@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from consumer.model import Claim, Exit, Plan, Settlement, Signal
+from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Signal
 from enqueue.record import Record, Where
 
 
 class Queue(Protocol):
     """What is to be done. Reconnects by itself; raises QueueUnavailable only where the caller must wait."""
+
+    requeues: bool
+    """Can give a job back to the queue without counting a failure."""
+
+    stopping: asyncio.Event
+    """No more claims: set by the worker, or by the queue's server (quiet)."""
+
+    terminated: asyncio.Event
+    """The queue's server asks this consumer to stop."""
 
     async def open(self) -> None:
         """Connect. Raises QueueUnavailable (try again) or SetupError (never will work)."""
@@ -49,8 +59,14 @@ class Records(Protocol):
     async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
         """The attempt's log is complete: followers may stop here."""
 
+    async def resume(self, claim: Claim) -> LogPosition:
+        """How far a former consumer stored this attempt's log."""
+
     def stream_of(self, claim: Claim) -> str:
         """The log's name for the Record."""
+
+    def cancellations(self) -> AsyncIterator[str]:
+        """Ids of jobs that somebody wants cancelled, as they come."""
 
 
 class Execution(Protocol):
@@ -86,6 +102,9 @@ class Executor(Protocol):
     detachable: bool
     """What runs goes on without this process and is found again by `start`."""
 
+    silent: bool
+    """Its executions have no log."""
+
     def refuse(self, plan: Plan) -> Iterable[str]:
         """A sentence, beginning with the field's name, for each field that this executor can't honour."""
 
@@ -93,7 +112,10 @@ class Executor(Protocol):
         """Connect and check the rights. Raises SetupError or ExecutorFault."""
 
     async def start(self, plan: Plan) -> Execution:
-        """Start it, or find it if it was started before. Raises Unrunnable, ExecutorFault."""
+        """Start it, or find it if it was started before; `plan.begun`: only find it.
+
+        Raises Unrunnable, ExecutorFault (with `started` if a begun one can't be found).
+        """
 
     async def close(self) -> None:
         """Free what is held; running executions stay as they are if `detachable`."""
@@ -117,3 +139,12 @@ class Sink(Protocol):
 
     async def finish(self) -> None:
         """The log has ended."""
+
+
+@runtime_checkable
+class StoringSink(Sink, Protocol):
+    """A Sink that knows what it has stored."""
+
+    @property
+    def position(self) -> LogPosition:
+        """Entries, lines and bytes so far, and the gaps in them."""

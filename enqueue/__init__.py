@@ -1,0 +1,46 @@
+"""longshore's producer: enqueue jobs, wait for them, follow their logs.
+
+    from enqueue import Job, connect
+
+    queue = connect("redis://localhost:6379/0")
+    handle = queue.enqueue(Job(image="alpine:3.20", commands=["echo hello"]))
+    print(handle.wait(timeout=60).status)
+"""
+
+from enqueue.client import Handle, Producer, connect
+from enqueue.errors import (
+    InvalidJob,
+    LongshoreError,
+    ProtocolError,
+    QueueUnavailable,
+    RecordsUnavailable,
+    UnknownJob,
+    UsageError,
+)
+from enqueue.job import JOB_NAME, File, InitStep, Job, Resources, Retention, SecretReference, Variable
+from enqueue.record import Outcome, Reason, Record, Status
+
+__all__ = [
+    "JOB_NAME",
+    "File",
+    "Handle",
+    "InitStep",
+    "InvalidJob",
+    "Job",
+    "LongshoreError",
+    "Outcome",
+    "Producer",
+    "ProtocolError",
+    "QueueUnavailable",
+    "Reason",
+    "Record",
+    "RecordsUnavailable",
+    "Resources",
+    "Retention",
+    "SecretReference",
+    "Status",
+    "UnknownJob",
+    "UsageError",
+    "Variable",
+    "connect",
+]

@@ -229,6 +229,21 @@ class Record(_Open):
         return cls.model_validate(data) if isinstance(data, Mapping) else cls.model_validate_json(data)
 
 
+def job_failures(record: Record | None) -> int:
+    """How many attempts so far failed by the job's own fault: what its retries are counted against."""
+    return sum(1 for a in record.attempts if fault_of(a.reason) is Fault.JOB) if record else 0
+
+
+def infrastructure_failures(record: Record | None) -> int:
+    """How many attempts so far failed by the infrastructure's fault."""
+    return sum(1 for a in record.attempts if fault_of(a.reason) is Fault.INFRASTRUCTURE) if record else 0
+
+
+def fault_of(reason: str | None) -> Fault:
+    """Whose fault this reason is; an unknown one is the job's."""
+    return FAULT_OF[Reason(reason)] if reason in HINTS else Fault.JOB
+
+
 def rfc3339(moment: float | datetime | None) -> str | None:
     """Seconds since the epoch or a datetime -> RFC 3339 in UTC with microseconds."""
     if moment is None:

@@ -1,0 +1,46 @@
+"""The table of executors. To add one: a file here, a line here, a parameter in its contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from consumer.errors import SetupError
+from consumer.ports import Executor
+from consumer.settings import Settings
+
+
+def _process(settings: Settings) -> Executor:
+    from consumer.executors.process import ProcessExecutor
+
+    return ProcessExecutor(settings.process, settings.name)
+
+
+def _kubernetes(settings: Settings) -> Executor:
+    try:
+        from consumer.executors.kubernetes.executor import KubernetesExecutor
+    except ModuleNotFoundError as error:
+        raise SetupError(f"the kubernetes executor needs {error.name}: pip install 'longshore[consumer]'") from None
+    return KubernetesExecutor(settings.kubernetes, settings.name)
+
+
+def _null(settings: Settings) -> Executor:
+    from consumer.executors.null import NullExecutor
+
+    return NullExecutor()
+
+
+EXECUTORS: dict[str, Callable[[Settings], Executor]] = {
+    "process": _process,
+    "kubernetes": _kubernetes,
+    "null": _null,
+}
+
+
+def make_executor(settings: Settings) -> Executor:
+    """The executor that the settings name. Raises SetupError with the names there are."""
+    factory = EXECUTORS.get(settings.executor)
+    if factory is None:
+        known = ", ".join(sorted(EXECUTORS))
+        later = "; the docker executor isn't built yet" if settings.executor == "docker" else ""
+        raise SetupError(f"there is no executor '{settings.executor}'; known here: {known}{later}")
+    return factory(settings)

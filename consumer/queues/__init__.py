@@ -1,0 +1,56 @@
+"""The table of queues, by URL scheme. To add one: a file here, a line here, a parameter in its contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from consumer.errors import SetupError
+from consumer.ports import Queue, Records
+from consumer.settings import Settings
+
+
+async def _rq(settings: Settings) -> tuple[Queue, Records]:
+    from consumer.queues.rq import RqQueue
+
+    queue = RqQueue(
+        settings.queue_url,
+        settings.queues,
+        consumer=settings.name,
+        max_bytes=settings.jobs.max_bytes,
+        retention=settings.retention,
+    )
+    await queue.open()
+    return queue, queue.records
+
+
+async def _faktory(settings: Settings) -> tuple[Queue, Records]:
+    from consumer.queues.faktory_open import open_faktory
+
+    return await open_faktory(settings)
+
+
+_OPENERS: dict[str, Callable[[Settings], Awaitable[tuple[Queue, Records]]]] = {
+    "redis": _rq,
+    "rediss": _rq,
+    "unix": _rq,
+    "faktory": _faktory,
+    "faktory+tls": _faktory,
+    "tcp": _faktory,
+    "tcp+tls": _faktory,
+}
+
+
+async def open_queue(settings: Settings) -> tuple[Queue, Records]:
+    """Connect to the queue that the settings name, and to its store of Records.
+
+    Raises SetupError for a URL that can't work, QueueUnavailable while the server is away.
+    """
+    scheme = urlsplit(settings.queue_url).scheme
+    opener = _OPENERS.get(scheme)
+    if opener is None:
+        raise SetupError(
+            f"queue_url: the scheme '{scheme}' is unknown; use redis://, rediss:// or unix:// (RQ), "
+            "faktory://, faktory+tls://, tcp:// or tcp+tls:// (Faktory)"
+        )
+    return await opener(settings)

@@ -1,0 +1,31 @@
+"""The table of backends, by URL scheme."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from enqueue.errors import UsageError
+from enqueue.protocol import Backend
+from enqueue.wire.rq import Serializer
+
+RQ_SCHEMES = ("redis", "rediss", "unix")
+FAKTORY_SCHEMES = ("faktory", "faktory+tls", "tcp", "tcp+tls")
+
+
+def make_backend(url: str, records: str | None, queue: str, serializer: Serializer) -> tuple[Backend, str | None, str | None]:
+    """The backend for a URL, the Redis URL to use and the Faktory URL to use. Raises UsageError."""
+    scheme = urlsplit(url).scheme
+    if scheme in RQ_SCHEMES:
+        from enqueue.backends.rq import RqBackend
+
+        if records:
+            raise UsageError("records: RQ keeps its records with the jobs; leave it out")
+        return RqBackend(queue, serializer), url, None
+    if scheme in FAKTORY_SCHEMES:
+        from enqueue.backends.faktory import FaktoryBackend
+
+        if records and urlsplit(records).scheme not in RQ_SCHEMES:
+            raise UsageError("records: must be a Redis URL: redis://, rediss:// or unix://")
+        return FaktoryBackend(queue, records=bool(records)), records, url
+    known = ", ".join(f"{name}://" for name in (*RQ_SCHEMES, *FAKTORY_SCHEMES))
+    raise UsageError(f"the queue URL's scheme '{scheme}' is unknown; use one of {known}")

@@ -1,0 +1,108 @@
+"""Puts the consumer together. The only module that names implementations.
+
+    queues.claim -> plan -> executor.start -+-> logs.pipeline -> sinks.record ----> Record
+                    (pure)                  +-> wait -> outcome -> verdict -> record + settle -> executor.remove
+                    Unrunnable / ExecutorFault ---------^          (pure)     (one script on RQ; record first on Faktory)
+
+A restart starts in the middle: what a dead consumer held is claimed again as the same attempt, `executor.start` finds
+what runs, and the flow goes on from there. No step may be needed twice, every step may be tried twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from consumer.errors import ExecutorFault
+from consumer.executors import make_executor
+from consumer.logs.follow import Follower, Sinks
+from consumer.model import Claim, LogPosition
+from consumer.ports import Executor, Queue, Records, Sink
+from consumer.queues import open_queue
+from consumer.settings import Settings
+from consumer.sinks.record import RecordSink
+from consumer.telemetry import Metrics
+from consumer.worker import Worker
+from enqueue.errors import QueueUnavailable
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) -> None:
+    """Run jobs until SIGTERM or SIGINT (or `stop`). Raises SetupError, UsageError for what can't ever work."""
+    executor = make_executor(settings)
+    metrics = Metrics()
+    if settings.metrics_port is not None:
+        log.info("metrics", port=metrics.serve(settings.metrics_port))
+    stopping = stop or asyncio.Event()
+    worker: Worker | None = None
+
+    def on_signal() -> None:
+        stopping.set()
+        if worker is not None:
+            worker.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await _until(stopping, "executor", executor.open)
+    try:
+        opened = await _until(stopping, "queue", lambda: open_queue(settings))
+        if opened is None:
+            return
+        queue, records = opened
+        worker = make_worker(queue, records, executor, settings, metrics)
+        metrics.slots.set_function(lambda: worker.busy)
+        log.info(
+            "consumer_started", name=settings.name, queues=list(settings.queues), executor=executor.name, concurrency=settings.concurrency
+        )
+        if stopping.is_set():
+            worker.stop()
+        watcher = asyncio.create_task(_stop_when(stopping, worker))
+        try:
+            await worker.run()
+        finally:
+            watcher.cancel()
+            await queue.close()
+    finally:
+        await executor.close()
+    log.info("consumer_stopped", name=settings.name)
+
+
+def make_worker(queue: Queue, records: Records, executor: Executor, settings: Settings, metrics: Metrics) -> Worker:
+    """A worker whose logs go to the Records."""
+
+    def sinks(claim: Claim, former: LogPosition) -> Sequence[Sink]:
+        return [RecordSink(records, claim, max_bytes=settings.logs.max_bytes, start=former)]
+
+    chosen: Sinks = sinks
+    return Worker(queue, records, executor, settings, lambda claim: Follower(claim, chosen, settings.logs), metrics.observe)
+
+
+async def _stop_when(stopping: asyncio.Event, worker: Worker) -> None:
+    await stopping.wait()
+    if not worker.stopped:
+        worker.stop()
+
+
+async def _until(stopping: asyncio.Event, what: str, attempt: Callable[[], Awaitable[T]]) -> T | None:
+    """Try until the server is there; None if we were told to stop meanwhile."""
+    delay, told = 0.2, False
+    while not stopping.is_set():
+        try:
+            return await attempt()
+        except (QueueUnavailable, ExecutorFault) as error:
+            if not told:
+                log.warning(f"{what}_unavailable", error=str(error), doing="waiting for it")
+                told = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await stopping.wait()
+        delay = min(5.0, delay * 2)
+    return None

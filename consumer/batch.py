@@ -1,0 +1,57 @@
+"""Batches that form by themselves: what arrives while one round trip is under way goes with the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Calls `flush` with all items that wait, at most `limit` at once and one call at a time.
+
+    `flush` answers with a result, or an exception to raise, for each item in order.
+    """
+
+    def __init__(self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], limit: int = 500) -> None:
+        self._flush = flush
+        self._limit = limit
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def put(self, item: Item) -> Result:
+        """Hand in one item; returns when its batch is done. Cancelling the caller doesn't take the item back."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return await future
+
+    async def idle(self) -> None:
+        """Waits until nothing is waiting or under way."""
+        while self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+                try:
+                    results: Sequence[Result | Exception] = await self._flush([item for item, _ in batch])
+                except Exception as error:  # an unforeseen error is every caller's
+                    results = [error] * len(batch)
+                for (_, future), result in zip(batch, results, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(result, Exception):
+                        future.set_exception(result)
+                    else:
+                        future.set_result(result)
+        finally:
+            self._task = None
+            for _, future in self._waiting:  # only if this task itself was cancelled
+                future.cancel()
+            self._waiting = []

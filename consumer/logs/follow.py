@@ -1,0 +1,94 @@
+"""One job's log while it runs: its pipeline as a task beside the execution, and what it learned on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import structlog
+
+from consumer.logs.directives import Directives
+from consumer.logs.mask import Mask
+from consumer.logs.pipeline import Pipeline, join
+from consumer.model import Claim, LogPosition
+from consumer.ports import Execution, Sink, StoringSink
+from consumer.settings import Logs
+
+log = structlog.get_logger()
+
+Sinks = Callable[[Claim, LogPosition], Sequence[Sink]]
+"""Makes a job's sinks; the position says how much of its log a former consumer has stored."""
+
+
+class Follower:
+    """Follows the log of one claim's execution.
+
+    A store that knows its position must come first among the sinks. A Follower that was never started has an empty log.
+    """
+
+    def __init__(self, claim: Claim, sinks: Sinks, settings: Logs) -> None:
+        self._claim = claim
+        self._make_sinks = sinks
+        self._settings = settings
+        secrets = claim.job.sensitive_values() if claim.job else ()
+        self._secrets = Mask(secrets)
+        self._directives = Directives()
+        if self._secrets.unmasked:
+            log.warning("values_too_short_to_mask", job=claim.id, count=self._secrets.unmasked)
+        self._pipeline: Pipeline | None = None
+        self._stored: Sequence[Sink] = ()
+        self._task: asyncio.Task[LogPosition] | None = None
+        self._cut = False
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The outcome variables so far, not masked."""
+        return self._directives.variables
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines, masked."""
+        return self._pipeline.tail if self._pipeline else ()
+
+    def mask(self, text: str) -> str:
+        """A text without the job's secrets."""
+        return self._secrets.mask_text(text)
+
+    def start(self, execution: Execution, former: LogPosition) -> None:
+        """Begin to read; what a former consumer stored is read again but not stored twice."""
+        self._stored = self._make_sinks(self._claim, former)
+        self._pipeline = Pipeline(
+            [self._directives, self._secrets],
+            self._stored,
+            interval=self._settings.interval,
+            tail_lines=self._settings.tail_lines,
+            skip_lines=former.lines,
+        )
+        self._task = asyncio.create_task(self._pipeline.run(execution.logs()))
+
+    async def finish(self, patience: float) -> None:
+        """Waits until the log has been read and stored to its end, at most `patience` seconds."""
+        if self._task is None:
+            return
+        done, _ = await asyncio.wait({self._task}, timeout=patience)
+        if not done:
+            self._cut = True
+            await self.abandon()
+
+    async def abandon(self) -> None:
+        """Stop at once; what wasn't stored can be read again by whoever goes on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def position(self) -> LogPosition:
+        """What the Record says of the log."""
+        if self._pipeline is None:
+            return LogPosition()
+        read = self._pipeline.position
+        first = self._stored[0] if self._stored else None
+        whole = join(read, first.position) if isinstance(first, StoringSink) else read
+        if self._cut:
+            whole = replace(whole, gaps=(*whole.gaps, {"reason": "not_read_to_its_end", "after_line": whole.lines}))
+        return whole

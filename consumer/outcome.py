@@ -1,0 +1,216 @@
+"""Exit -> Outcome -> Verdict -> Record: pure, each computed once, in that order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from consumer.errors import ExecutorFault, Unrunnable
+from consumer.model import Claim, Exit, LogPosition, Settlement, Stop, Verdict
+from enqueue.record import (
+    HINTS,
+    Attempt,
+    Fault,
+    Log,
+    Outcome,
+    Reason,
+    Record,
+    Status,
+    Times,
+    Where,
+    fault_of,
+    infrastructure_failures,
+    rfc3339,
+)
+
+_UNSTARTED_TRIES = 3
+"""Tries for a job that the infrastructure failed before anything had started."""
+
+
+def outcome_of(exit: Exit, stopped: Stop | None, timeout: float | None, variables: Mapping[str, str]) -> Outcome:
+    """What the producer is told of an execution that ended, or was stopped by us for a reason."""
+    values = {**variables, **dict(exit.variables)}
+    if stopped is Stop.CANCEL:
+        return _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled while it ran", exit.code, values)
+    if stopped is Stop.DEADLINE:
+        return _ended(Status.FAILED, Reason.DEADLINE, f"ran longer than its timeout of {timeout:g} s", exit.code, values)
+    if stopped is Stop.SHUTDOWN:
+        message = "the consumer was stopped and ended the job"
+        return _ended(Status.FAILED, Reason.CONSUMER_STOPPED, message, exit.code, values)
+    if exit.reason is not None:
+        return _ended(Status.FAILED, exit.reason, exit.message, exit.code, values)
+    if exit.code == 0:
+        return Outcome(status=Status.SUCCEEDED, exit_code=0, variables=values)
+    if exit.signal:
+        return _ended(Status.FAILED, Reason.SIGNAL, exit.message or f"killed by {signal_name(exit.signal)}", exit.code, values)
+    return _ended(Status.FAILED, Reason.EXIT_CODE, exit.message or f"exited with code {exit.code}", exit.code, values)
+
+
+def outcome_of_fault(fault: Unrunnable | ExecutorFault, variables: Mapping[str, str] | None = None) -> Outcome:
+    """What the producer is told of a job that couldn't be run, or whose execution got lost."""
+    return _ended(Status.FAILED, fault.reason, str(fault), None, variables or {})
+
+
+def cancelled_before_start() -> Outcome:
+    """What the producer is told of a job that was cancelled in time."""
+    return _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled before it started", None, {})
+
+
+def _ended(status: Status, reason: Reason, message: str | None, code: int | None, variables: Mapping[str, str]) -> Outcome:
+    return Outcome(
+        status=status, reason=reason.value, message=message, hint=HINTS[reason], exit_code=code, variables=dict(variables)
+    )
+
+
+def signal_name(number: int) -> str:
+    """9 -> SIGKILL."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def masked(outcome: Outcome, mask: Callable[[str], str]) -> Outcome:
+    """The same without secrets in message and variables."""
+    return outcome.model_copy(
+        update={
+            "message": mask(outcome.message) if outcome.message else outcome.message,
+            "variables": {name: mask(value) for name, value in outcome.variables.items()},
+        }
+    )
+
+
+def verdict_of(outcome: Outcome, claim: Claim, *, started: bool, requeues: bool) -> tuple[Verdict, bool]:
+    """What the queue is told, and whether a retry is on the infrastructure's account instead of the job's.
+
+    `requeues`: this queue can give a job back without counting a failure.
+    """
+    if outcome.status is not Status.FAILED:
+        return Verdict.DONE, False
+    if outcome.reason in (Reason.INVALID_JOB, Reason.REFUSED):
+        return Verdict.BURY, False
+    if fault_of(outcome.reason) is Fault.INFRASTRUCTURE:
+        own = claim.job.infrastructure_retries if claim.job else 0
+        patient = outcome.reason in (Reason.START_TIMEOUT, Reason.UNSCHEDULABLE)
+        allowed = own if started or patient else max(own, _UNSTARTED_TRIES - 1)
+        if infrastructure_failures(claim.history) < allowed and (requeues or claim.retries_left > 0):
+            return Verdict.RETRY, True
+        return Verdict.BURY, False
+    return (Verdict.RETRY, False) if claim.retries_left > 0 else (Verdict.BURY, False)
+
+
+def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> Record:
+    """The Record of a claim that is about to start; what former attempts left in it stays."""
+    history = claim.history
+    same = history is not None and history.attempt == claim.attempt and history.times.started is not None
+    return Record(
+        id=claim.id,
+        queue=claim.queue,
+        attempt=claim.attempt,
+        token=claim.token,
+        status=Status.STARTING,
+        times=Times(
+            queued=rfc3339(claim.queued_at) or (history.times.queued if history else None),
+            claimed=rfc3339(claim.claimed_at),
+            started=history.times.started if same and history else None,
+        ),
+        where=Where(executor=executor, consumer=consumer),
+        attempts=history.attempts if history else (),
+        log=Log(stream=stream),
+    )
+
+
+def record_running(record: Record, where: Where, started_at: float | None) -> Record:
+    """The Record of a job that runs."""
+    return record.model_copy(
+        update={
+            "status": Status.RUNNING,
+            "where": _merged(record.where, where),
+            "times": record.times.model_copy(update={"started": rfc3339(started_at)}),
+        }
+    )
+
+
+def record_ended(record: Record, outcome: Outcome, verdict: Verdict, where: Where, exit: Exit | None, log: Log, now: float) -> Record:
+    """The Record after an attempt: final, or queued again with the attempt's outcome kept."""
+    times = record.times.model_copy(
+        update={
+            "started": rfc3339(exit.started_at) if exit and exit.started_at else record.times.started,
+            "ended": rfc3339(exit.ended_at if exit and exit.ended_at else now),
+        }
+    )
+    attempt = Attempt(
+        attempt=record.attempt,
+        status=outcome.status,
+        reason=outcome.reason,
+        message=outcome.message,
+        exit_code=outcome.exit_code,
+        times=times,
+        where=_merged(record.where, where),
+    )
+    attempts = (*(a for a in record.attempts if a.attempt != record.attempt), attempt)
+    if verdict is Verdict.RETRY:
+        return record.model_copy(
+            update={"status": Status.QUEUED, "attempts": attempts, "times": Times(queued=record.times.queued), "log": log}
+        )
+    return record.model_copy(
+        update={
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "message": outcome.message,
+            "hint": outcome.hint,
+            "exit_code": outcome.exit_code,
+            "variables": outcome.variables,
+            "where": _merged(record.where, where),
+            "times": times,
+            "attempts": attempts,
+            "log": log,
+        }
+    )
+
+
+def _merged(old: Where, new: Where) -> Where:
+    return old.model_copy(update=new.model_dump(exclude_none=True))
+
+
+def log_of(stream: str | None, position: LogPosition) -> Log:
+    """What the Record says of the log."""
+    return Log(
+        stream=stream if position.entries else None,
+        entries=position.entries,
+        lines=position.lines,
+        bytes=position.bytes,
+        gaps=position.gaps,
+        complete="gap" if position.gaps else "no_gap_seen",
+    )
+
+
+def failure_text(record: Record, outcome: Outcome, verdict: Verdict, tail: Sequence[str]) -> str:
+    """What the queue's web page shows of a failure: readable, the reason first."""
+    attempt = record.attempts[-1] if record.attempts else None
+    lines = [f"{outcome.reason or outcome.status}: {outcome.message or outcome.status.value}"]
+    if outcome.hint:
+        lines.append(f"Hint: {outcome.hint}")
+    where = attempt.where if attempt else record.where
+    place = [f"pod {where.namespace}/{where.pod}" if where.pod else None, f"node {where.node}" if where.node else None]
+    named = ", ".join(part for part in (*place, f"executor {where.executor}", f"consumer {where.consumer}") if part)
+    lines.append(f"Attempt {record.attempt}" + (", will be tried again" if verdict is Verdict.RETRY else "") + f": {named}")
+    if tail:
+        lines += ["", f"Last {len(tail)} lines of the log:", *tail]
+    return "\n".join(lines)
+
+
+def cancelled_settlement(settlement: Settlement) -> Settlement:
+    """The same end, for a job that its queue has cancelled meanwhile: the first terminal write wins."""
+    outcome = _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled while it ran", settlement.outcome.exit_code, settlement.outcome.variables)
+    record = settlement.record.model_copy(
+        update={
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "message": outcome.message,
+            "hint": outcome.hint,
+            "variables": outcome.variables,
+        }
+    )
+    return replace(settlement, outcome=outcome, record=record, verdict=Verdict.DONE)

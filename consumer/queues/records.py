@@ -1,0 +1,287 @@
+"""Records and logs in Redis: one shape for both queues, written under the claim's token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from consumer.batch import Batcher
+from consumer.errors import ClaimLost
+from consumer.model import Claim, LogPosition, Settlement, Signal
+from consumer.queues import scripts
+from consumer.settings import Retention
+from enqueue.errors import QueueUnavailable
+from enqueue.record import Record
+from enqueue.wire import records as wire
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+ALIVE = 15
+"""Seconds for which a consumer counts as alive after its last sign of life."""
+
+WHILE_RUNNING = 8 * 86_400
+"""Seconds to keep what belongs to a job that hasn't ended, beyond its own timeout."""
+
+_TRANSIENT = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "BUSY", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
+
+
+def transient(error: BaseException) -> bool:
+    """This may go away by itself: no connection, a server that starts, a replica, no memory."""
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
+        return True
+    return isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT)
+
+
+async def patiently(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try until the server takes it; says so once, and when it works again."""
+    delay, told = 0.2, False
+    while True:
+        try:
+            result = await attempt()
+        except RedisError as error:
+            if not transient(error):
+                raise
+            if not told:
+                log.warning("redis_unavailable", doing=what, error=wire.without_secrets(str(error)))
+                told = True
+            await asyncio.sleep(delay)
+            delay = min(5.0, delay * 2)
+        else:
+            if told:
+                log.info("redis_back", doing=what)
+            return result
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimState:
+    """What the store knows of a Faktory job that was just fetched.
+
+    `verdict`: "ours" to run (the attempt is counted), "held" by another living consumer, "final" (succeeded or cancelled).
+    """
+
+    attempt: int
+    record: Record | None
+    cancelled: bool
+    verdict: Literal["ours", "held", "final"]
+
+
+class RecordStore:
+    """What both queues' stores share: logs, writes in batches, sign of life, word of cancellations.
+
+    `redis` must not decode answers. Subclasses say where a claim's hash is and what guards it.
+    """
+
+    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
+        self.redis = redis
+        self.consumer = consumer
+        self.instance = instance
+        self.retention = retention
+        self._writes: Batcher[tuple[Claim, Record], None] = Batcher(self._write_many)
+        self._script_write = redis.register_script(scripts.WRITE)
+        self._script_append = redis.register_script(scripts.APPEND)
+        self._stored: dict[str, tuple[int, int]] = {}
+
+    def key_of(self, claim: Claim) -> str:
+        """The claim's hash."""
+        raise NotImplementedError
+
+    def guard_of(self, claim: Claim, record: Record) -> list[Any]:
+        """Arguments 5 to 10 of the WRITE script."""
+        raise NotImplementedError
+
+    def refused(self, claim: Claim, answer: Sequence[Any]) -> bool:
+        """True if the write is to be tried again (the script's answer brought what was missing)."""
+        return False
+
+    def stream_of(self, claim: Claim) -> str:
+        """The log's stream."""
+        return wire.log_key(claim.id)
+
+    def _keep(self, claim: Claim) -> int:
+        return int((claim.timeout or 0) + WHILE_RUNNING)
+
+    async def write(self, claim: Claim, record: Record) -> None:
+        """Store the Record of a job that goes on. Raises ClaimLost."""
+        await self._writes.put((claim, record))
+
+    async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[None | Exception]:
+        results: list[None | Exception] = [None] * len(batch)
+        todo = list(range(len(batch)))
+        while todo:
+            answers = await patiently("write records", lambda todo=todo: self._send_writes([batch[i] for i in todo]))  # type: ignore[misc]
+            again = []
+            for i, answer in zip(todo, answers, strict=True):
+                claim = batch[i][0]
+                if isinstance(answer, Exception):
+                    results[i] = answer
+                elif answer[0] == b"lost":
+                    results[i] = ClaimLost(f"job {claim.id} is no longer ours")
+                elif answer[0] != b"ok" and self.refused(claim, answer):
+                    again.append(i)
+            todo = again
+        return results
+
+    async def _send_writes(self, batch: Sequence[tuple[Claim, Record]]) -> list[Any]:
+        calls = [
+            (
+                [self.key_of(claim)],
+                [claim.token, record.dumps(), record.status.value, claim.id, *self.guard_of(claim, record)],
+            )
+            for claim, record in batch
+        ]
+        return await run_all(self.redis, self._script_write, calls)
+
+    async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
+        """Append whole lines to the log. A repeated sequence is no repeat. Raises ClaimLost, and RedisError for a retry."""
+        lines, size = self._stored.get(claim.token, (0, 0))
+        now = lines + data.count(b"\n"), size + len(data)
+        await self._append(claim, sequence, [b"l", now[0], b"b", now[1], b"d", data])
+        self._stored[claim.token] = now
+
+    async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
+        """Mark the end of this attempt's log."""
+        fields: list[Any] = [b"end", claim.attempt]
+        for name, value in notes.items():
+            fields += [name, value]
+        await self._append(claim, sequence, fields)
+        self._stored.pop(claim.token, None)
+
+    async def _append(self, claim: Claim, sequence: int, fields: list[Any]) -> None:
+        answer = await self._script_append(
+            keys=[self.key_of(claim), self.stream_of(claim)],
+            args=[claim.token, wire.entry_id(claim.attempt, sequence), self._keep(claim), *fields],
+        )
+        if answer == b"lost":
+            raise ClaimLost(f"job {claim.id} is no longer ours")
+
+    async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
+        """Forget entries from the middle of the log."""
+        if sequences:
+            await self.redis.xdel(self.stream_of(claim), *[wire.entry_id(claim.attempt, n) for n in sequences])
+
+    async def resume(self, claim: Claim) -> LogPosition:
+        """How far a former consumer stored this attempt's log."""
+        low, high = wire.entry_id(claim.attempt, 0), f"{claim.attempt}-18446744073709551615"
+        found = await patiently("read the log", lambda: self.redis.xrevrange(self.stream_of(claim), high, low, count=1))
+        if not found:
+            return LogPosition()
+        entry, fields = found[0]
+        lines, size = int(fields.get(b"l", 0)), int(fields.get(b"b", 0))
+        self._stored[claim.token] = lines, size
+        return LogPosition(entries=int(entry.split(b"-")[1]), lines=lines, bytes=size)
+
+    async def live(self) -> None:
+        """One sign of life; to be given every few seconds."""
+        await self.redis.set(wire.consumer_key(self.instance), self.consumer, ex=ALIVE)
+
+    async def leave(self) -> None:
+        """Our claims may be taken over at once."""
+        with contextlib.suppress(RedisError):
+            await self.redis.delete(wire.consumer_key(self.instance))
+
+    async def cancellations(self) -> AsyncIterator[str]:
+        """Ids of jobs that somebody wants cancelled, as they come; reconnects by itself."""
+        channels = self.channels()
+        while True:
+            try:
+                async with self.redis.pubsub() as pubsub:
+                    await pubsub.subscribe(*channels)
+                    while True:
+                        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=10)
+                        job_id = self.cancelled_id(message["data"]) if message else None
+                        if job_id:
+                            yield job_id
+            except RedisError as error:
+                if not transient(error):
+                    raise
+                await asyncio.sleep(1)
+
+    def channels(self) -> list[str]:
+        """Where cancellations are announced."""
+        return [wire.CANCELLATIONS]
+
+    def cancelled_id(self, message: bytes) -> str | None:
+        """The job's id in a message."""
+        return message.decode("utf-8", "replace")
+
+
+class FaktoryRecords(RecordStore):
+    """Records of Faktory's jobs, which Faktory itself can't keep: hash `longshore:job:<jid>`."""
+
+    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
+        super().__init__(redis, consumer, instance, retention)
+        self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
+        self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
+
+    def key_of(self, claim: Claim) -> str:
+        """The claim's hash."""
+        return wire.faktory_job_key(claim.id)
+
+    def guard_of(self, claim: Claim, record: Record) -> list[Any]:
+        """Arguments 5 to 10 of the WRITE script."""
+        ttl = self._keep(claim)
+        if record.status.final:
+            wanted = claim.job.retention if claim.job else None
+            success = record.status.value == "succeeded"
+            own = (wanted.success if success else wanted.failure) if wanted else None
+            ttl = own or (self.retention.success if success else self.retention.failure)
+        return [ttl, "", "", "0", "", ""]
+
+    async def claim(self, jid: str, queue: str, token: str, consumer: str, seconds: float) -> ClaimState:
+        """Take a fetched job in the store's view; atomic. `seconds`: how long it may run, at most."""
+        answer = await patiently(
+            "claim",
+            lambda: self._script_claim(
+                keys=[wire.faktory_job_key(jid)], args=[token, self.instance, int(seconds + WHILE_RUNNING)]
+            ),
+        )
+        record = wire.read_record(answer[2]) if answer[2] else None
+        return ClaimState(int(answer[1]), record, bool(answer[3]), answer[0].decode())
+
+    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
+        """{token: Signal} for claims that are lost or to be cancelled."""
+        if not claims:
+            return {}
+        args = [text for claim in claims for text in (claim.id, claim.token)]
+        answers = await patiently("beat", lambda: self._script_beat(keys=[], args=args))
+        signals = {b"lost": Signal.LOST, b"cancel": Signal.CANCEL}
+        return {c.token: signals[a] for c, a in zip(claims, answers, strict=True) if a in signals}
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Store the final Record, or the one of a job that will be tried again. Raises ClaimLost."""
+        await self.write(settlement.claim, settlement.record)
+
+
+async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], list[Any]]]) -> list[Any]:
+    """Run one script many times in one round trip. Raises RedisError for what concerns the whole batch."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for keys, args in calls:
+            await script(keys=keys, args=args, client=pipe)
+        answers = await pipe.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, RedisError) and transient(answer):
+            raise answer
+    return list(answers)
+
+
+async def connect(url: str) -> Redis:
+    """An asyncio Redis client with bounded waits. Raises QueueUnavailable with the server's place, never its password."""
+    redis: Redis = Redis.from_url(
+        url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30, client_name="longshore", protocol=2
+    )
+    try:
+        await redis.ping()
+    except RedisError as error:
+        await redis.aclose()
+        raise QueueUnavailable(f"no Redis at {wire.place_of(url)}: {wire.without_secrets(str(error))}") from None
+    return redis

@@ -1,0 +1,380 @@
+"""RQ as our queue: claims, heartbeats and endings in one script each, on RQ's own keys."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from consumer.errors import ClaimLost, SetupError
+from consumer.model import Claim, Settlement, Signal, Verdict
+from consumer.outcome import cancelled_settlement
+from consumer.queues import scripts
+from consumer.queues.records import RecordStore, connect, patiently, run_all, transient
+from consumer.settings import Retention
+from enqueue.errors import InvalidJob, QueueUnavailable
+from enqueue.record import Record, Status, job_failures
+from enqueue.wire import records as record_wire
+from enqueue.wire import rq as wire
+
+log = structlog.get_logger()
+
+LEASE = 3600
+"""Seconds that registry scores reach ahead, so that nobody's clean-up takes jobs while all consumers are down."""
+
+_RESULT = {"finished": "1", "failed": "2", "queued": "4", "scheduled": "4"}
+
+
+@dataclass(slots=True)
+class Native:
+    """What RQ knows of a claim and we need at its end."""
+
+    serializer: wire.Serializer
+    meta: bytes
+    result_ttl: int | None
+    failure_ttl: int | None
+    retries_left: int | None
+    retry_intervals: list[int]
+    at_front: bool
+    touch_meta: bool = True
+
+
+class RqRecords(RecordStore):
+    """Records of RQ's jobs: in the job's own hash, a short form in its meta."""
+
+    def key_of(self, claim: Claim) -> str:
+        """The claim's hash."""
+        return wire.job_key(claim.id)
+
+    def guard_of(self, claim: Claim, record: Record) -> list[Any]:
+        """Arguments 5 to 10 of the WRITE script."""
+        return ["", wire.registry_key("wip", claim.queue), f"{claim.id}:{claim.token}", *self.meta_of(claim, record)]
+
+    def meta_of(self, claim: Claim, record: Record) -> list[Any]:
+        """Whether to touch the job's meta, what it must be now, what it shall be."""
+        native: Native = claim.native
+        fresh = wire.meta_with(native.meta, record.short, native.serializer, 1_000_000) if native.touch_meta else None
+        return ["0", "", ""] if fresh is None else ["1", native.meta, fresh]
+
+    async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[None | Exception]:
+        results = await super()._write_many(batch)
+        for (claim, record), result in zip(batch, results, strict=True):
+            if result is None:
+                _, _, fresh = self.meta_of(claim, record)
+                claim.native.meta = fresh or claim.native.meta
+        return results
+
+    def refused(self, claim: Claim, answer: Sequence[Any]) -> bool:
+        """Somebody changed the meta meanwhile: take theirs and try again."""
+        claim.native.meta = answer[1]
+        return True
+
+    def channels(self) -> list[str]:
+        """Our own cancellations, and RQ's commands to this worker."""
+        return [record_wire.CANCELLATIONS, f"rq:pubsub:{self.consumer}"]
+
+    def cancelled_id(self, message: bytes) -> str | None:
+        """The job's id in a message: bare, or RQ's `{"command": "stop-job", "job_id": ...}`."""
+        if not message.startswith(b"{"):
+            return super().cancelled_id(message)
+        with contextlib.suppress(ValueError):
+            command = json.loads(message)
+            if command.get("command") == "stop-job":
+                return str(command.get("job_id"))
+        return None
+
+
+class RqQueue:
+    """The port `Queue` on RQ. One instance belongs to one consumer process."""
+
+    def __init__(
+        self, url: str, queues: Sequence[str], *, consumer: str, max_bytes: int, retention: Retention, patience: float = 2.0
+    ) -> None:
+        self.url = url
+        self.queues = tuple(queues)
+        self.consumer = consumer
+        self.instance = uuid.uuid4().hex
+        self.requeues = True
+        self.stopping = asyncio.Event()
+        self.terminated = asyncio.Event()
+        self._max_bytes = max_bytes
+        self._retention = retention
+        self._patience = patience
+        self._tasks: list[asyncio.Task[None]] = []
+        self._waiters: dict[str, asyncio.Task[None]] = {}
+        self._unanswered: dict[str, float] = {}
+        self._known: set[str] = set()
+
+    async def open(self) -> None:
+        """Connect and register as a worker. Raises QueueUnavailable, SetupError."""
+        self.redis: Redis = await connect(self.url)
+        info = await self.redis.info()
+        version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
+        if version < (6, 2):
+            raise SetupError(f"Redis at {record_wire.place_of(self.url)} is {version[0]}.{version[1]}; longshore needs 6.2 or newer")
+        if info.get("maxmemory") and info.get("maxmemory_policy") not in ("noeviction", None):
+            log.warning("redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction")
+        self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention)
+        self._claim = self.redis.register_script(scripts.RQ_CLAIM)
+        self._takeover = self.redis.register_script(scripts.RQ_TAKEOVER)
+        self._beat = self.redis.register_script(scripts.RQ_BEAT)
+        self._settle = self.redis.register_script(scripts.RQ_SETTLE)
+        self._promote = self.redis.register_script(scripts.RQ_PROMOTE)
+        await self.records.live()
+        await self._register()
+        self._last_takeover = 0.0
+        self._tasks = [asyncio.create_task(self._stay_alive())]
+
+    async def claim(self, slots: int) -> Sequence[Claim]:
+        """Up to `slots` jobs in strict queue order; waits about two seconds for the first one."""
+        claims = await self._claim_now(slots)
+        if not claims:
+            await self._work_arrives()
+            claims = await self._claim_now(slots)
+        return claims
+
+    async def drain(self) -> Sequence[Claim]:
+        """No more claims. Nothing is ever in flight here: a claim is one step."""
+        await self._stop_waiting()
+        return []
+
+    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
+        """Keep the claims ours; {token: Signal} for those that are lost or cancelled."""
+        signals: dict[str, Signal] = {}
+        for start in range(0, len(claims), 500):
+            part = claims[start : start + 500]
+            args: list[Any] = [wire.utc(), LEASE]
+            for claim in part:
+                args += [claim.id, claim.queue, claim.token]
+            answers = await patiently("beat", lambda args=args: self._beat(keys=[], args=args))  # type: ignore[misc]
+            for claim, answer in zip(part, answers, strict=True):
+                if answer != b"ok":
+                    signals[claim.token] = Signal.LOST if answer == b"lost" else Signal.CANCEL
+        return signals
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Mapping[str, Exception]:
+        """Outcome, Record and RQ's own bookkeeping of each job in one step; the batch in one round trip."""
+        refused: dict[str, Exception] = {}
+        todo = list(settlements)
+        while todo:
+            answers = await patiently("settle", lambda todo=todo: self._send(todo))  # type: ignore[misc]
+            again: list[Settlement] = []
+            for settlement, answer in zip(todo, answers, strict=True):
+                claim = settlement.claim
+                if isinstance(answer, Exception):
+                    refused[claim.token] = answer
+                elif answer[0] == b"meta":
+                    claim.native.meta = answer[1]
+                    again.append(settlement)
+                elif answer[0] == b"canceled":
+                    again.append(cancelled_settlement(settlement))
+                elif answer[0] != b"ok":
+                    refused[claim.token] = ClaimLost(f"job {claim.id} was {'deleted' if answer[0] == b'deleted' else 'taken'} meanwhile")
+            todo = again
+        for settlement in settlements:
+            self._known.discard(settlement.claim.token)
+        return refused
+
+    async def close(self) -> None:
+        """Say goodbye. Claims that are left may be taken over at once."""
+        await self._stop_waiting()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.records.leave()
+        with contextlib.suppress(RedisError):
+            key = wire.worker_key(self.consumer)
+            async with self.redis.pipeline(transaction=False) as pipe:
+                pipe.srem(wire.WORKERS, key)
+                for queue in self.queues:
+                    pipe.srem(f"{wire.WORKERS}:{queue}", key)
+                pipe.hset(key, "death", wire.utc())
+                pipe.expire(key, 60)
+                await pipe.execute()
+        await self.redis.aclose()
+
+    async def _claim_now(self, slots: int) -> list[Claim]:
+        if self.stopping.is_set():
+            return []
+        try:
+            if time.monotonic() - self._last_takeover > 5:
+                taken = await self._call(self._takeover, slots)
+                self._last_takeover = time.monotonic()
+                if taken:
+                    log.info("claims_taken_over", count=len(taken))
+                    return taken
+            return await self._call(self._claim, slots)
+        except RedisError as error:
+            if not transient(error):
+                raise
+            raise QueueUnavailable(
+                f"Redis at {record_wire.place_of(self.url)} doesn't answer: {record_wire.without_secrets(str(error))}"
+            ) from None
+
+    async def _call(self, script: Any, slots: int) -> list[Claim]:
+        """Claim under fresh tokens; those whose answer is lost are looked for by the takeovers of the next minutes."""
+        slots, now = min(slots, 200), time.monotonic()
+        tokens = [uuid.uuid4().hex for _ in range(slots)]
+        self._unanswered = {token: since for token, since in self._unanswered.items() if now - since < 300}
+        args = [wire.utc(), self.consumer, self.instance, LEASE, self._max_bytes, slots, len(self.queues), *self.queues, *tokens]
+        try:
+            rows = await script(keys=[], args=args + list(self._unanswered) if script is self._takeover else args)
+        except BaseException:
+            self._unanswered.update(dict.fromkeys(tokens, now))
+            self._last_takeover = 0.0
+            raise
+        claims = [self._read(row) for row in rows]
+        self._known.update(claim.token for claim in claims)
+        return claims
+
+    def _read(self, row: list[Any]) -> Claim:
+        job_id, queue, token = row[0].decode(), row[1].decode(), row[2].decode()
+        attempt, size, data = int(row[3]), int(row[4]), row[5]
+        meta, timeout, result_ttl, failure_ttl, retries_left, intervals, at_front, enqueued_at, record, cancel = row[6]
+        job, problem, serializer = None, None, wire.serializer_of(data)
+        try:
+            if size > self._max_bytes:
+                raise InvalidJob(f"the payload is {size} bytes; at most {self._max_bytes} are accepted (put large input elsewhere)")
+            job, serializer = wire.read_payload(data, self._max_bytes)
+        except InvalidJob as error:
+            problem = str(error)
+        history = record_wire.read_record(record)
+        left = wire.whole(retries_left)
+        seconds = wire.whole(timeout)
+        allowed = left
+        if allowed is None:
+            failures = job_failures(history)
+            allowed = max(0, (job.retries or 0) - failures) if job else 0
+        try:
+            pauses = [max(0, int(pause)) for pause in json.loads(intervals or b"[]")]
+        except (ValueError, TypeError):
+            pauses = []
+        return Claim(
+            id=job_id,
+            queue=queue,
+            attempt=attempt,
+            token=token,
+            job=job,
+            problem=problem,
+            timeout=float(seconds) if seconds and seconds > 0 else None,
+            retries_left=allowed,
+            queued_at=wire.from_utc(enqueued_at),
+            claimed_at=time.time(),
+            cancelled=bool(cancel),
+            history=history,
+            native=Native(
+                serializer, meta or b"", wire.whole(result_ttl), wire.whole(failure_ttl), left, pauses, at_front == b"1"
+            ),
+        )
+
+    async def _send(self, settlements: Sequence[Settlement]) -> list[Any]:
+        return await run_all(self.redis, self._settle, [([], self._arguments(s)) for s in settlements])
+
+    def _arguments(self, settlement: Settlement) -> list[Any]:
+        claim, record, outcome = settlement.claim, settlement.record, settlement.outcome
+        native: Native = claim.native
+        due, pause = 0.0, 0
+        ttl = self._ttl(native, claim, outcome.status)
+        if settlement.verdict is Verdict.RETRY:
+            if native.retry_intervals and not settlement.infrastructure and native.retries_left:
+                index = max(0, len(native.retry_intervals) - native.retries_left)
+                pause = native.retry_intervals[min(index, len(native.retry_intervals) - 1)]
+            status, due = ("scheduled" if pause else "queued"), time.time() + pause
+        else:
+            status = {Status.SUCCEEDED: "finished", Status.CANCELLED: "canceled"}.get(outcome.status, "failed")
+        kind = _RESULT.get(status, "")
+        field, value = "", ""
+        if kind == "1":
+            field, value = "return_value", wire.pack_value(outcome.model_dump(mode="json"), native.serializer)
+        elif kind:
+            field, value = "exc_string", wire.pack_text(settlement.text)
+        ended = time.time()
+        fewer = settlement.verdict is Verdict.RETRY and not settlement.infrastructure and bool(native.retries_left)
+        meta = self.records.meta_of(claim, record)
+        return [
+            claim.id, claim.queue, claim.token, status, wire.utc(ended), record.dumps(), record.status.value, kind, field, value,
+            ttl, *meta, self.consumer, claim.claimed_at, ended, "1" if native.at_front else "0", "1" if fewer else "0", due,
+        ]  # fmt: skip
+
+    def _ttl(self, native: Native, claim: Claim, status: Status) -> int:
+        success = status is Status.SUCCEEDED
+        own = native.result_ttl if success else native.failure_ttl
+        if own is not None:
+            return own
+        wanted = claim.job.retention if claim.job else None
+        chosen = (wanted.success if success else wanted.failure) if wanted else None
+        return chosen or (self._retention.success if success else self._retention.failure)
+
+    async def _work_arrives(self) -> None:
+        """Waits until a queue holds something; BLMOVE onto the same end changes nothing and wakes at once."""
+        for queue in self.queues:
+            if queue not in self._waiters or self._waiters[queue].done():
+                self._waiters[queue] = asyncio.create_task(self._watch(queue))
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait([stopping, *self._waiters.values()], timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+
+    async def _watch(self, queue: str) -> None:
+        key = wire.queue_key(queue)
+        try:
+            while not await self.redis.blmove(key, key, 5, "LEFT", "LEFT"):
+                pass
+        except RedisError:
+            await asyncio.sleep(0.2)  # the claim that follows reports it
+
+    async def _stop_waiting(self) -> None:
+        for task in self._waiters.values():
+            task.cancel()
+        await asyncio.gather(*self._waiters.values(), return_exceptions=True)
+        self._waiters = {}
+
+    async def _register(self) -> None:
+        key, now = wire.worker_key(self.consumer), wire.utc()
+        async with self.redis.pipeline() as pipe:
+            pipe.delete(key)
+            pipe.hset(
+                key,
+                mapping={
+                    "birth": now,
+                    "last_heartbeat": now,
+                    "queues": ",".join(self.queues),
+                    "pid": os.getpid(),
+                    "hostname": socket.gethostname(),
+                    "ip_address": "",
+                    "version": "longshore",
+                    "python_version": platform.python_version(),
+                    "state": "idle",
+                },
+            )
+            pipe.sadd(wire.WORKERS, key)
+            for queue in self.queues:
+                pipe.sadd(f"{wire.WORKERS}:{queue}", key)
+            pipe.expire(key, 480)
+            await pipe.execute()
+
+    async def _stay_alive(self) -> None:
+        while True:
+            try:
+                await self.records.live()
+                key = wire.worker_key(self.consumer)
+                async with self.redis.pipeline(transaction=False) as pipe:
+                    pipe.hset(key, mapping={"last_heartbeat": wire.utc(), "state": "busy" if self._known else "idle"})
+                    pipe.expire(key, 480)
+                    await pipe.execute()
+                await self._promote(keys=[], args=[wire.utc(), *self.queues])
+            except RedisError as error:
+                if not transient(error):
+                    raise
+            await asyncio.sleep(1)

@@ -1,0 +1,202 @@
+"""One job from claim to verdict. `run_job` tells the whole story; `supervise` is where its ends meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from consumer.errors import ClaimLost, ExecutorFault, Unrunnable
+from consumer.logs.follow import Follower
+from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Stop
+from consumer.outcome import (
+    cancelled_before_start,
+    failure_text,
+    log_of,
+    masked,
+    outcome_of,
+    outcome_of_fault,
+    record_claimed,
+    record_ended,
+    record_running,
+    verdict_of,
+)
+from consumer.plan import plan_of
+from consumer.ports import Execution, Executor, Records
+from consumer.settings import Settings
+from enqueue.record import Outcome, Reason, Status, Where
+
+log = structlog.get_logger()
+
+START_TRIES = 3
+"""Tries of a start that the infrastructure refused before anything ran."""
+
+
+class Switch:
+    """Why a job is to be stopped; the first reason wins."""
+
+    def __init__(self) -> None:
+        self.reason: Stop | None = None
+        self._event = asyncio.Event()
+
+    def set(self, reason: Stop) -> None:
+        """Say it."""
+        if self.reason is None:
+            self.reason = reason
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Waits until somebody says one."""
+        await self._event.wait()
+
+
+class LetGo(Exception):
+    """The execution goes on without us, or the claim isn't ours any more: nothing to settle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What running a job needs, handed down by the worker."""
+
+    executor: Executor
+    records: Records
+    settings: Settings
+    follower: Callable[[Claim], Follower]
+    settle: Callable[[Settlement], Awaitable[None]]
+    requeues: bool
+
+
+async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
+    """Run one claimed job to its recorded end. None: it was let go, so there is nothing to tell.
+
+    claim -> plan -> start -+-> log
+                            +-> wait -> outcome -> verdict -> record + settle -> remove
+    """
+    follower, execution, exit = tools.follower(claim), None, None
+    record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
+    try:
+        try:
+            if claim.cancelled or switch.reason is Stop.CANCEL:
+                outcome = cancelled_before_start()
+            else:
+                plan = _checked(plan_of(claim, tools.settings.jobs, tools.settings.name), claim, tools)
+                await tools.records.write(claim, record)
+                execution = await _start(plan, tools.executor, switch)
+                record = record_running(record, execution.where, None)
+                exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
+                outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
+        except (Unrunnable, ExecutorFault) as fault:
+            await follower.finish(5)
+            outcome = outcome_of_fault(fault, follower.variables)
+            exit = exit or Exit(started=getattr(fault, "started", False))
+        outcome = masked(outcome, follower.mask)
+        verdict, infrastructure = verdict_of(
+            outcome, claim, started=exit is not None and exit.started, requeues=tools.requeues
+        )
+        where = execution.where if execution else Where()
+        position = follower.position()
+        record = record_ended(record, outcome, verdict, where, exit, log_of(record.log.stream, position), time.time())
+        text = failure_text(record, outcome, verdict, follower.tail) if outcome.status is Status.FAILED else ""
+        await tools.settle(Settlement(claim, verdict, outcome, record, text, infrastructure))
+    except (ClaimLost, LetGo):
+        await _let_go(execution, tools.executor, switch, tools.settings.jobs.grace)
+        await follower.abandon()
+        return None
+    if execution is not None:
+        await _remove(execution, claim)
+    return outcome
+
+
+async def supervise(
+    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim
+) -> tuple[Exit, Stop | None]:
+    """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end."""
+    watching = asyncio.create_task(_watch_start(execution, plan, switch, tools, claim))
+    ending = asyncio.ensure_future(execution.wait())
+    stopping = asyncio.ensure_future(switch.wait())
+    try:
+        if not tools.executor.silent:
+            again = claim.history is not None and claim.history.attempt == claim.attempt
+            follower.start(execution, await tools.records.resume(claim) if again else LogPosition())
+        await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopped = None if ending.done() else switch.reason
+        if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
+            raise LetGo
+        if stopped is not None:
+            await execution.stop(plan.grace)
+        exit = await ending
+        await follower.finish(30)
+        return exit, stopped
+    finally:
+        for task in (watching, ending, stopping):
+            task.cancel()
+        await asyncio.gather(watching, ending, stopping, return_exceptions=True)
+
+
+async def _watch_start(execution: Execution, plan: Plan, switch: Switch, tools: Tools, claim: Claim) -> None:
+    """Tell the Record that the job runs, and set its deadline. Without trust in the node's clock."""
+    began = time.monotonic()
+    try:
+        started_at = await execution.started()
+    except ExecutorFault:
+        return  # `wait` tells it
+    if plan.timeout is not None:
+        elapsed = max(0.0, time.time() - started_at)
+        elapsed = elapsed if plan.begun else min(elapsed, time.monotonic() - began)
+        asyncio.get_running_loop().call_later(max(0.0, plan.timeout - elapsed), switch.set, Stop.DEADLINE)
+    record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
+    try:
+        await tools.records.write(claim, record_running(record, execution.where, started_at))
+    except ClaimLost:
+        switch.set(Stop.LOST)
+
+
+def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
+    """Refuse what this executor can't honour, and what must not run a second time."""
+    problems = list(tools.executor.refuse(plan))
+    if problems:
+        raise Unrunnable("; ".join(problems), Reason.REFUSED)
+    before = claim.history
+    if before is None or before.attempt != claim.attempt or tools.executor.detachable:
+        return plan
+    if before.status in (Status.STARTING, Status.RUNNING):
+        message = f"consumer {before.where.consumer} died while it ran the job"
+        raise ExecutorFault(message, Reason.CONSUMER_LOST, started=True)
+    return plan
+
+
+async def _start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
+    delay = 0.5
+    for left in reversed(range(START_TRIES)):
+        try:
+            return await executor.start(plan)
+        except ExecutorFault as fault:
+            if fault.started or not left or switch.reason is not None:
+                raise
+            log.warning("start_failed", job=plan.id, error=str(fault), tries_left=left)
+        await asyncio.sleep(delay)
+        delay *= 2
+    raise AssertionError("unreachable")
+
+
+async def _let_go(execution: Execution | None, executor: Executor, switch: Switch, grace: float) -> None:
+    if execution is None:
+        return
+    if executor.detachable:
+        await execution.detach()
+        return
+    await execution.stop(grace)
+    with contextlib.suppress(ExecutorFault):
+        await execution.wait()
+    await execution.remove()
+
+
+async def _remove(execution: Execution, claim: Claim) -> None:
+    try:
+        await execution.remove()
+    except ExecutorFault as fault:
+        log.warning("not_removed", job=claim.id, error=str(fault), **execution.where.model_dump(exclude_none=True))

@@ -1,0 +1,181 @@
+"""The worker: slots, the claim loop, the heartbeat and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from consumer.batch import Batcher
+from consumer.errors import ClaimLost
+from consumer.logs.follow import Follower
+from consumer.model import Claim, Settlement, Signal, Stop
+from consumer.ports import Executor, Queue, Records
+from consumer.run import Switch, Tools, run_job
+from consumer.settings import Settings
+from enqueue.errors import QueueUnavailable
+from enqueue.record import Outcome
+
+log = structlog.get_logger()
+
+BEAT_INTERVAL = 5.0
+"""Seconds between two heartbeats of a claim, and at most until a cancellation is noticed that wasn't announced."""
+
+
+class Worker:
+    """Runs what a queue gives on an executor, `settings.concurrency` jobs at a time."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        records: Records,
+        executor: Executor,
+        settings: Settings,
+        follower: Callable[[Claim], Follower],
+        observe: Callable[[Claim, Outcome], None] = lambda claim, outcome: None,
+    ) -> None:
+        self.queue = queue
+        self.records = records
+        self.settings = settings
+        self._observe = observe
+        self._settling: Batcher[Settlement, None] = Batcher(self._settle)
+        self._tools = Tools(executor, records, settings, follower, self._settling.put, queue.requeues)
+        self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
+        self._freed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    @property
+    def busy(self) -> int:
+        """Slots in use."""
+        return len(self._jobs)
+
+    @property
+    def stopped(self) -> bool:
+        """It was told to stop."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Claim no more; running jobs get the grace period. A second call cuts it short."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+        self.queue.stopping.set()
+
+    async def run(self) -> None:
+        """Works until `stop` is called; returns when every job has ended or was let go."""
+        helpers = [asyncio.create_task(work()) for work in (self._beat, self._hear_cancellations, self._obey_server)]
+        try:
+            await self._claim_loop()
+            for claim in await self.queue.drain():
+                self._launch(claim)
+            await self._wind_down()
+        finally:
+            for task in (*helpers, *self._jobs):
+                task.cancel()
+            await asyncio.gather(*helpers, *self._jobs, return_exceptions=True)
+
+    async def _claim_loop(self) -> None:
+        delay, told = 0.2, False
+        while not self._stop.is_set():
+            free = self.settings.concurrency - len(self._jobs)
+            if free <= 0 or self.queue.stopping.is_set():
+                self._freed.clear()
+                await self._first_of(self._freed.wait(), self._stop.wait(), timeout=1 if free > 0 else None)
+                continue
+            try:
+                claims = await self.queue.claim(free)
+            except QueueUnavailable as error:
+                if not told:
+                    log.warning("queue_unavailable", error=str(error), doing="waiting for it; running jobs go on")
+                    told = True
+                await self._first_of(self._stop.wait(), timeout=delay)
+                delay = min(5.0, delay * 2)
+                continue
+            if told:
+                log.info("queue_back")
+            delay, told = 0.2, False
+            for claim in claims:
+                self._launch(claim)
+
+    def _launch(self, claim: Claim) -> None:
+        switch = Switch()
+        task = asyncio.create_task(self._run(claim, switch), name=f"job {claim.id}")
+        self._jobs[task] = (claim, switch)
+        task.add_done_callback(self._ended)
+
+    async def _run(self, claim: Claim, switch: Switch) -> None:
+        try:
+            outcome = await run_job(claim, self._tools, switch)
+        except Exception:  # ours to mend: the claim stays with the queue, where its lease ends
+            log.exception("job_crashed_the_consumer_code", job=claim.id, queue=claim.queue)
+            return
+        if outcome is None:
+            log.info("job_let_go", job=claim.id, queue=claim.queue, attempt=claim.attempt)
+            return
+        self._observe(claim, outcome)
+        log.info(
+            "job_ended", job=claim.id, queue=claim.queue, attempt=claim.attempt, status=outcome.status.value,
+            reason=outcome.reason, exit_code=outcome.exit_code,
+        )  # fmt: skip
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._jobs.pop(task, None)
+        self._freed.set()
+
+    async def _settle(self, batch: Sequence[Settlement]) -> Sequence[None | Exception]:
+        refused = await self.queue.settle(batch)
+        for settlement in batch:
+            error = refused.get(settlement.claim.token)
+            if error is not None:
+                level = log.warning if isinstance(error, ClaimLost) else log.error
+                level("outcome_not_taken", job=settlement.claim.id, error=str(error))
+        return [refused.get(settlement.claim.token) for settlement in batch]
+
+    async def _beat(self) -> None:
+        while True:
+            held = {claim.token: switch for claim, switch in self._jobs.values()}
+            try:
+                signals = await self.queue.beat([claim for claim, _ in self._jobs.values()])
+            except QueueUnavailable:
+                signals = {}
+            for token, signal in signals.items():
+                if token in held:
+                    held[token].set(Stop.LOST if signal is Signal.LOST else Stop.CANCEL)
+            await asyncio.sleep(BEAT_INTERVAL)
+
+    async def _hear_cancellations(self) -> None:
+        async for job_id in self.records.cancellations():
+            for claim, switch in self._jobs.values():
+                if claim.id == job_id:
+                    switch.set(Stop.CANCEL)
+
+    async def _obey_server(self) -> None:
+        await self.queue.terminated.wait()
+        log.info("told_to_stop_by_the_queue")
+        self.stop()
+
+    async def _wind_down(self) -> None:
+        """Running jobs get the grace period; then they are let go (a pod runs on) or ended (a process can't)."""
+        if self._jobs:
+            log.info("waiting_for_jobs", jobs=len(self._jobs), seconds=self.settings.shutdown_grace)
+            await self._first_of(self._all_ended(), self._hurry.wait(), timeout=self.settings.shutdown_grace)
+        for _, switch in self._jobs.values():
+            switch.set(Stop.SHUTDOWN)
+        await self._all_ended()
+        await self._settling.idle()
+
+    async def _all_ended(self) -> None:
+        while self._jobs:
+            await asyncio.wait(list(self._jobs))
+
+    @staticmethod
+    async def _first_of(*waits: object, timeout: float | None = None) -> None:
+        tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+        try:
+            await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,157 @@
+"""The producer, async: the same verbs as `enqueue.client`, on the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import redis
+import redis.asyncio
+
+from enqueue import protocol
+from enqueue.backends import make_backend
+from enqueue.client import open_redis, unavailable
+from enqueue.job import Job
+from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps, Transaction
+from enqueue.record import Outcome, Record, Status
+from enqueue.wire import records as wire
+from enqueue.wire.rq import Serializer
+
+if TYPE_CHECKING:
+    from enqueue.backends.faktory_aio import AsyncFaktoryClient
+
+T = TypeVar("T")
+
+
+def connect(url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> AsyncProducer:
+    """As `enqueue.connect`; to be used within one event loop. Raises UsageError."""
+    return AsyncProducer(url, records=records, queue=queue, serializer=serializer)
+
+
+class AsyncProducer:
+    """Enqueues jobs and reads their Records."""
+
+    def __init__(self, url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> None:
+        self._backend, redis_url, faktory_url = make_backend(url, records, queue, serializer)
+        self._redis = open_redis(redis.asyncio.Redis, redis_url)
+        self._place = wire.place_of(redis_url) if redis_url else ""
+        self._faktory: AsyncFaktoryClient | None = None
+        if faktory_url:
+            from enqueue.backends.faktory_aio import AsyncFaktoryClient
+
+            self._faktory = AsyncFaktoryClient(faktory_url)
+
+    async def enqueue(self, job: Job, *, queue: str | None = None, job_id: str | None = None) -> AsyncHandle:
+        """Put a job on a queue. Raises InvalidJob (too large), QueueUnavailable."""
+        return self.handle(await self._drive(self._backend.enqueue(job, queue or self._backend.default_queue, job_id)))
+
+    def handle(self, job_id: str) -> AsyncHandle:
+        """A handle on a job that was enqueued elsewhere."""
+        return AsyncHandle(self, job_id)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._redis is not None:
+            await self._redis.aclose()
+        if self._faktory is not None:
+            await self._faktory.close()
+
+    async def __aenter__(self) -> AsyncProducer:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        results: list[T] = []
+        async for _ in self._run(steps, results):
+            pass
+        return results[0]
+
+    async def _run(self, steps: Steps[T], results: list[T]) -> AsyncIterator[bytes]:
+        """Carry out steps; yields what they emit and puts their result into `results`."""
+        pubsub: Any = None
+        answer: Any = None
+        try:
+            while True:
+                try:
+                    step: Step = steps.send(answer)
+                except StopIteration as end:
+                    results.append(end.value)
+                    return
+                if isinstance(step, Emit):
+                    yield step.data
+                    answer = None
+                elif isinstance(step, Listen):
+                    pubsub = await self._listen(step)
+                else:
+                    answer = await self._do(step, pubsub)
+        finally:
+            steps.close()
+            if pubsub is not None:
+                await pubsub.aclose()
+
+    async def _listen(self, step: Listen) -> Any:
+        try:
+            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+            await pubsub.subscribe(step.channel)
+            await pubsub.get_message(timeout=5)
+        except redis.RedisError as error:
+            raise unavailable(self._place, error) from None
+        return pubsub
+
+    async def _do(self, step: Step, pubsub: Any) -> Any:
+        if isinstance(step, Push):
+            assert self._faktory is not None
+            if len(step.jobs) == 1:
+                await self._faktory.push(step.jobs[0])
+                return {}
+            return await self._faktory.push_many(step.jobs)
+        try:
+            if isinstance(step, Command):
+                return await self._redis.execute_command(*step.args)
+            if isinstance(step, Transaction):
+                async with self._redis.pipeline(transaction=True) as pipe:
+                    for command in step.commands:
+                        pipe.execute_command(*command)
+                    return await pipe.execute()
+            assert isinstance(step, Heard)
+            return await pubsub.get_message(timeout=step.seconds)
+        except redis.RedisError as error:
+            raise unavailable(self._place, error) from None
+
+
+class AsyncHandle:
+    """A job that was enqueued."""
+
+    def __init__(self, producer: AsyncProducer, job_id: str) -> None:
+        self._producer = producer
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        return f"<AsyncHandle {self.id}>"
+
+    async def record(self) -> Record:
+        """All that is known of the job now. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""
+        return await self._producer._drive(self._producer._backend.record(self.id))
+
+    async def status(self) -> Status:
+        """Where the job stands now."""
+        return (await self.record()).status
+
+    async def outcome(self) -> Outcome | None:
+        """The Outcome, or None if the job hasn't ended."""
+        return (await self.record()).outcome
+
+    async def wait(self, timeout: float | None = None) -> Outcome:
+        """Waits until the job has ended. Raises TimeoutError after `timeout` seconds."""
+        return await self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout))
+
+    def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
+        """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow), [])
+
+    async def cancel(self) -> bool:
+        """Ask for the job's end: a queued job never starts, a running one is told to stop. False if it has ended."""
+        return await self._producer._drive(self._producer._backend.cancel(self.id))

@@ -1,0 +1,185 @@
+"""The producer, sync: `connect(url).enqueue(Job(...))` and what its handle can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import redis
+
+from enqueue import protocol
+from enqueue.backends import make_backend
+from enqueue.errors import LongshoreError, QueueUnavailable
+from enqueue.job import Job
+from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps, Transaction
+from enqueue.record import Outcome, Record, Status
+from enqueue.wire import records as wire
+from enqueue.wire.rq import Serializer
+
+if TYPE_CHECKING:
+    from redis.client import PubSub
+
+    from enqueue.backends.faktory_client import FaktoryClient
+
+T = TypeVar("T")
+
+
+def connect(url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> Producer:
+    """A producer for the queue server at `url`; connects when it is first used.
+
+    `records`: the Redis URL of a Faktory set-up's Records. `queue`: where jobs go that name none. Raises UsageError.
+    """
+    return Producer(url, records=records, queue=queue, serializer=serializer)
+
+
+class Producer:
+    """Enqueues jobs and reads their Records. Safe to share among threads, and with forks."""
+
+    def __init__(self, url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> None:
+        self._backend, redis_url, faktory_url = make_backend(url, records, queue, serializer)
+        self._redis = open_redis(redis.Redis, redis_url)
+        self._place = wire.place_of(redis_url) if redis_url else ""
+        self._faktory: FaktoryClient | None = None
+        if faktory_url:
+            from enqueue.backends.faktory_client import FaktoryClient
+
+            self._faktory = FaktoryClient(faktory_url)
+
+    def enqueue(self, job: Job, *, queue: str | None = None, job_id: str | None = None) -> Handle:
+        """Put a job on a queue. Raises InvalidJob (too large), QueueUnavailable."""
+        return self.handle(self._drive(self._backend.enqueue(job, queue or self._backend.default_queue, job_id)))
+
+    def handle(self, job_id: str) -> Handle:
+        """A handle on a job that was enqueued elsewhere."""
+        return Handle(self, job_id)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._redis is not None:
+            self._redis.close()
+        if self._faktory is not None:
+            self._faktory.close()
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _drive(self, steps: Steps[T]) -> T:
+        iterator = self._run(steps)
+        while True:
+            try:
+                next(iterator)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+
+    def _run(self, steps: Steps[T]) -> Iterator[bytes]:
+        """Carry out steps; yields what they emit and returns their result."""
+        pubsub: PubSub | None = None
+        answer: Any = None
+        try:
+            while True:
+                try:
+                    step: Step = steps.send(answer)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                if isinstance(step, Emit):
+                    yield step.data
+                    answer = None
+                elif isinstance(step, Listen):
+                    pubsub = self._listen(step)
+                else:
+                    answer = self._do(step, pubsub)
+        finally:
+            steps.close()
+            if pubsub is not None:
+                pubsub.close()
+
+    def _listen(self, step: Listen) -> PubSub:
+        assert self._redis is not None
+        try:
+            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+            pubsub.subscribe(step.channel)
+            pubsub.get_message(timeout=5)
+        except redis.RedisError as error:
+            raise unavailable(self._place, error) from None
+        return pubsub
+
+    def _do(self, step: Step, pubsub: PubSub | None) -> Any:
+        if isinstance(step, Push):
+            assert self._faktory is not None
+            if len(step.jobs) == 1:
+                self._faktory.push(step.jobs[0])
+                return {}
+            return self._faktory.push_many(step.jobs)
+        assert self._redis is not None
+        try:
+            if isinstance(step, Command):
+                return self._redis.execute_command(*step.args)
+            if isinstance(step, Transaction):
+                with self._redis.pipeline(transaction=True) as pipe:
+                    for command in step.commands:
+                        pipe.execute_command(*command)
+                    return pipe.execute()
+            assert isinstance(step, Heard) and pubsub is not None
+            return pubsub.get_message(timeout=step.seconds)
+        except redis.RedisError as error:
+            raise unavailable(self._place, error) from None
+
+
+class Handle:
+    """A job that was enqueued."""
+
+    def __init__(self, producer: Producer, job_id: str) -> None:
+        self._producer = producer
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}>"
+
+    @property
+    def record(self) -> Record:
+        """All that is known of the job now. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""
+        return self._producer._drive(self._producer._backend.record(self.id))
+
+    @property
+    def status(self) -> Status:
+        """Where the job stands now."""
+        return self.record.status
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The Outcome, or None if the job hasn't ended."""
+        return self.record.outcome
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Waits until the job has ended. Raises TimeoutError after `timeout` seconds."""
+        return self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout))
+
+    def logs(self, *, follow: bool = False) -> Iterator[bytes]:
+        """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow))
+
+    def cancel(self) -> bool:
+        """Ask for the job's end: a queued job never starts, a running one is told to stop. False if it has ended."""
+        return self._producer._drive(self._producer._backend.cancel(self.id))
+
+
+def open_redis(kind: Any, url: str | None) -> Any:
+    """A Redis client (sync or async class) with bounded waits and raw answers; connects later."""
+    if url is None:
+        return None
+    try:
+        return kind.from_url(url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30, protocol=2)
+    except ValueError as error:
+        from enqueue.errors import UsageError
+
+        raise UsageError(f"the Redis URL can't be read: {wire.without_secrets(str(error))}") from None
+
+
+def unavailable(place: str, error: Exception) -> LongshoreError:
+    """A Redis error in plain words, with the server's place and never its password."""
+    return QueueUnavailable(f"Redis at {place}: {wire.without_secrets(str(error))}")

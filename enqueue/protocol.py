@@ -1,0 +1,184 @@
+"""What a producer does, without I/O: generators that yield steps and are sent the answers.
+
+One copy of the logic serves `enqueue.client` (sync) and `enqueue.aio` (async): only the drivers differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from enqueue.errors import InvalidJob, UnknownJob
+from enqueue.job import MAX_JOB_BYTES, Job
+from enqueue.record import HINTS, Outcome, Reason, Record, Status, rfc3339
+from enqueue.wire import records as wire
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One Redis command; answered with its raw reply."""
+
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Redis commands that happen together; answered with the list of replies."""
+
+    commands: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Jobs for Faktory; answered with {jid: error} for those that it refused."""
+
+    jobs: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Hear a channel from now on, until the generator ends."""
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Wait for a message on the channel, at most `seconds`; the answer doesn't matter."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """A part of an answer that comes bit by bit."""
+
+    data: bytes
+
+
+Step = Command | Transaction | Push | Listen | Heard | Emit
+Steps = Generator[Step, Any, T]
+
+
+class Backend(Protocol):
+    """What differs between the queues."""
+
+    default_queue: str
+
+    def enqueue(self, job: Job, queue: str, job_id: str | None) -> Steps[str]:
+        """Put one job on a queue; its id."""
+
+    def record(self, job_id: str) -> Steps[Record]:
+        """Where a job stands. Raises UnknownJob, RecordsUnavailable."""
+
+    def cancel(self, job_id: str) -> Steps[bool]:
+        """Ask for a job's end; False if it has ended already."""
+
+    def needs_records(self) -> None:
+        """Raises RecordsUnavailable if there is no store of Records."""
+
+
+def checked(job: Job) -> Job:
+    """Refuse a payload that no consumer would take. Raises InvalidJob."""
+    import json
+
+    size = len(json.dumps(job.payload()).encode())
+    if size > MAX_JOB_BYTES:
+        raise InvalidJob(f"the job is {size} bytes as JSON; at most {MAX_JOB_BYTES} are accepted (put large input elsewhere)")
+    return job
+
+
+def wait(backend: Backend, job_id: str, timeout: float | None) -> Steps[Outcome]:
+    """Until the job has ended. Raises TimeoutError after `timeout` seconds."""
+    backend.needs_records()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    yield Listen(wire.record_channel(job_id))
+    while True:
+        record = yield from backend.record(job_id)
+        if record.outcome is not None:
+            return record.outcome
+        left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError(f"job {job_id} is {record.status.value} after {timeout:g} s")
+        yield Heard(left)
+
+
+def follow(backend: Backend, job_id: str, *, until_end: bool) -> Steps[None]:
+    """The log so far, and with `until_end` what comes until the job has ended. Dropped parts are marked."""
+    backend.needs_records()
+    last: bytes | str = "0-0"
+    reader = LogReader()
+    ended = not until_end
+    while True:
+        block = () if ended else ("BLOCK", 1000)
+        found = yield Command(("XREAD", "COUNT", 100, *block, "STREAMS", wire.log_key(job_id), last))
+        for entry, fields in _entries(found):
+            last = entry
+            for part in reader.read(entry, fields):
+                yield Emit(part)
+        if found:
+            continue
+        if ended:
+            if last == "0-0":
+                yield from backend.record(job_id)  # tells an unknown job from an empty log
+            return
+        record = yield from backend.record(job_id)
+        ended = record.status.final  # once more without waiting, then that was all
+
+
+class LogReader:
+    """Entries of a log's stream -> its bytes, with a line in the place of what was dropped."""
+
+    def __init__(self) -> None:
+        self._attempt = b""
+        self._lines = 0
+
+    def read(self, entry: bytes, fields: dict[bytes, bytes]) -> Iterable[bytes]:
+        """The bytes of one entry."""
+        attempt = entry.split(b"-")[0]
+        if attempt != self._attempt:
+            self._attempt, self._lines = attempt, 0
+        data = fields.get(b"d")
+        if data is None:
+            return
+        total = int(fields.get(b"l", self._lines + data.count(b"\n")))
+        missing = total - data.count(b"\n") - self._lines
+        if missing > 0:
+            yield b"[longshore: %d lines dropped here]\n" % missing
+        self._lines = total
+        yield data
+
+
+def _entries(found: Any) -> Iterable[tuple[bytes, dict[bytes, bytes]]]:
+    if not found:
+        return
+    streams = found.items() if isinstance(found, dict) else found
+    for _, entries in streams:
+        for entry, fields in entries:
+            if isinstance(fields, dict):
+                yield entry, fields
+            else:
+                pairs = iter(fields or ())
+                yield entry, dict(zip(pairs, pairs, strict=False))
+
+
+def cancelled_record(record: Record, now: float) -> Record:
+    """The Record of a job that is cancelled before it starts."""
+    return record.model_copy(
+        update={
+            "status": Status.CANCELLED,
+            "reason": Reason.REQUESTED.value,
+            "message": "cancelled before it started",
+            "hint": HINTS[Reason.REQUESTED],
+            "times": record.times.model_copy(update={"ended": rfc3339(now)}),
+        }
+    )
+
+
+def unknown(job_id: str) -> UnknownJob:
+    """The error for a job that isn't there."""
+    return UnknownJob(f"there is no job '{job_id}' here: it was never enqueued on this server, or its record has expired")

@@ -1,0 +1,65 @@
+"""Where Records and logs are kept in Redis, without I/O; the same for both queues."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from enqueue.record import Record
+
+CANCELLATIONS = "longshore:cancel"
+"""Channel that carries the ids of jobs that somebody wants cancelled."""
+
+
+def faktory_job_key(jid: str) -> str:
+    """The hash that stands in for the job metadata that Faktory doesn't have."""
+    return f"longshore:job:{jid}"
+
+
+def log_key(job_id: str) -> str:
+    """The stream of a job's log."""
+    return f"longshore:log:{job_id}"
+
+
+def record_channel(job_id: str) -> str:
+    """Channel that carries the job's status at each change of its Record."""
+    return f"longshore:record:{job_id}"
+
+
+def consumer_key(instance: str) -> str:
+    """Exists for as long as this consumer lives."""
+    return f"longshore:consumer:{instance}"
+
+
+def entry_id(attempt: int, sequence: int) -> str:
+    """The id of a log's entry: rises through an attempt, and from attempt to attempt."""
+    return f"{attempt}-{sequence}"
+
+
+def read_record(data: bytes | str | Mapping[str, object] | None) -> Record | None:
+    """A stored Record; None for what is none."""
+    if not data:
+        return None
+    try:
+        return Record.loads(data)
+    except ValueError:
+        return None
+
+
+def without_secrets(text: str) -> str:
+    """A text without the user information of any URL in it."""
+    return re.sub(r"(\w+://)[^/@\s]*@", r"\1***@", text)
+
+
+def place_of(url: str) -> str:
+    """Where a server is, for messages: never its user or password."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    host = parts.hostname or "localhost"
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return f"{host}:{port or 6379}"

@@ -1,0 +1,240 @@
+"""RQ's keys and encodings, without I/O; shared by the producer and the consumer.
+
+Source: the keys and fields that rq 2.6 to 2.12 write (`rq/job.py`, `rq/results.py`, `rq/registry.py`). Nothing is ever
+imported or executed from a payload: pickles are read only if they hold plain values.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import pickletools
+import uuid
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from enqueue.closed import kind_of
+from enqueue.errors import InvalidJob
+from enqueue.job import JOB_NAME, MAX_JOB_BYTES, Job
+
+Serializer = Literal["pickle", "json"]
+
+SUSPENDED = "rq:suspended"
+QUEUES = "rq:queues"
+WORKERS = "rq:workers"
+
+
+def job_key(job_id: str) -> str:
+    """The hash of a job."""
+    return f"rq:job:{job_id}"
+
+
+def queue_key(queue: str) -> str:
+    """The list of a queue's job ids."""
+    return f"rq:queue:{queue}"
+
+
+def registry_key(kind: str, queue: str) -> str:
+    """A sorted set of job ids: wip, finished, failed, canceled, scheduled, deferred."""
+    return f"rq:{kind}:{queue}"
+
+
+def results_key(job_id: str) -> str:
+    """The stream of a job's results."""
+    return f"rq:results:{job_id}"
+
+
+def worker_key(name: str) -> str:
+    """The hash of a worker."""
+    return f"rq:worker:{name}"
+
+
+def utc(moment: float | None = None) -> str:
+    """Seconds since the epoch (now, if None) in RQ's time format."""
+    when = datetime.now(UTC) if moment is None else datetime.fromtimestamp(moment, UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_utc(text: bytes | str | None) -> float | None:
+    """RQ's time format -> seconds since the epoch; None for what can't be read."""
+    if not text:
+        return None
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def dumps(value: object, serializer: Serializer) -> bytes:
+    """Encode plain values as a stock producer with this serializer reads them."""
+    if serializer == "json":
+        return json.dumps(value).encode()
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise ValueError(f"it wants to import {module[:60]}.{name[:60]}")
+
+
+_FORBIDDEN = {
+    "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4",
+    "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER",
+}  # fmt: skip
+
+
+def _plain_pickle(blob: bytes) -> Any:
+    """Load a pickle of plain values. Raises ValueError, and never lets one import, call or allocate at will."""
+    imported: tuple[str, ...] = ()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(blob)):
+        if "UNICODE" in opcode.name:
+            imported = (*imported[-1:], str(argument)[:60])
+        if opcode.name in _FORBIDDEN:
+            name = str(argument).replace(" ", ".")[:120] if opcode.name == "GLOBAL" else ".".join(imported)
+            raise ValueError(f"it wants to import {name}" if name else f"it holds more than plain values ({opcode.name})")
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= count:
+            raise ValueError("its memo is out of bounds")
+    return _PlainUnpickler(io.BytesIO(blob)).load()
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} isn't JSON")
+
+
+def loads(blob: bytes) -> tuple[Any, Serializer]:
+    """Decode plain values written by either of RQ's serializers, and tell which one.
+
+    Raises ValueError that says why a blob is refused.
+    """
+    if blob[:1] == b"\x80":
+        try:
+            return _plain_pickle(blob), "pickle"
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(f"the pickle is broken ({type(error).__name__})") from None
+    try:
+        return json.loads(blob, parse_constant=_no_constant), "json"
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"it is neither JSON nor a pickle of plain values ({error})") from None
+
+
+def inflate(blob: bytes, limit: int) -> bytes:
+    """Decompress zlib data up to `limit` bytes; what isn't zlib is returned as it is. Raises ValueError above the limit."""
+    if len(blob) > limit:
+        raise ValueError(f"it is larger than the {limit} bytes that are accepted")
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(blob, limit + 1)
+    except zlib.error:
+        return blob
+    if len(data) > limit or inflater.unconsumed_tail:
+        raise ValueError(f"it inflates to more than the {limit} bytes that are accepted")
+    return data
+
+
+def read_payload(data: bytes | None, limit: int = MAX_JOB_BYTES) -> tuple[Job, Serializer]:
+    """The Job in a job hash's `data`, and the producer's serializer. Raises InvalidJob that names the field."""
+    try:
+        call, serializer = loads(inflate(data or b"", limit))
+    except ValueError as error:
+        raise InvalidJob(f"the payload is refused: {error}") from None
+    if not isinstance(call, (list, tuple)) or len(call) != 4:
+        raise InvalidJob(f"the payload must be RQ's [function, instance, args, kwargs], not {kind_of(call)}")
+    function, _, args, kwargs = call
+    if function != JOB_NAME:
+        raise InvalidJob(f"the function is {str(function)[:80]!r}; this queue runs '{JOB_NAME}' only")
+    if not isinstance(args, (list, tuple)) or len(args) != 1 or kwargs:
+        raise InvalidJob(f"'{JOB_NAME}' takes one argument, the Job as an object: enqueue('{JOB_NAME}', {{'image': ...}})")
+    return Job.load(args[0]), serializer
+
+
+def serializer_of(data: bytes | None) -> Serializer:
+    """The serializer of a payload that may not be readable: by its first byte."""
+    try:
+        head = zlib.decompressobj().decompress(data or b"", 1)
+    except zlib.error:
+        head = (data or b"")[:1]
+    return "pickle" if head == b"\x80" else "json"
+
+
+def new_job(
+    job: Job,
+    queue: str,
+    *,
+    job_id: str | None = None,
+    serializer: Serializer = "pickle",
+    now: float | None = None,
+) -> tuple[str, dict[str, str | bytes | int]]:
+    """The id and the hash of a new queued job, as `rq.Queue.enqueue` would write it."""
+    moment = utc(now)
+    call = (JOB_NAME, None, (job.payload(),), {})
+    fields: dict[str, str | bytes | int] = {
+        "created_at": moment,
+        "data": zlib.compress(dumps(call, serializer)),
+        "success_callback_name": "",
+        "failure_callback_name": "",
+        "stopped_callback_name": "",
+        "started_at": "",
+        "ended_at": "",
+        "last_heartbeat": "",
+        "worker_name": "",
+        "group_id": "",
+        "origin": queue,
+        "description": job.describe(),
+        "enqueued_at": moment,
+        "timeout": -1 if job.timeout is None else max(1, round(job.timeout)),
+        "status": "queued",
+    }
+    if job.retries:
+        fields["retries_left"] = job.retries
+    if job.retention.success is not None:
+        fields["result_ttl"] = job.retention.success
+    if job.retention.failure is not None:
+        fields["failure_ttl"] = job.retention.failure
+    return job_id or str(uuid.uuid4()), fields
+
+
+def pack_text(text: str) -> str:
+    """A failure's text as a result stream keeps it."""
+    return b64encode(zlib.compress(text.encode())).decode()
+
+
+def pack_value(value: object, serializer: Serializer) -> str:
+    """A return value as a result stream keeps it."""
+    return b64encode(dumps(value, serializer)).decode()
+
+
+def unpack_value(packed: bytes | str) -> Any:
+    """A return value from a result stream. Raises ValueError if it isn't plain."""
+    return loads(b64decode(packed))[0]
+
+
+def whole(value: bytes | str | None) -> int | None:
+    """A number in a hash field; None for an absent or unreadable one."""
+    try:
+        return int(value) if value not in (None, b"", "") else None  # type: ignore[arg-type]
+    except ValueError:
+        return None
+
+
+def meta_with(meta: bytes | None, short: Mapping[str, Any], serializer: Serializer, limit: int) -> bytes | None:
+    """A job's `meta` with `longshore` set; None if its producer keeps something there that we may not touch."""
+    value: Any = {}
+    if meta:
+        try:
+            if len(meta) > limit:
+                return None
+            value, _ = loads(meta)
+        except ValueError:
+            return None
+        if not isinstance(value, dict):
+            return None
+    return dumps({**value, "longshore": dict(short)}, serializer)
