@@ -67,9 +67,10 @@ class Replies:
                 if size >= 0:
                     start, stop = end + 2, end + 2 + size
                     if size > self._limit:
-                        if len(self._data) - start < min(_HEAD, size):
+                        head = min(_HEAD, size)
+                        if len(self._data) - start < head:
                             break
-                        self._oversize = Oversize(size, bytes(self._data[start : start + _HEAD]))
+                        self._oversize = Oversize(size, bytes(self._data[start : start + head]))
                         self._skip = size + 2
                         del self._data[:start]
                         continue
