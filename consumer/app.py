@@ -2,7 +2,7 @@
 
     queues.claim -> plan -> executor.start -+-> logs.pipeline -> sinks.record ----> Record
                     (pure)                  +-> wait -> outcome -> verdict -> record + settle -> executor.remove
-                    Unrunnable / ExecutorFault ---------^          (pure)     (one script on RQ; record first on Faktory)
+                    Unrunnable / ExecutorFault ---------^          (pure)     (one script on RQ; Faktory: record first)
 
 A restart starts in the middle: what a dead consumer held is claimed again as the same attempt, `executor.start` finds
 what runs, and the flow goes on from there. No step may be needed twice, every step may be tried twice.
@@ -60,7 +60,11 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
         worker = make_worker(queue, records, executor, settings, metrics)
         metrics.slots.set_function(lambda: worker.busy)
         log.info(
-            "consumer_started", name=settings.name, queues=list(settings.queues), executor=executor.name, concurrency=settings.concurrency
+            "consumer_started",
+            name=settings.name,
+            queues=list(settings.queues),
+            executor=executor.name,
+            concurrency=settings.concurrency,
         )
         if stopping.is_set():
             worker.stop()
@@ -82,7 +86,9 @@ def make_worker(queue: Queue, records: Records, executor: Executor, settings: Se
         return [RecordSink(records, claim, max_bytes=settings.logs.max_bytes, start=former)]
 
     chosen: Sinks = sinks
-    return Worker(queue, records, executor, settings, lambda claim: Follower(claim, chosen, settings.logs), metrics.observe)
+    return Worker(
+        queue, records, executor, settings, lambda claim: Follower(claim, chosen, settings.logs), metrics.observe
+    )
 
 
 async def _stop_when(stopping: asyncio.Event, worker: Worker) -> None:

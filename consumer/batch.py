@@ -16,7 +16,9 @@ class Batcher(Generic[Item, Result]):
     `flush` answers with a result, or an exception to raise, for each item in order.
     """
 
-    def __init__(self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], limit: int = 500) -> None:
+    def __init__(
+        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], limit: int = 500
+    ) -> None:
         self._flush = flush
         self._limit = limit
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []

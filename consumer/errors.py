@@ -1,10 +1,10 @@
 """Errors of the consumer's side; the root is `enqueue.errors.LongshoreError`.
 
-    LongshoreError
-    +-- Unrunnable       this job can't be run as asked: the job's (or the operator's policy's) doing, final
-    +-- ExecutorFault    the infrastructure failed; says whether anything had started
-    +-- ClaimLost        the queue no longer holds this job for us: write nothing
-    +-- SetupError       cluster, namespace, right or option is missing: the message names it
+LongshoreError
++-- Unrunnable       this job can't be run as asked: the job's (or the operator's policy's) doing, final
++-- ExecutorFault    the infrastructure failed; says whether anything had started
++-- ClaimLost        the queue no longer holds this job for us: write nothing
++-- SetupError       cluster, namespace, right or option is missing: the message names it
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ def outcome_of(exit: Exit, stopped: Stop | None, timeout: float | None, variable
     if stopped is Stop.CANCEL:
         return _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled while it ran", exit.code, values)
     if stopped is Stop.DEADLINE:
-        return _ended(Status.FAILED, Reason.DEADLINE, f"ran longer than its timeout of {timeout:g} s", exit.code, values)
+        return _ended(
+            Status.FAILED, Reason.DEADLINE, f"ran longer than its timeout of {timeout:g} s", exit.code, values
+        )
     if stopped is Stop.SHUTDOWN:
         message = "the consumer was stopped and ended the job"
         return _ended(Status.FAILED, Reason.CONSUMER_STOPPED, message, exit.code, values)
@@ -43,7 +45,9 @@ def outcome_of(exit: Exit, stopped: Stop | None, timeout: float | None, variable
     if exit.code == 0:
         return Outcome(status=Status.SUCCEEDED, exit_code=0, variables=values)
     if exit.signal:
-        return _ended(Status.FAILED, Reason.SIGNAL, exit.message or f"killed by {signal_name(exit.signal)}", exit.code, values)
+        return _ended(
+            Status.FAILED, Reason.SIGNAL, exit.message or f"killed by {signal_name(exit.signal)}", exit.code, values
+        )
     return _ended(Status.FAILED, Reason.EXIT_CODE, exit.message or f"exited with code {exit.code}", exit.code, values)
 
 
@@ -57,9 +61,16 @@ def cancelled_before_start() -> Outcome:
     return _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled before it started", None, {})
 
 
-def _ended(status: Status, reason: Reason, message: str | None, code: int | None, variables: Mapping[str, str]) -> Outcome:
+def _ended(
+    status: Status, reason: Reason, message: str | None, code: int | None, variables: Mapping[str, str]
+) -> Outcome:
     return Outcome(
-        status=status, reason=reason.value, message=message, hint=HINTS[reason], exit_code=code, variables=dict(variables)
+        status=status,
+        reason=reason.value,
+        message=message,
+        hint=HINTS[reason],
+        exit_code=code,
+        variables=dict(variables),
     )
 
 
@@ -132,7 +143,9 @@ def record_running(record: Record, where: Where, started_at: float | None) -> Re
     )
 
 
-def record_ended(record: Record, outcome: Outcome, verdict: Verdict, where: Where, exit: Exit | None, log: Log, now: float) -> Record:
+def record_ended(
+    record: Record, outcome: Outcome, verdict: Verdict, where: Where, exit: Exit | None, log: Log, now: float
+) -> Record:
     """The Record after an attempt: final, or queued again with the attempt's outcome kept."""
     times = record.times.model_copy(
         update={
@@ -152,7 +165,12 @@ def record_ended(record: Record, outcome: Outcome, verdict: Verdict, where: Wher
     attempts = (*(a for a in record.attempts if a.attempt != record.attempt), attempt)
     if verdict is Verdict.RETRY:
         return record.model_copy(
-            update={"status": Status.QUEUED, "attempts": attempts, "times": Times(queued=record.times.queued), "log": log}
+            update={
+                "status": Status.QUEUED,
+                "attempts": attempts,
+                "times": Times(queued=record.times.queued),
+                "log": log,
+            }
         )
     return record.model_copy(
         update={
@@ -195,7 +213,9 @@ def failure_text(record: Record, outcome: Outcome, verdict: Verdict, tail: Seque
     where = attempt.where if attempt else record.where
     place = [f"pod {where.namespace}/{where.pod}" if where.pod else None, f"node {where.node}" if where.node else None]
     named = ", ".join(part for part in (*place, f"executor {where.executor}", f"consumer {where.consumer}") if part)
-    lines.append(f"Attempt {record.attempt}" + (", will be tried again" if verdict is Verdict.RETRY else "") + f": {named}")
+    lines.append(
+        f"Attempt {record.attempt}" + (", will be tried again" if verdict is Verdict.RETRY else "") + f": {named}"
+    )
     if tail:
         lines += ["", f"Last {len(tail)} lines of the log:", *tail]
     return "\n".join(lines)
@@ -203,7 +223,13 @@ def failure_text(record: Record, outcome: Outcome, verdict: Verdict, tail: Seque
 
 def cancelled_settlement(settlement: Settlement) -> Settlement:
     """The same end, for a job that its queue has cancelled meanwhile: the first terminal write wins."""
-    outcome = _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled while it ran", settlement.outcome.exit_code, settlement.outcome.variables)
+    outcome = _ended(
+        Status.CANCELLED,
+        Reason.REQUESTED,
+        "cancelled while it ran",
+        settlement.outcome.exit_code,
+        settlement.outcome.variables,
+    )
     record = settlement.record.model_copy(
         update={
             "status": outcome.status,

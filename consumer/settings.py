@@ -1,4 +1,4 @@
-"""The consumer's settings, in sections: read once at start and handed down by section; no other module reads the environment.
+"""The consumer's settings, in sections: read once at start, handed down by section; nobody else reads the environment.
 
 Sources, the first that names a setting wins: command line flags, environment (LONGSHORE_QUEUE_URL,
 LONGSHORE_KUBERNETES_NAMESPACE, ...), a YAML file (`longshore.yaml` here, or the one named by --config).
@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
 
 from enqueue.closed import problems_of
 from enqueue.errors import UsageError
@@ -27,7 +33,9 @@ class Section(BaseModel):
 class Jobs(Section):
     """What holds for jobs that don't say otherwise."""
 
-    timeout: float = Field(86_400, gt=0, description="Seconds that a job may run if neither it nor its queue sets a limit.")
+    timeout: float = Field(
+        86_400, gt=0, description="Seconds that a job may run if neither it nor its queue sets a limit."
+    )
     start_timeout: float = Field(300, gt=0, description="Seconds until a job must have started.")
     grace: float = Field(10, ge=0, description="Seconds between TERM and KILL when a job is stopped.")
     max_bytes: int = Field(1_000_000, gt=0, description="The largest accepted payload.")
@@ -51,14 +59,20 @@ class Logs(Section):
 class Process(Section):
     """The process executor."""
 
-    directory: Path | None = Field(None, description="Where jobs get their private directories; a temporary one if not given.")
+    directory: Path | None = Field(
+        None, description="Where jobs get their private directories; a temporary one if not given."
+    )
 
 
 class Kubernetes(Section):
     """The kubernetes executor."""
 
-    namespace: str | None = Field(None, description="Namespace of the jobs; the kubeconfig's or the pod's own if not given.")
-    kubeconfig: Path | None = Field(None, description="Path of a kubeconfig; else KUBECONFIG, ~/.kube/config, in-cluster.")
+    namespace: str | None = Field(
+        None, description="Namespace of the jobs; the kubeconfig's or the pod's own if not given."
+    )
+    kubeconfig: Path | None = Field(
+        None, description="Path of a kubeconfig; else KUBECONFIG, ~/.kube/config, in-cluster."
+    )
     context: str | None = Field(None, description="The kubeconfig's context.")
     image: str | None = Field(None, description="Image of jobs that name none.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -66,7 +80,9 @@ class Kubernetes(Section):
     service_account: str | None = Field(None, description="Service account of jobs that name none.")
     service_accounts: tuple[str, ...] = Field((), description="Service accounts that jobs may name.")
     secrets: tuple[str, ...] = Field((), description="Kubernetes Secrets that jobs may refer to.")
-    requests: dict[str, str] = Field({"cpu": "100m", "memory": "128Mi"}, description="Resource requests of jobs that set none.")
+    requests: dict[str, str] = Field(
+        {"cpu": "100m", "memory": "128Mi"}, description="Resource requests of jobs that set none."
+    )
     limits: dict[str, str] = Field({"memory": "1Gi"}, description="Resource limits of jobs that set none.")
     image_pull_secrets: tuple[str, ...] = Field((), description="Secrets with the registries' credentials.")
     rate: float = Field(100, gt=0, description="Requests a second to the API; bursts may be twice as large.")
@@ -88,13 +104,19 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    queue_url: str = Field("redis://localhost:6379/0", description="redis://, rediss://, unix:// (RQ) or faktory://, tcp:// (Faktory).")
-    queues: Annotated[tuple[str, ...], NoDecode] = Field(("default",), min_length=1, description="Queues, the first one first.")
+    queue_url: str = Field(
+        "redis://localhost:6379/0", description="redis://, rediss://, unix:// (RQ) or faktory://, tcp:// (Faktory)."
+    )
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("default",), min_length=1, description="Queues, the first one first."
+    )
     records_url: str | None = Field(None, description="Redis that keeps Faktory jobs' Records and logs.")
     no_records: bool = Field(False, description="Faktory without Records: no wait, logs, cancel.")
     executor: str = Field("process", description="process, docker, kubernetes or null.")
     concurrency: int = Field(10, ge=1, le=100_000, description="Jobs at a time.")
-    name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="This consumer's name.")
+    name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="This consumer's name."
+    )
     shutdown_grace: float = Field(20, ge=0, description="Seconds that running jobs get to end after TERM.")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of /metrics; off if not given.")
     log_format: Literal["console", "json"] = "console"

@@ -15,7 +15,9 @@ from enqueue.record import Outcome
 def set_up_logging(level: str, format: str) -> None:
     """One line an event on standard error, for people or as JSON."""
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer()
+        if format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[
@@ -38,7 +40,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._ended = Counter(
-            "longshore_jobs_ended", "Attempts that ended, by their outcome.", ["queue", "status", "reason"], registry=self.registry
+            "longshore_jobs_ended",
+            "Attempts that ended, by their outcome.",
+            ["queue", "status", "reason"],
+            registry=self.registry,
         )
         self.slots = Gauge("longshore_slots_used", "Jobs that are being run.", registry=self.registry)
 

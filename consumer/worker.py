@@ -123,7 +123,7 @@ class Worker:
         self._jobs.pop(task, None)
         self._freed.set()
 
-    async def _settle(self, batch: Sequence[Settlement]) -> Sequence[None | Exception]:
+    async def _settle(self, batch: Sequence[Settlement]) -> Sequence[Exception | None]:
         refused = await self.queue.settle(batch)
         for settlement in batch:
             error = refused.get(settlement.claim.token)

@@ -1,10 +1,10 @@
 """longshore's producer: enqueue jobs, wait for them, follow their logs.
 
-    from enqueue import Job, connect
+from enqueue import Job, connect
 
-    queue = connect("redis://localhost:6379/0")
-    handle = queue.enqueue(Job(image="alpine:3.20", commands=["echo hello"]))
-    print(handle.wait(timeout=60).status)
+queue = connect("redis://localhost:6379/0")
+handle = queue.enqueue(Job(image="alpine:3.20", commands=["echo hello"]))
+print(handle.wait(timeout=60).status)
 """
 
 from enqueue.client import Handle, Producer, connect

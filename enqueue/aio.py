@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def connect(url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> AsyncProducer:
+def connect(
+    url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle"
+) -> AsyncProducer:
     """As `enqueue.connect`; to be used within one event loop. Raises UsageError."""
     return AsyncProducer(url, records=records, queue=queue, serializer=serializer)
 
@@ -32,7 +34,9 @@ def connect(url: str, *, records: str | None = None, queue: str = "default", ser
 class AsyncProducer:
     """Enqueues jobs and reads their Records."""
 
-    def __init__(self, url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> None:
+    def __init__(
+        self, url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle"
+    ) -> None:
         self._backend, redis_url, faktory_url = make_backend(url, records, queue, serializer)
         self._redis = open_redis(redis.asyncio.Redis, redis_url)
         self._place = wire.place_of(redis_url) if redis_url else ""
@@ -60,7 +64,9 @@ class AsyncProducer:
     async def __aenter__(self) -> AsyncProducer:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def _drive(self, steps: Steps[T]) -> T:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def connect(url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> Producer:
+def connect(
+    url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle"
+) -> Producer:
     """A producer for the queue server at `url`; connects when it is first used.
 
     `records`: the Redis URL of a Faktory set-up's Records. `queue`: where jobs go that name none. Raises UsageError.
@@ -36,7 +38,9 @@ def connect(url: str, *, records: str | None = None, queue: str = "default", ser
 class Producer:
     """Enqueues jobs and reads their Records. Safe to share among threads, and with forks."""
 
-    def __init__(self, url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle") -> None:
+    def __init__(
+        self, url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle"
+    ) -> None:
         self._backend, redis_url, faktory_url = make_backend(url, records, queue, serializer)
         self._redis = open_redis(redis.Redis, redis_url)
         self._place = wire.place_of(redis_url) if redis_url else ""
@@ -64,7 +68,9 @@ class Producer:
     def __enter__(self) -> Producer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _drive(self, steps: Steps[T]) -> T:
@@ -101,7 +107,7 @@ class Producer:
     def _listen(self, step: Listen) -> PubSub:
         assert self._redis is not None
         try:
-            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+            pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
             pubsub.subscribe(step.channel)
             pubsub.get_message(timeout=5)
         except redis.RedisError as error:
@@ -124,7 +130,8 @@ class Producer:
                     for command in step.commands:
                         pipe.execute_command(*command)
                     return pipe.execute()
-            assert isinstance(step, Heard) and pubsub is not None
+            assert isinstance(step, Heard)
+            assert pubsub is not None
             return pubsub.get_message(timeout=step.seconds)
         except redis.RedisError as error:
             raise unavailable(self._place, error) from None

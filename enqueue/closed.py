@@ -42,7 +42,7 @@ def kind_of(value: object) -> str:
         (dict, "an object"),
         ((list, tuple), "a list"),
     ):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return name
     return type(value).__name__
 
@@ -73,7 +73,8 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
         where = _model_at(model, location[:-1])
         known = [field.alias or name for name, field in where.model_fields.items()] if where else []
         holder = path_of(location[:-1])
-        return f"{holder + ': ' if holder else ''}unknown field '{str(location[-1])[:80]}'{nearest(str(location[-1]), known)}"
+        name = str(location[-1])[:80]
+        return f"{holder + ': ' if holder else ''}unknown field '{name}'{nearest(name, known)}"
     path = path_of(location) or "job"
     kind = error["type"]
     if kind == "missing":

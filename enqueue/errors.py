@@ -1,12 +1,12 @@
 """Errors of the producer's side; the consumer's derive from the same root.
 
-    LongshoreError
-    +-- InvalidJob           the Job can't be accepted: the message names the field and the way out
-    +-- UsageError           a wrong option, URL or file: the message names it
-    +-- QueueUnavailable     the queue's server can't be reached or refuses us
-    +-- UnknownJob           no such job on this queue (never enqueued, or its record has expired)
-    +-- RecordsUnavailable   asked for a Record where none is kept (Faktory without a records URL)
-    +-- ProtocolError        the server answered what its protocol doesn't know
+LongshoreError
++-- InvalidJob           the Job can't be accepted: the message names the field and the way out
++-- UsageError           a wrong option, URL or file: the message names it
++-- QueueUnavailable     the queue's server can't be reached or refuses us
++-- UnknownJob           no such job on this queue (never enqueued, or its record has expired)
++-- RecordsUnavailable   asked for a Record where none is kept (Faktory without a records URL)
++-- ProtocolError        the server answered what its protocol doesn't know
 """
 
 from __future__ import annotations

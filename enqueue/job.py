@@ -90,7 +90,7 @@ def _image(text: str) -> str:
 
 def _mode(value: str | int) -> str | int:
     if isinstance(value, int) and not 0 <= value <= 0o777:
-        raise ValueError("must lie between 0 and 511 (0777); as text it is read as octal: \"0755\"")
+        raise ValueError('must lie between 0 and 511 (0777); as text it is read as octal: "0755"')
     if isinstance(value, str) and not re.fullmatch(r"(?:0o?)?[0-7]{3}", value):
         raise ValueError('must be octal permissions in quotes, such as "0644" or "0755"')
     return value
@@ -112,7 +112,9 @@ class Variable(Closed):
     name: EnvironmentName = Field(validation_alias=AliasChoices("name", "key"))
     value: Text
     sensitive: bool = Field(False, description="Kept out of pod specs and masked in logs, variables and messages.")
-    scope: Literal["all", "init", "main"] = Field("all", description="Which steps see it: both, the init step, or the main one.")
+    scope: Literal["all", "init", "main"] = Field(
+        "all", description="Which steps see it: both, the init step, or the main one."
+    )
 
 
 class SecretReference(Closed):
@@ -130,7 +132,9 @@ class File(Closed):
         validation_alias=AliasChoices("path", "name"), description="Relative to the working directory, or absolute."
     )
     contents: Text
-    mode: Annotated[str | int, AfterValidator(_mode)] = Field("0644", description='Octal permissions in quotes, such as "0755".')
+    mode: Annotated[str | int, AfterValidator(_mode)] = Field(
+        "0644", description='Octal permissions in quotes, such as "0755".'
+    )
 
     @property
     def permissions(self) -> int:
@@ -173,16 +177,24 @@ class Job(Closed):
     """What a producer asks for.
 
     Either `commands` (one shell script that stops at the first failure) or `entrypoint` and `args`.
-    Times are in seconds. `Job(...)` raises pydantic's ValidationError; `Job.load` raises InvalidJob with plain sentences.
+    Times are in seconds. `Job(...)` raises pydantic's ValidationError; `Job.load` InvalidJob with plain sentences.
     """
 
-    image: ImageReference | None = Field(None, description="Container image; the process executor runs on the host instead.")
+    image: ImageReference | None = Field(
+        None, description="Container image; the process executor runs on the host instead."
+    )
     commands: tuple[Command, ...] = Field((), description="One script, a command an entry; stops at the first failure.")
-    entrypoint: tuple[Text, ...] = Field((), description="Runs this instead of the image's entrypoint, without a shell.")
+    entrypoint: tuple[Text, ...] = Field(
+        (), description="Runs this instead of the image's entrypoint, without a shell."
+    )
     args: tuple[Text, ...] = Field((), description="Arguments of the entrypoint.")
-    shell: Text = Field("/bin/sh", description="Runs `commands`; a POSIX shell with its options, such as '/bin/bash -o pipefail'.")
+    shell: Text = Field(
+        "/bin/sh", description="Runs `commands`; a POSIX shell with its options, such as '/bin/bash -o pipefail'."
+    )
     workdir: Text | None = Field(None, description="Working directory; the executor's own, if not given.")
-    env: dict[EnvironmentName, Text] = Field({}, description="Environment in plain text; secrets belong in `variables`.")
+    env: dict[EnvironmentName, Text] = Field(
+        {}, description="Environment in plain text; secrets belong in `variables`."
+    )
     variables: tuple[Variable, ...] = Field(())
     secrets: tuple[SecretReference, ...] = Field(())
     files: tuple[File, ...] = Field(())
@@ -190,14 +202,20 @@ class Job(Closed):
     resources: Resources | None = None
     timeout: Seconds | None = Field(None, description="The main step may run this long.")
     start_timeout: Seconds | None = Field(None, description="It must have started after this long.")
-    retries: int | None = Field(None, ge=0, le=1000, description="Tries after the first when the job fails; None: as the queue says.")
-    infrastructure_retries: int = Field(0, ge=0, le=1000, description="Tries after the first when the infrastructure fails a started job.")
+    retries: int | None = Field(
+        None, ge=0, le=1000, description="Tries after the first when the job fails; None: as the queue says."
+    )
+    infrastructure_retries: int = Field(
+        0, ge=0, le=1000, description="Tries after the first when the infrastructure fails a started job."
+    )
     labels: dict[LabelKey, Annotated[str, AfterValidator(_label_value)]] = {}
     annotations: dict[LabelKey, Text] = {}
     service_account: DnsName | None = None
     retention: Retention = Retention()
     reply_to: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_.-]{1,120}$", description="Faktory queue that gets a job with the Record at the end."
+        None,
+        pattern=r"^[A-Za-z0-9_.-]{1,120}$",
+        description="Faktory queue that gets a job with the Record at the end.",
     )
 
     _lists = field_validator("commands", "entrypoint", "args", "variables", "secrets", "files", mode="before")(
@@ -216,8 +234,14 @@ class Job(Closed):
             raise ValueError("shell: must be an absolute path with its options, such as '/bin/sh'")
         if self.workdir is not None and (not self.workdir or ".." in self.workdir.split("/") or self.workdir == "/"):
             raise ValueError("workdir: must be a plain path, such as '/workspace'")
-        _distinct("variables", [*self.env, *(v.name for v in self.variables if v.scope != "init"), *(s.name for s in self.secrets)])
-        _distinct("variables", [*self.env, *(v.name for v in self.variables if v.scope != "main"), *(s.name for s in self.secrets)])
+        _distinct(
+            "variables",
+            [*self.env, *(v.name for v in self.variables if v.scope != "init"), *(s.name for s in self.secrets)],
+        )
+        _distinct(
+            "variables",
+            [*self.env, *(v.name for v in self.variables if v.scope != "main"), *(s.name for s in self.secrets)],
+        )
         _distinct("files", [f.path for f in self.files])
         return self
 
@@ -230,7 +254,9 @@ class Job(Closed):
         if not isinstance(payload, Mapping):
             from enqueue.closed import kind_of
 
-            raise InvalidJob(f"the job must be an object with fields such as image and commands, not {kind_of(payload)}")
+            raise InvalidJob(
+                f"the job must be an object with fields such as image and commands, not {kind_of(payload)}"
+            )
         try:
             return cls.model_validate(dict(payload))
         except ValidationError as error:
@@ -298,5 +324,9 @@ def _distinct(field: str, names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"{field}: '{name[:80]}' is given twice (env, variables and secrets share one space)" if field != "files" else f"files: '{name[:80]}' is given twice")
+            raise ValueError(
+                f"{field}: '{name[:80]}' is given twice (env, variables and secrets share one space)"
+                if field != "files"
+                else f"files: '{name[:80]}' is given twice"
+            )
         seen.add(name)

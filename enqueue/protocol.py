@@ -88,7 +88,9 @@ def checked(job: Job) -> Job:
 
     size = len(json.dumps(job.payload()).encode())
     if size > MAX_JOB_BYTES:
-        raise InvalidJob(f"the job is {size} bytes as JSON; at most {MAX_JOB_BYTES} are accepted (put large input elsewhere)")
+        raise InvalidJob(
+            f"the job is {size} bytes as JSON; at most {MAX_JOB_BYTES} are accepted (put large input elsewhere)"
+        )
     return job
 
 
@@ -181,4 +183,6 @@ def cancelled_record(record: Record, now: float) -> Record:
 
 def unknown(job_id: str) -> UnknownJob:
     """The error for a job that isn't there."""
-    return UnknownJob(f"there is no job '{job_id}' here: it was never enqueued on this server, or its record has expired")
+    return UnknownJob(
+        f"there is no job '{job_id}' here: it was never enqueued on this server, or its record has expired"
+    )

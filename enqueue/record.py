@@ -79,7 +79,7 @@ HINTS: dict[Reason, str] = {
     Reason.NODE_LOST: "The node went away under the job; infrastructure_retries lets such a job run again.",
     Reason.POD_DELETED: "Somebody or something deleted the pod; infrastructure_retries lets such a job run again.",
     Reason.EXECUTOR_ERROR: "The executor couldn't run the job; the consumer's log has the details.",
-    Reason.CONSUMER_STOPPED: "The consumer was stopped before the job's end; infrastructure_retries lets such a job run again.",
+    Reason.CONSUMER_STOPPED: "The consumer was stopped before the job's end; infrastructure_retries lets it run again.",
     Reason.CONSUMER_LOST: "The consumer died while it ran the job; infrastructure_retries lets such a job run again.",
     Reason.INVALID_JOB: "The payload isn't a valid Job; mend the named field and enqueue it again.",
     Reason.REFUSED: "The operator's policy doesn't allow this job; change the named field or ask the operator.",

@@ -32,7 +32,18 @@ ALIVE = 15
 WHILE_RUNNING = 8 * 86_400
 """Seconds to keep what belongs to a job that hasn't ended, beyond its own timeout."""
 
-_TRANSIENT = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "BUSY", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
+_TRANSIENT = (
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "OOM",
+    "BUSY",
+    "TRYAGAIN",
+    "MISCONF",
+    "NOREPLICAS",
+    "UNKILLABLE",
+)
 
 
 def transient(error: BaseException) -> bool:
@@ -66,7 +77,8 @@ async def patiently(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
 class ClaimState:
     """What the store knows of a Faktory job that was just fetched.
 
-    `verdict`: "ours" to run (the attempt is counted), "held" by another living consumer, "final" (succeeded or cancelled).
+    `verdict`: "ours" to run (the attempt is counted), "held" by another living consumer, "final" (succeeded,
+    cancelled).
     """
 
     attempt: int
@@ -114,8 +126,8 @@ class RecordStore:
         """Store the Record of a job that goes on. Raises ClaimLost."""
         await self._writes.put((claim, record))
 
-    async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[None | Exception]:
-        results: list[None | Exception] = [None] * len(batch)
+    async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[Exception | None]:
+        results: list[Exception | None] = [None] * len(batch)
         todo = list(range(len(batch)))
         while todo:
             answers = await patiently("write records", lambda todo=todo: self._send_writes([batch[i] for i in todo]))  # type: ignore[misc]
@@ -142,7 +154,7 @@ class RecordStore:
         return await run_all(self.redis, self._script_write, calls)
 
     async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
-        """Append whole lines to the log. A repeated sequence is no repeat. Raises ClaimLost, and RedisError for a retry."""
+        """Append whole lines to the log; a repeated sequence is no repeat. Raises ClaimLost; RedisError: try again."""
         lines, size = self._stored.get(claim.token, (0, 0))
         now = lines + data.count(b"\n"), size + len(data)
         await self._append(claim, sequence, [b"l", now[0], b"b", now[1], b"d", data])
@@ -175,7 +187,8 @@ class RecordStore:
         found = await patiently("read the log", lambda: self.redis.xrevrange(self.stream_of(claim), high, low, count=1))
         if not found:
             return LogPosition()
-        entry, fields = found[0]
+        entry: Any = found[0][0]
+        fields: Any = found[0][1]
         lines, size = int(fields.get(b"l", 0)), int(fields.get(b"b", 0))
         self._stored[claim.token] = lines, size
         return LogPosition(entries=int(entry.split(b"-")[1]), lines=lines, bytes=size)
@@ -275,7 +288,7 @@ async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], li
 
 
 async def connect(url: str) -> Redis:
-    """An asyncio Redis client with bounded waits. Raises QueueUnavailable with the server's place, never its password."""
+    """An asyncio Redis client with bounded waits. Raises QueueUnavailable that names the place, never a password."""
     redis: Redis = Redis.from_url(
         url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30, client_name="longshore", protocol=2
     )

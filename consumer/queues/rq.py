@@ -11,7 +11,6 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -19,13 +18,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.errors import ClaimLost, SetupError
-from consumer.model import Claim, Settlement, Signal, Verdict
+from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queues import scripts
 from consumer.queues.records import RecordStore, connect, patiently, run_all, transient
+from consumer.queues.rq_words import Native, claim_of, settling
 from consumer.settings import Retention
-from enqueue.errors import InvalidJob, QueueUnavailable
-from enqueue.record import Record, Status, job_failures
+from enqueue.errors import QueueUnavailable
+from enqueue.record import Record
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 
@@ -33,22 +33,6 @@ log = structlog.get_logger()
 
 LEASE = 3600
 """Seconds that registry scores reach ahead, so that nobody's clean-up takes jobs while all consumers are down."""
-
-_RESULT = {"finished": "1", "failed": "2", "queued": "4", "scheduled": "4"}
-
-
-@dataclass(slots=True)
-class Native:
-    """What RQ knows of a claim and we need at its end."""
-
-    serializer: wire.Serializer
-    meta: bytes
-    result_ttl: int | None
-    failure_ttl: int | None
-    retries_left: int | None
-    retry_intervals: list[int]
-    at_front: bool
-    touch_meta: bool = True
 
 
 class RqRecords(RecordStore):
@@ -68,7 +52,7 @@ class RqRecords(RecordStore):
         fresh = wire.meta_with(native.meta, record.short, native.serializer, 1_000_000) if native.touch_meta else None
         return ["0", "", ""] if fresh is None else ["1", native.meta, fresh]
 
-    async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[None | Exception]:
+    async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[Exception | None]:
         results = await super()._write_many(batch)
         for (claim, record), result in zip(batch, results, strict=True):
             if result is None:
@@ -100,7 +84,14 @@ class RqQueue:
     """The port `Queue` on RQ. One instance belongs to one consumer process."""
 
     def __init__(
-        self, url: str, queues: Sequence[str], *, consumer: str, max_bytes: int, retention: Retention, patience: float = 2.0
+        self,
+        url: str,
+        queues: Sequence[str],
+        *,
+        consumer: str,
+        max_bytes: int,
+        retention: Retention,
+        patience: float = 2.0,
     ) -> None:
         self.url = url
         self.queues = tuple(queues)
@@ -123,9 +114,13 @@ class RqQueue:
         info = await self.redis.info()
         version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
         if version < (6, 2):
-            raise SetupError(f"Redis at {record_wire.place_of(self.url)} is {version[0]}.{version[1]}; longshore needs 6.2 or newer")
+            raise SetupError(
+                f"Redis at {record_wire.place_of(self.url)} is {version[0]}.{version[1]}; longshore needs 6.2 or newer"
+            )
         if info.get("maxmemory") and info.get("maxmemory_policy") not in ("noeviction", None):
-            log.warning("redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction")
+            log.warning(
+                "redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction"
+            )
         self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention)
         self._claim = self.redis.register_script(scripts.RQ_CLAIM)
         self._takeover = self.redis.register_script(scripts.RQ_TAKEOVER)
@@ -181,7 +176,9 @@ class RqQueue:
                 elif answer[0] == b"canceled":
                     again.append(cancelled_settlement(settlement))
                 elif answer[0] != b"ok":
-                    refused[claim.token] = ClaimLost(f"job {claim.id} was {'deleted' if answer[0] == b'deleted' else 'taken'} meanwhile")
+                    refused[claim.token] = ClaimLost(
+                        f"job {claim.id} was {'deleted' if answer[0] == b'deleted' else 'taken'} meanwhile"
+                    )
             todo = again
         for settlement in settlements:
             self._known.discard(settlement.claim.token)
@@ -228,94 +225,33 @@ class RqQueue:
         slots, now = min(slots, 200), time.monotonic()
         tokens = [uuid.uuid4().hex for _ in range(slots)]
         self._unanswered = {token: since for token, since in self._unanswered.items() if now - since < 300}
-        args = [wire.utc(), self.consumer, self.instance, LEASE, self._max_bytes, slots, len(self.queues), *self.queues, *tokens]
+        args = [
+            wire.utc(),
+            self.consumer,
+            self.instance,
+            LEASE,
+            self._max_bytes,
+            slots,
+            len(self.queues),
+            *self.queues,
+            *tokens,
+        ]
         try:
             rows = await script(keys=[], args=args + list(self._unanswered) if script is self._takeover else args)
         except BaseException:
             self._unanswered.update(dict.fromkeys(tokens, now))
             self._last_takeover = 0.0
             raise
-        claims = [self._read(row) for row in rows]
+        claims = [claim_of(row, self._max_bytes) for row in rows]
         self._known.update(claim.token for claim in claims)
         return claims
-
-    def _read(self, row: list[Any]) -> Claim:
-        job_id, queue, token = row[0].decode(), row[1].decode(), row[2].decode()
-        attempt, size, data = int(row[3]), int(row[4]), row[5]
-        meta, timeout, result_ttl, failure_ttl, retries_left, intervals, at_front, enqueued_at, record, cancel = row[6]
-        job, problem, serializer = None, None, wire.serializer_of(data)
-        try:
-            if size > self._max_bytes:
-                raise InvalidJob(f"the payload is {size} bytes; at most {self._max_bytes} are accepted (put large input elsewhere)")
-            job, serializer = wire.read_payload(data, self._max_bytes)
-        except InvalidJob as error:
-            problem = str(error)
-        history = record_wire.read_record(record)
-        left = wire.whole(retries_left)
-        seconds = wire.whole(timeout)
-        allowed = left
-        if allowed is None:
-            failures = job_failures(history)
-            allowed = max(0, (job.retries or 0) - failures) if job else 0
-        try:
-            pauses = [max(0, int(pause)) for pause in json.loads(intervals or b"[]")]
-        except (ValueError, TypeError):
-            pauses = []
-        return Claim(
-            id=job_id,
-            queue=queue,
-            attempt=attempt,
-            token=token,
-            job=job,
-            problem=problem,
-            timeout=float(seconds) if seconds and seconds > 0 else None,
-            retries_left=allowed,
-            queued_at=wire.from_utc(enqueued_at),
-            claimed_at=time.time(),
-            cancelled=bool(cancel),
-            history=history,
-            native=Native(
-                serializer, meta or b"", wire.whole(result_ttl), wire.whole(failure_ttl), left, pauses, at_front == b"1"
-            ),
-        )
 
     async def _send(self, settlements: Sequence[Settlement]) -> list[Any]:
         return await run_all(self.redis, self._settle, [([], self._arguments(s)) for s in settlements])
 
     def _arguments(self, settlement: Settlement) -> list[Any]:
-        claim, record, outcome = settlement.claim, settlement.record, settlement.outcome
-        native: Native = claim.native
-        due, pause = 0.0, 0
-        ttl = self._ttl(native, claim, outcome.status)
-        if settlement.verdict is Verdict.RETRY:
-            if native.retry_intervals and not settlement.infrastructure and native.retries_left:
-                index = max(0, len(native.retry_intervals) - native.retries_left)
-                pause = native.retry_intervals[min(index, len(native.retry_intervals) - 1)]
-            status, due = ("scheduled" if pause else "queued"), time.time() + pause
-        else:
-            status = {Status.SUCCEEDED: "finished", Status.CANCELLED: "canceled"}.get(outcome.status, "failed")
-        kind = _RESULT.get(status, "")
-        field, value = "", ""
-        if kind == "1":
-            field, value = "return_value", wire.pack_value(outcome.model_dump(mode="json"), native.serializer)
-        elif kind:
-            field, value = "exc_string", wire.pack_text(settlement.text)
-        ended = time.time()
-        fewer = settlement.verdict is Verdict.RETRY and not settlement.infrastructure and bool(native.retries_left)
-        meta = self.records.meta_of(claim, record)
-        return [
-            claim.id, claim.queue, claim.token, status, wire.utc(ended), record.dumps(), record.status.value, kind, field, value,
-            ttl, *meta, self.consumer, claim.claimed_at, ended, "1" if native.at_front else "0", "1" if fewer else "0", due,
-        ]  # fmt: skip
-
-    def _ttl(self, native: Native, claim: Claim, status: Status) -> int:
-        success = status is Status.SUCCEEDED
-        own = native.result_ttl if success else native.failure_ttl
-        if own is not None:
-            return own
-        wanted = claim.job.retention if claim.job else None
-        chosen = (wanted.success if success else wanted.failure) if wanted else None
-        return chosen or (self._retention.success if success else self._retention.failure)
+        meta = self.records.meta_of(settlement.claim, settlement.record)
+        return settling(settlement, meta, self._retention, self.consumer)
 
     async def _work_arrives(self) -> None:
         """Waits until a queue holds something; BLMOVE onto the same end changes nothing and wakes at once."""
@@ -323,7 +259,9 @@ class RqQueue:
             if queue not in self._waiters or self._waiters[queue].done():
                 self._waiters[queue] = asyncio.create_task(self._watch(queue))
         stopping = asyncio.ensure_future(self.stopping.wait())
-        await asyncio.wait([stopping, *self._waiters.values()], timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [stopping, *self._waiters.values()], timeout=self._patience, return_when=asyncio.FIRST_COMPLETED
+        )
         stopping.cancel()
 
     async def _watch(self, queue: str) -> None:

@@ -12,7 +12,9 @@ RQ_SCHEMES = ("redis", "rediss", "unix")
 FAKTORY_SCHEMES = ("faktory", "faktory+tls", "tcp", "tcp+tls")
 
 
-def make_backend(url: str, records: str | None, queue: str, serializer: Serializer) -> tuple[Backend, str | None, str | None]:
+def make_backend(
+    url: str, records: str | None, queue: str, serializer: Serializer
+) -> tuple[Backend, str | None, str | None]:
     """The backend for a URL, the Redis URL to use and the Faktory URL to use. Raises UsageError."""
     scheme = urlsplit(url).scheme
     if scheme in RQ_SCHEMES:

@@ -107,4 +107,6 @@ def _told_by_rq(record: Record, status: Status) -> Record:
         return record.model_copy(update={"status": status})
     reason = Reason.REQUESTED if status is Status.CANCELLED else Reason.CONSUMER_LOST
     message = "cancelled through RQ" if status is Status.CANCELLED else "RQ counts the job as abandoned"
-    return record.model_copy(update={"status": status, "reason": reason.value, "message": message, "hint": HINTS[reason]})
+    return record.model_copy(
+        update={"status": status, "reason": reason.value, "message": message, "hint": HINTS[reason]}
+    )

@@ -96,8 +96,10 @@ def _plain_pickle(blob: bytes) -> Any:
             imported = (*imported[-1:], str(argument)[:60])
         if opcode.name in _FORBIDDEN:
             name = str(argument).replace(" ", ".")[:120] if opcode.name == "GLOBAL" else ".".join(imported)
-            raise ValueError(f"it wants to import {name}" if name else f"it holds more than plain values ({opcode.name})")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= count:
+            raise ValueError(
+                f"it wants to import {name}" if name else f"it holds more than plain values ({opcode.name})"
+            )
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= count:
             raise ValueError("its memo is out of bounds")
     return _PlainUnpickler(io.BytesIO(blob)).load()
 
@@ -127,7 +129,7 @@ def loads(blob: bytes) -> tuple[Any, Serializer]:
 
 
 def inflate(blob: bytes, limit: int) -> bytes:
-    """Decompress zlib data up to `limit` bytes; what isn't zlib is returned as it is. Raises ValueError above the limit."""
+    """Decompress zlib data up to `limit` bytes; what isn't zlib stays as it is. Raises ValueError above the limit."""
     if len(blob) > limit:
         raise ValueError(f"it is larger than the {limit} bytes that are accepted")
     inflater = zlib.decompressobj()
@@ -152,7 +154,9 @@ def read_payload(data: bytes | None, limit: int = MAX_JOB_BYTES) -> tuple[Job, S
     if function != JOB_NAME:
         raise InvalidJob(f"the function is {str(function)[:80]!r}; this queue runs '{JOB_NAME}' only")
     if not isinstance(args, (list, tuple)) or len(args) != 1 or kwargs:
-        raise InvalidJob(f"'{JOB_NAME}' takes one argument, the Job as an object: enqueue('{JOB_NAME}', {{'image': ...}})")
+        raise InvalidJob(
+            f"'{JOB_NAME}' takes one argument, the Job as an object: enqueue('{JOB_NAME}', {{'image': ...}})"
+        )
     return Job.load(args[0]), serializer
 
 
@@ -175,7 +179,7 @@ def new_job(
 ) -> tuple[str, dict[str, str | bytes | int]]:
     """The id and the hash of a new queued job, as `rq.Queue.enqueue` would write it."""
     moment = utc(now)
-    call = (JOB_NAME, None, (job.payload(),), {})
+    call: Any = (JOB_NAME, None, (job.payload(),), {})
     fields: dict[str, str | bytes | int] = {
         "created_at": moment,
         "data": zlib.compress(dumps(call, serializer)),
@@ -220,7 +224,7 @@ def unpack_value(packed: bytes | str) -> Any:
 def whole(value: bytes | str | None) -> int | None:
     """A number in a hash field; None for an absent or unreadable one."""
     try:
-        return int(value) if value not in (None, b"", "") else None  # type: ignore[arg-type]
+        return int(value) if value not in (None, b"", "") else None
     except ValueError:
         return None
 

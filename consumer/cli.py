@@ -1,0 +1,46 @@
+"""What the command `longshore` does in the consumer; loaded by `enqueue.cli` when it is called."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from consumer.settings import load_settings
+from consumer.telemetry import set_up_logging
+from enqueue.job import Job
+
+
+def run(config: Path | None, **flags: Any) -> None:
+    """Run jobs from a queue until told to stop. Raises UsageError, SetupError."""
+    from consumer.app import run_consumer
+
+    settings = load_settings(config, **flags)
+    set_up_logging(settings.log_level, settings.log_format)
+    asyncio.run(run_consumer(settings))
+
+
+def test(job: Job, config: Path | None, as_json: bool, **flags: Any) -> int:
+    """Run one job here and now; its exit code."""
+    from consumer.once import exit_code, run_once
+    from enqueue.show import print_outcome
+
+    settings = load_settings(config, **flags)
+    set_up_logging("warning", settings.log_format)
+    record = asyncio.run(run_once(job, settings, sys.stderr.buffer if as_json else sys.stdout.buffer))
+    if as_json:
+        print(json.dumps(record.model_dump(mode="json", exclude_none=True)))
+    elif record.outcome is not None and not record.outcome.succeeded:
+        from rich.console import Console
+
+        print_outcome(record.outcome, Console(stderr=True, highlight=False))
+    return exit_code(record)
+
+
+def demo() -> int:
+    """The tour; 0 if everything came out as it should."""
+    from consumer.demo import run_demo
+
+    return run_demo()

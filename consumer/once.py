@@ -1,0 +1,65 @@
+"""One job without a queue: `longshore test`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import uuid
+from typing import BinaryIO
+
+from consumer.executors import make_executor
+from consumer.logs.follow import Follower
+from consumer.model import Claim, Settlement, Stop
+from consumer.queues.none import NoRecords
+from consumer.run import Switch, Tools, run_job
+from consumer.settings import Settings
+from consumer.sinks.console import ConsoleSink
+from enqueue.job import Job
+from enqueue.record import Fault, Reason, Record, Status, fault_of
+
+
+async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
+    """Run one job on the executor that the settings name, its log to `out`; SIGTERM or SIGINT cancels it.
+
+    Raises SetupError if the executor can't be used.
+    """
+    executor = make_executor(settings)
+    settled: list[Settlement] = []
+
+    async def settle(settlement: Settlement) -> None:
+        settled.append(settlement)
+
+    claim = Claim(id=uuid.uuid4().hex, queue="test", attempt=1, token=uuid.uuid4().hex, job=job, claimed_at=time.time())
+    switch = Switch()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, switch.set, Stop.CANCEL)
+    await executor.open()
+    try:
+        tools = Tools(
+            executor=executor,
+            records=NoRecords(),
+            settings=settings,
+            follower=lambda claim: Follower(claim, lambda claim, former: [ConsoleSink(out)], settings.logs),
+            settle=settle,
+            requeues=False,
+        )
+        await run_job(claim, tools, switch)
+    finally:
+        await executor.close()
+    return settled[0].record
+
+
+def exit_code(record: Record) -> int:
+    """The job's own code; 124 time-out, 125 infrastructure, 64 a job that this executor refuses, 130 cancelled."""
+    if record.status is Status.SUCCEEDED:
+        return 0
+    if record.status is Status.CANCELLED:
+        return 130
+    if record.reason in (Reason.DEADLINE, Reason.START_TIMEOUT):
+        return 124
+    if record.reason in (Reason.INVALID_JOB, Reason.REFUSED):
+        return 64
+    if fault_of(record.reason) is Fault.INFRASTRUCTURE or record.exit_code is None:
+        return 125
+    return record.exit_code or 1

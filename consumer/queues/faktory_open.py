@@ -1,0 +1,77 @@
+"""Opens Faktory together with the Redis that keeps its jobs' Records."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+
+import structlog
+from redis.exceptions import RedisError
+
+from consumer.errors import SetupError
+from consumer.ports import Queue, Records
+from consumer.queues.faktory import FaktoryQueue
+from consumer.queues.none import NoRecords
+from consumer.queues.records import FaktoryRecords, connect, transient
+from consumer.settings import Settings
+
+log = structlog.get_logger()
+
+
+class FaktoryWithRecords(FaktoryQueue):
+    """Faktory, and the store that shows the other consumers that we live."""
+
+    store: FaktoryRecords | None = None
+    _life: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect to both. Raises QueueUnavailable, SetupError."""
+        await super().open()
+        if self.store is not None:
+            await self.store.live()
+            self._life = asyncio.create_task(self._stay_alive(self.store))
+
+    async def close(self) -> None:
+        """Say goodbye to both."""
+        await super().close()
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.gather(self._life, return_exceptions=True)
+        if self.store is not None:
+            await self.store.leave()
+            await self.store.redis.aclose()
+
+    async def _stay_alive(self, store: FaktoryRecords) -> None:
+        while True:
+            await asyncio.sleep(3)
+            try:
+                await store.live()
+            except RedisError as error:
+                if not transient(error):
+                    raise
+
+
+async def open_faktory(settings: Settings) -> tuple[Queue, Records]:
+    """Connect to Faktory and to the store of Records. Raises SetupError, QueueUnavailable."""
+    if settings.records_url is None and not settings.no_records:
+        raise SetupError(
+            "records_url: Faktory keeps no records of its jobs; give --records-url with a Redis for them, or "
+            "--no-records to go without (then nobody can wait for a job, read its log or cancel it)"
+        )
+    store = None
+    if settings.records_url is not None:
+        redis = await connect(settings.records_url)
+        store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention)
+    queue = FaktoryWithRecords(
+        settings.queue_url, settings.queues, records=store, consumer=settings.name, max_bytes=settings.jobs.max_bytes
+    )
+    queue.store = store
+    try:
+        await queue.open()
+    except BaseException:
+        if store is not None:
+            with contextlib.suppress(RedisError):
+                await store.redis.aclose()
+        raise
+    return queue, store or NoRecords()

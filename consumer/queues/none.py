@@ -1,0 +1,38 @@
+"""The store of Records that keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from consumer.model import Claim, LogPosition
+from enqueue.record import Record
+
+
+class NoRecords:
+    """Keeps nothing: for `--no-records`."""
+
+    async def write(self, claim: Claim, record: Record) -> None:
+        """Nothing is kept."""
+
+    async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
+        """Nothing is kept."""
+
+    async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
+        """Nothing is kept."""
+
+    async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
+        """Nothing is kept."""
+
+    async def resume(self, claim: Claim) -> LogPosition:
+        """Nothing was kept."""
+        return LogPosition()
+
+    def stream_of(self, claim: Claim) -> str:
+        """There is no log."""
+        return ""
+
+    async def cancellations(self) -> AsyncIterator[str]:
+        """There is no way to ask for one."""
+        await asyncio.Event().wait()
+        yield ""

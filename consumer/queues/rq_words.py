@@ -1,0 +1,112 @@
+"""Between RQ's words and ours, without any I/O: a claimed row as a Claim, a Settlement as a script's arguments."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from consumer.model import Claim, Settlement, Verdict
+from consumer.settings import Retention
+from enqueue.errors import InvalidJob
+from enqueue.record import Status, job_failures
+from enqueue.wire import records as record_wire
+from enqueue.wire import rq as wire
+
+_RESULT = {"finished": "1", "failed": "2", "queued": "4", "scheduled": "4"}
+
+
+@dataclass(slots=True)
+class Native:
+    """What RQ knows of a claim and we need at its end."""
+
+    serializer: wire.Serializer
+    meta: bytes
+    result_ttl: int | None
+    failure_ttl: int | None
+    retries_left: int | None
+    retry_intervals: list[int]
+    at_front: bool
+    touch_meta: bool = True
+
+
+def claim_of(row: list[Any], max_bytes: int) -> Claim:
+    """The Claim of a row that the claim scripts return."""
+    job_id, queue, token = row[0].decode(), row[1].decode(), row[2].decode()
+    attempt, size, data = int(row[3]), int(row[4]), row[5]
+    meta, timeout, result_ttl, failure_ttl, retries_left, intervals, at_front, enqueued_at, record, cancel = row[6]
+    job, problem, serializer = None, None, wire.serializer_of(data)
+    try:
+        if size > max_bytes:
+            raise InvalidJob(
+                f"the payload is {size} bytes; at most {max_bytes} are accepted (put large input elsewhere)"
+            )
+        job, serializer = wire.read_payload(data, max_bytes)
+    except InvalidJob as error:
+        problem = str(error)
+    history = record_wire.read_record(record)
+    left = wire.whole(retries_left)
+    seconds = wire.whole(timeout)
+    allowed = left
+    if allowed is None:
+        failures = job_failures(history)
+        allowed = max(0, (job.retries or 0) - failures) if job else 0
+    try:
+        pauses = [max(0, int(pause)) for pause in json.loads(intervals or b"[]")]
+    except (ValueError, TypeError):
+        pauses = []
+    return Claim(
+        id=job_id,
+        queue=queue,
+        attempt=attempt,
+        token=token,
+        job=job,
+        problem=problem,
+        timeout=float(seconds) if seconds and seconds > 0 else None,
+        retries_left=allowed,
+        queued_at=wire.from_utc(enqueued_at),
+        claimed_at=time.time(),
+        cancelled=bool(cancel),
+        history=history,
+        native=Native(
+            serializer, meta or b"", wire.whole(result_ttl), wire.whole(failure_ttl), left, pauses, at_front == b"1"
+        ),
+    )
+
+
+def settling(settlement: Settlement, meta: list[Any], retention: Retention, consumer: str) -> list[Any]:
+    """The arguments of the settle script."""
+    claim, record, outcome = settlement.claim, settlement.record, settlement.outcome
+    native: Native = claim.native
+    due, pause = 0.0, 0
+    ttl = _ttl(native, claim, outcome.status, retention)
+    if settlement.verdict is Verdict.RETRY:
+        if native.retry_intervals and not settlement.infrastructure and native.retries_left:
+            index = max(0, len(native.retry_intervals) - native.retries_left)
+            pause = native.retry_intervals[min(index, len(native.retry_intervals) - 1)]
+        status, due = ("scheduled" if pause else "queued"), time.time() + pause
+    else:
+        status = {Status.SUCCEEDED: "finished", Status.CANCELLED: "canceled"}.get(outcome.status, "failed")
+    kind = _RESULT.get(status, "")
+    field, value = "", ""
+    if kind == "1":
+        field, value = "return_value", wire.pack_value(outcome.model_dump(mode="json"), native.serializer)
+    elif kind:
+        field, value = "exc_string", wire.pack_text(settlement.text)
+    ended = time.time()
+    fewer = settlement.verdict is Verdict.RETRY and not settlement.infrastructure and bool(native.retries_left)
+    return [
+        claim.id, claim.queue, claim.token, status, wire.utc(ended), record.dumps(), record.status.value, kind, field, value,
+        ttl, *meta, consumer, claim.claimed_at, ended, "1" if native.at_front else "0", "1" if fewer else "0", due,
+    ]  # fmt: skip
+
+
+def _ttl(native: Native, claim: Claim, status: Status, retention: Retention) -> int:
+    success = status is Status.SUCCEEDED
+    own = native.result_ttl if success else native.failure_ttl
+    if own is not None:
+        return own
+    wanted = claim.job.retention if claim.job else None
+    chosen = (wanted.success if success else wanted.failure) if wanted else None
+    return chosen or (retention.success if success else retention.failure)

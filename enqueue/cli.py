@@ -1,0 +1,239 @@
+"""The command `longshore`. What runs jobs (`run`, `test`, `demo`) is in the extra `consumer`, loaded when called."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UsageError
+
+OK, FAILED, USAGE, UNAVAILABLE, TIMEOUT, INFRASTRUCTURE = 0, 1, 64, 69, 124, 125
+"""Exit codes: usage and unavailable as in sysexits.h, time-out as timeout(1), infrastructure as docker run."""
+
+app = typer.Typer(
+    name="longshore",
+    help="Run jobs from Faktory and RQ as Kubernetes pods or local processes, and get their outcomes back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+QueueUrl = Annotated[
+    str,
+    typer.Option(
+        "--queue-url",
+        envvar="LONGSHORE_QUEUE_URL",
+        help="redis://, rediss://, unix:// (RQ); faktory://, tcp:// (Faktory).",
+    ),
+]
+RecordsUrl = Annotated[
+    str | None,
+    typer.Option("--records-url", envvar="LONGSHORE_RECORDS_URL", help="Redis with the Records of Faktory's jobs."),
+]
+JobId = Annotated[str, typer.Argument(help="The job's id, as `longshore enqueue` prints it.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FileOption = Annotated[str, typer.Option("--file", "-f", help="A job file, YAML or JSON; - is standard input.")]
+_BAD_USAGE: Any = typer.BadParameter.__base__
+"""What the command line raises for options that it doesn't know; typer keeps the class to itself."""
+
+DEFAULT_URL = "redis://localhost:6379/0"
+
+
+def _connect(url: str, records: str | None) -> Any:
+    from enqueue.backends import RQ_SCHEMES
+    from enqueue.client import connect
+
+    return connect(url, records=None if url.split(":", 1)[0] in RQ_SCHEMES else records)
+
+
+@app.command()
+def enqueue(
+    file: FileOption,
+    queue: Annotated[str, typer.Option("--queue", "-q", help="The queue to put it on.")] = "default",
+    queue_url: QueueUrl = DEFAULT_URL,
+    records_url: RecordsUrl = None,
+    job_id: Annotated[str | None, typer.Option("--id", help="The job's id, if it shall not be a random one.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print the job's log, and exit as `longshore wait` does.")
+    ] = False,
+) -> None:
+    """Put a job on a queue and print its id."""
+    from enqueue.files import load_job
+
+    with _connect(queue_url, records_url) as producer:
+        handle = producer.enqueue(load_job(file), queue=queue, job_id=job_id)
+        print(handle.id, flush=True)
+        if follow:
+            _print_log(handle.logs(follow=True))
+            _exit_as(handle.wait())
+
+
+@app.command()
+def show(
+    job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None, as_json: JsonFlag = False
+) -> None:
+    """Print all that is known of a job."""
+    with _connect(queue_url, records_url) as producer:
+        record = producer.handle(job_id).record
+    if as_json:
+        print(json.dumps(record.model_dump(mode="json", exclude_none=True)))
+        return
+    from enqueue.show import print_record
+
+    print_record(record)
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    queue_url: QueueUrl = DEFAULT_URL,
+    records_url: RecordsUrl = None,
+) -> None:
+    """Print a job's log."""
+    with _connect(queue_url, records_url) as producer:
+        _print_log(producer.handle(job_id).logs(follow=follow))
+
+
+@app.command()
+def wait(
+    job_id: JobId,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Give up after so many seconds, with exit code 124.")
+    ] = None,
+    queue_url: QueueUrl = DEFAULT_URL,
+    records_url: RecordsUrl = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Wait until a job has ended; exits 0 if it succeeded, else with its exit code (1 if it has none)."""
+    with _connect(queue_url, records_url) as producer:
+        outcome = producer.handle(job_id).wait(timeout)
+    if as_json:
+        print(json.dumps(outcome.model_dump(mode="json", exclude_none=True)))
+    else:
+        from enqueue.show import print_outcome
+
+        print_outcome(outcome)
+    _exit_as(outcome)
+
+
+@app.command()
+def cancel(job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None) -> None:
+    """Cancel a job: a queued one never starts, a running one is told to stop."""
+    with _connect(queue_url, records_url) as producer:
+        if not producer.handle(job_id).cancel():
+            print("the job has ended already", file=sys.stderr)
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def run(
+    queue_url: Annotated[str | None, typer.Option(help="The queue's server; see `longshore enqueue`.")] = None,
+    queues: Annotated[str | None, typer.Option(help="Queues with commas between them, the first one first.")] = None,
+    executor: Annotated[str | None, typer.Option(help="process, kubernetes or null.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Jobs at a time.")] = None,
+    records_url: Annotated[str | None, typer.Option(help="Redis for the Records of Faktory's jobs.")] = None,
+    no_records: Annotated[bool | None, typer.Option("--no-records", help="Faktory without Records.")] = None,
+    kubernetes_namespace: Annotated[str | None, typer.Option(help="Namespace of the jobs' pods.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics here.")] = None,
+    name: Annotated[str | None, typer.Option(help="This consumer's name.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with settings; longshore.yaml if there is one.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
+) -> None:
+    """Run jobs from a queue until told to stop. All settings are in the docs; each has an environment variable."""
+    flags: dict[str, Any] = {
+        "queue_url": queue_url, "queues": queues, "executor": executor, "concurrency": concurrency, "records_url": records_url,
+        "no_records": no_records, "metrics_port": metrics_port, "name": name, "log_level": log_level, "log_format": log_format,
+    }  # fmt: skip
+    if kubernetes_namespace is not None:
+        flags["kubernetes"] = {"namespace": kubernetes_namespace}
+    _consumer().run(config, **flags)
+
+
+@app.command()
+def test(  # noqa: PT028 - a command, not a test
+    file: FileOption,
+    executor: Annotated[str, typer.Option(help="process, kubernetes or null.")] = "process",
+    kubernetes_namespace: Annotated[str | None, typer.Option(help="Namespace of the job's pod.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the Record as JSON at the end, the log to standard error.")
+    ] = False,
+) -> None:
+    """Run one job here and now. Exits with its code; 124: time-out, 125: infrastructure, 64: bad usage."""
+    from enqueue.files import load_job
+
+    flags: dict[str, Any] = {"executor": executor}
+    if kubernetes_namespace is not None:
+        flags["kubernetes"] = {"namespace": kubernetes_namespace}
+    raise typer.Exit(_consumer().test(load_job(file), config, as_json, **flags))
+
+
+@app.command()
+def demo() -> None:
+    """Show it all in half a minute: a private server, a consumer, four jobs."""
+    raise typer.Exit(_consumer().demo())
+
+
+def _consumer() -> Any:
+    try:
+        return importlib.import_module("consumer.cli")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("consumer", "enqueue"):
+            raise
+        raise UsageError(f"this command needs {error.name}: pip install 'longshore[consumer]'") from None
+
+
+def _print_log(parts: Any) -> None:
+    out = sys.stdout.buffer
+    for part in parts:
+        out.write(part)
+        out.flush()
+
+
+def _exit_as(outcome: Any) -> NoReturn:
+    raise typer.Exit(OK if outcome.succeeded else outcome.exit_code or FAILED)
+
+
+def main() -> None:
+    """The console script. A user's mistake is a sentence and an exit code, never a stack trace."""
+    code: Any = FAILED
+    try:
+        code = app(standalone_mode=False)
+    except _BAD_USAGE as error:
+        error.show()
+        code = USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except (UsageError, InvalidJob) as error:
+        code = _say(error, USAGE)
+    except QueueUnavailable as error:
+        code = _say(error, UNAVAILABLE)
+    except TimeoutError as error:
+        code = _say(error, TIMEOUT)
+    except LongshoreError as error:
+        code = _say(error, INFRASTRUCTURE if type(error).__module__ == "consumer.errors" else FAILED)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        code = 141
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"longshore: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

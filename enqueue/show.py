@@ -1,0 +1,63 @@
+"""Records and Outcomes for people's eyes."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from enqueue.record import Outcome, Record, Status
+
+COLOURS = {
+    Status.QUEUED: "cyan",
+    Status.STARTING: "blue",
+    Status.RUNNING: "blue",
+    Status.SUCCEEDED: "green",
+    Status.FAILED: "red",
+    Status.CANCELLED: "yellow",
+}
+
+
+def print_record(record: Record) -> None:
+    """All that is known of a job, a line each."""
+    table = Table.grid(padding=(0, 2))
+    rows: list[tuple[str, object]] = [
+        ("id", record.id),
+        ("queue", record.queue),
+        ("status", Text(record.status.value, style=COLOURS[record.status])),
+        ("attempt", record.attempt or None),
+        *_outcome_rows(record),
+    ]
+    rows += [(name, value) for name, value in record.times.model_dump(exclude_none=True).items()]
+    rows += [(name, value) for name, value in record.where.model_dump(exclude_none=True).items()]
+    if record.log.lines:
+        rows.append(("log", f"{record.log.lines} lines, {record.log.bytes} bytes, {record.log.complete}"))
+    for earlier in record.attempts[:-1] if record.status.final else record.attempts:
+        rows.append((f"attempt {earlier.attempt}", f"{earlier.status.value}: {earlier.reason}: {earlier.message}"))
+    _print(table, rows)
+
+
+def print_outcome(outcome: Outcome, console: Console | None = None) -> None:
+    """An Outcome, a line each."""
+    rows: list[tuple[str, object]] = [
+        ("status", Text(outcome.status.value, style=COLOURS[outcome.status])),
+        *_outcome_rows(outcome),
+    ]
+    _print(Table.grid(padding=(0, 2)), rows, console)
+
+
+def _outcome_rows(source: Record | Outcome) -> list[tuple[str, object]]:
+    return [
+        ("reason", source.reason),
+        ("message", source.message),
+        ("hint", source.hint),
+        ("exit code", source.exit_code),
+        *((f"variable {name}", value) for name, value in source.variables.items()),
+    ]
+
+
+def _print(table: Table, rows: list[tuple[str, object]], console: Console | None = None) -> None:
+    for name, value in rows:
+        if value not in (None, ""):
+            table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
+    (console or Console(highlight=False)).print(table)
