@@ -26,11 +26,18 @@ class Spool:
         self._size = size
         self._blocks: deque[bytes | Hole] = deque()
         self._bytes = 0
+        self._cut = False  # what was dropped last ended within a line: the rest of that line goes too
         self._changed = asyncio.Event()
         self.closed = False
 
     def put(self, block: bytes) -> None:
         """Add a block; never waits."""
+        if self._cut:
+            if not self._blocks:
+                self._blocks.append(Hole())
+            self._lose(self._blocks[-1], block)
+            self._changed.set()
+            return
         self._blocks.append(block)
         self._bytes += len(block)
         if self._bytes > self._size:
@@ -72,12 +79,14 @@ class Spool:
         else:
             hole = Hole()
         target = self._size * 3 // 4
-        whole = True
-        while self._blocks and (self._bytes > target or not whole):
+        while self._blocks and (self._bytes > target or self._cut):
             block = self._blocks.popleft()
-            assert isinstance(block, bytes)  # a Hole stands only at the front, and that one was taken
-            self._bytes -= len(block)
-            hole.bytes += len(block)
-            hole.lines += block.count(b"\n")
-            whole = block.endswith(b"\n")
+            self._bytes -= len(block) if isinstance(block, bytes) else 0
+            self._lose(hole, block)
         self._blocks.appendleft(hole)
+
+    def _lose(self, hole: bytes | Hole, block: bytes | Hole) -> None:
+        assert isinstance(hole, Hole) and isinstance(block, bytes)  # a Hole stands only at the front
+        hole.bytes += len(block)
+        hole.lines += block.count(b"\n")
+        self._cut = not block.endswith(b"\n")

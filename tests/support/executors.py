@@ -1,0 +1,93 @@
+"""The executors for the contract suite. To add one: a harness in the table at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from consumer.executors.null import NullExecutor
+from consumer.executors.process import ProcessExecutor
+from consumer.model import Exit, Plan
+from consumer.ports import Execution, Executor
+from consumer.settings import Process
+from enqueue.job import Job
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Harness:
+    """An open executor and what a test must know of it."""
+
+    name: str
+    executor: Executor
+    leftovers: Callable[[], Awaitable[list[str]]]
+    """What is left of jobs: empty after `remove`."""
+    image: str | None = None
+    runs: bool = True
+    """It runs commands; null doesn't."""
+    executions: list[Execution] = field(default_factory=list)
+
+    def plan(self, **fields: Any) -> Plan:
+        """A plan for a Job with these fields."""
+        if self.image is not None:
+            fields.setdefault("image", self.image)
+        job = Job.load(fields)
+        name = f"{self.name}-job-{next(_numbers)}"
+        return Plan(name, "contract", 1, "tester", job, timeout=600, start_timeout=60, grace=10)
+
+    async def start(self, *commands: str, **fields: Any) -> Execution:
+        """Start a Job; it is removed after the test."""
+        plan = self.plan(commands=list(commands), **fields) if commands else self.plan(**fields)
+        execution = await self.executor.start(plan)
+        self.executions.append(execution)
+        return execution
+
+    async def run(self, *commands: str, **fields: Any) -> tuple[Exit, bytes]:
+        """A Job from start to end: its Exit and its log."""
+        execution = await self.start(*commands, **fields)
+        log, exit = await asyncio.wait_for(asyncio.gather(read(execution), execution.wait()), 60)
+        return exit, log
+
+
+async def read(execution: Execution) -> bytes:
+    """The whole log."""
+    return b"".join([chunk async for chunk in execution.logs()])
+
+
+@asynccontextmanager
+async def process(directory: Path) -> AsyncIterator[Harness]:
+    """Processes of this host."""
+    base = directory / "jobs"
+    executor = ProcessExecutor(Process(directory=base), "tester")
+
+    async def leftovers() -> list[str]:
+        return [path.name for path in base.iterdir()]
+
+    await executor.open()
+    try:
+        yield Harness("process", executor, leftovers)
+    finally:
+        await executor.close()
+
+
+@asynccontextmanager
+async def null(directory: Path) -> AsyncIterator[Harness]:
+    """No processes at all."""
+
+    async def leftovers() -> list[str]:
+        return []
+
+    executor = NullExecutor()
+    await executor.open()
+    yield Harness("null", executor, leftovers, runs=False)
+    await executor.close()
+
+
+HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {"process": process, "null": null}
+"""Name -> what makes its harness, given a directory of the test's own."""
