@@ -175,6 +175,7 @@ class FaktoryQueue:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self._link.close(), *(fetcher.close() for fetcher in self._fetchers))
+        await asyncio.sleep(0)  # what was cancelled while it dialled is closed by the loop's next round
 
     # --- fetching
 
@@ -190,7 +191,7 @@ class FaktoryQueue:
         """Have as many FETCHes in flight as there are slots and as the queues seem to fill."""
         wanted = min(self._width, slots) - self._pending
         if wanted > 0:
-            idle = [fetcher for fetcher in self._fetchers if not fetcher.busy]
+            idle = [fetcher for fetcher in self._fetchers if not (fetcher.busy or fetcher.connecting)]
             idle.sort(key=lambda fetcher: not fetcher.usable)
             for fetcher in idle[:wanted]:
                 if not fetcher.usable:

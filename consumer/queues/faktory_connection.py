@@ -69,6 +69,7 @@ class Fetcher:
         self._connection: Connection | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self.busy = False
+        self.connecting = False
 
     @property
     def usable(self) -> bool:
@@ -76,9 +77,13 @@ class Fetcher:
         return not self.busy and self._connection is not None and self._connection.usable
 
     async def connect(self) -> None:
-        """Dial if need be. Raises QueueUnavailable or ProtocolError."""
+        """Dial if need be; not while it is `connecting`. Raises QueueUnavailable or ProtocolError."""
         if self._connection is None or not self._connection.usable:
-            self._connection = await dial(self._address, self._worker, limit=self._limit)
+            self.connecting = True
+            try:
+                self._connection = await dial(self._address, self._worker, limit=self._limit)
+            finally:
+                self.connecting = False
 
     def start(self) -> None:
         """Send a FETCH; the server answers within about 2 s."""
