@@ -89,10 +89,13 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 record = record_running(record, execution.where, None)
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
-        except (Unrunnable, ExecutorFault) as fault:
+        except (ClaimLost, LetGo):
+            raise
+        except Exception as error:
+            fault = _fault_of(error, claim)
             await follower.finish(5)
             outcome = outcome_of_fault(fault, follower.variables)
-            exit = exit or Exit(started=getattr(fault, "started", False))
+            exit = exit or Exit(started=isinstance(fault, ExecutorFault) and fault.started)
         outcome = masked(outcome, follower.mask)
         verdict, infrastructure = verdict_of(
             outcome, claim, started=exit is not None and exit.started, requeues=tools.requeues
@@ -107,7 +110,9 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         await follower.abandon()
         return None
     if execution is not None:
-        await _remove(execution, claim)
+        await _remove(
+            execution, claim, ended=exit is not None and exit.ended_at is not None, grace=tools.settings.jobs.grace
+        )
     return outcome
 
 
@@ -115,8 +120,8 @@ async def supervise(
     execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim
 ) -> tuple[Exit, Stop | None]:
     """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end."""
-    watching = asyncio.create_task(_watch_start(execution, plan, switch, tools, claim))
     ending = asyncio.ensure_future(execution.wait())
+    watching = asyncio.create_task(_watch_start(execution, plan, switch, tools, claim, ending))
     stopping = asyncio.ensure_future(switch.wait())
     try:
         if not tools.executor.silent:
@@ -137,7 +142,9 @@ async def supervise(
         await asyncio.gather(watching, ending, stopping, return_exceptions=True)
 
 
-async def _watch_start(execution: Execution, plan: Plan, switch: Switch, tools: Tools, claim: Claim) -> None:
+async def _watch_start(
+    execution: Execution, plan: Plan, switch: Switch, tools: Tools, claim: Claim, ending: asyncio.Future[Exit]
+) -> None:
     """Tell the Record that the job runs, and set its deadline. Without trust in the node's clock."""
     began = time.monotonic()
     try:
@@ -148,11 +155,21 @@ async def _watch_start(execution: Execution, plan: Plan, switch: Switch, tools: 
         elapsed = max(0.0, time.time() - started_at)
         elapsed = elapsed if plan.begun else min(elapsed, time.monotonic() - began)
         asyncio.get_running_loop().call_later(max(0.0, plan.timeout - elapsed), switch.set, Stop.DEADLINE)
+    if ending.done():
+        return  # the final Record comes at once
     record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
     try:
         await tools.records.write(claim, record_running(record, execution.where, started_at))
     except ClaimLost:
         switch.set(Stop.LOST)
+
+
+def _fault_of(error: Exception, claim: Claim) -> Unrunnable | ExecutorFault:
+    """A fault as it is; anything else is a bug of ours, told in the log, and the job may have run."""
+    if isinstance(error, (Unrunnable, ExecutorFault)):
+        return error
+    log.error("internal_error", job=claim.id, queue=claim.queue, exc_info=error)
+    return ExecutorFault(f"internal error ({type(error).__name__}); the consumer's log tells more", started=True)
 
 
 def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
@@ -195,8 +212,11 @@ async def _let_go(execution: Execution | None, executor: Executor, switch: Switc
     await execution.remove()
 
 
-async def _remove(execution: Execution, claim: Claim) -> None:
+async def _remove(execution: Execution, claim: Claim, *, ended: bool, grace: float) -> None:
     try:
+        if not ended:  # its outcome is settled, so it must not go on
+            await execution.stop(grace)
+            await execution.wait()
         await execution.remove()
     except ExecutorFault as fault:
         log.warning("not_removed", job=claim.id, error=str(fault), **execution.where.model_dump(exclude_none=True))

@@ -152,16 +152,24 @@ def run(
 ) -> None:
     """Run jobs from a queue until told to stop. All settings are in the docs; each has an environment variable."""
     flags: dict[str, Any] = {
-        "queue_url": queue_url, "queues": queues, "executor": executor, "concurrency": concurrency, "records_url": records_url,
-        "no_records": no_records, "metrics_port": metrics_port, "name": name, "log_level": log_level, "log_format": log_format,
-    }  # fmt: skip
+        "queue_url": queue_url,
+        "queues": queues,
+        "executor": executor,
+        "concurrency": concurrency,
+        "records_url": records_url,
+        "no_records": no_records,
+        "metrics_port": metrics_port,
+        "name": name,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
     if kubernetes_namespace is not None:
         flags["kubernetes"] = {"namespace": kubernetes_namespace}
     _consumer().run(config, **flags)
 
 
-@app.command()
-def test(  # noqa: PT028 - a command, not a test
+@app.command("test")
+def run_file(
     file: FileOption,
     executor: Annotated[str, typer.Option(help="process, kubernetes or null.")] = "process",
     kubernetes_namespace: Annotated[str | None, typer.Option(help="Namespace of the job's pod.")] = None,

@@ -115,6 +115,9 @@ class RecordStore:
         """True if the write is to be tried again (the script's answer brought what was missing)."""
         return False
 
+    def taken(self, claim: Claim) -> None:
+        """The write was taken."""
+
     def stream_of(self, claim: Claim) -> str:
         """The log's stream."""
         return wire.log_key(claim.id)
@@ -136,9 +139,11 @@ class RecordStore:
                 claim = batch[i][0]
                 if isinstance(answer, Exception):
                     results[i] = answer
+                elif answer[0] == b"ok":
+                    self.taken(claim)
                 elif answer[0] == b"lost":
                     results[i] = ClaimLost(f"job {claim.id} is no longer ours")
-                elif answer[0] != b"ok" and self.refused(claim, answer):
+                elif self.refused(claim, answer):
                     again.append(i)
             todo = again
         return results

@@ -22,7 +22,7 @@ from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queues import scripts
 from consumer.queues.records import RecordStore, connect, patiently, run_all, transient
-from consumer.queues.rq_words import Native, claim_of, settling
+from consumer.queues.rq_words import claim_of, settling
 from consumer.settings import Retention
 from enqueue.errors import QueueUnavailable
 from enqueue.record import Record
@@ -38,27 +38,23 @@ LEASE = 3600
 class RqRecords(RecordStore):
     """Records of RQ's jobs: in the job's own hash, a short form in its meta."""
 
+    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
+        super().__init__(redis, consumer, instance, retention)
+        self._sent: dict[str, bytes] = {}
+
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
         return wire.job_key(claim.id)
 
     def guard_of(self, claim: Claim, record: Record) -> list[Any]:
         """Arguments 5 to 10 of the WRITE script."""
-        return ["", wire.registry_key("wip", claim.queue), f"{claim.id}:{claim.token}", *self.meta_of(claim, record)]
+        change = claim.native.meta_change(record)
+        self._sent[claim.token] = change[2]
+        return ["", wire.registry_key("wip", claim.queue), f"{claim.id}:{claim.token}", *change]
 
-    def meta_of(self, claim: Claim, record: Record) -> list[Any]:
-        """Whether to touch the job's meta, what it must be now, what it shall be."""
-        native: Native = claim.native
-        fresh = wire.meta_with(native.meta, record.short, native.serializer, 1_000_000) if native.touch_meta else None
-        return ["0", "", ""] if fresh is None else ["1", native.meta, fresh]
-
-    async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[Exception | None]:
-        results = await super()._write_many(batch)
-        for (claim, record), result in zip(batch, results, strict=True):
-            if result is None:
-                _, _, fresh = self.meta_of(claim, record)
-                claim.native.meta = fresh or claim.native.meta
-        return results
+    def taken(self, claim: Claim) -> None:
+        """The write was taken, and with it the change of meta."""
+        claim.native.meta_changed(self._sent.pop(claim.token, b""))
 
     def refused(self, claim: Claim, answer: Sequence[Any]) -> bool:
         """Somebody changed the meta meanwhile: take theirs and try again."""
@@ -247,11 +243,9 @@ class RqQueue:
         return claims
 
     async def _send(self, settlements: Sequence[Settlement]) -> list[Any]:
-        return await run_all(self.redis, self._settle, [([], self._arguments(s)) for s in settlements])
-
-    def _arguments(self, settlement: Settlement) -> list[Any]:
-        meta = self.records.meta_of(settlement.claim, settlement.record)
-        return settling(settlement, meta, self._retention, self.consumer)
+        return await run_all(
+            self.redis, self._settle, [([], settling(s, self._retention, self.consumer)) for s in settlements]
+        )
 
     async def _work_arrives(self) -> None:
         """Waits until a queue holds something; BLMOVE onto the same end changes nothing and wakes at once."""

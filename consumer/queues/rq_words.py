@@ -10,7 +10,7 @@ from typing import Any
 from consumer.model import Claim, Settlement, Verdict
 from consumer.settings import Retention
 from enqueue.errors import InvalidJob
-from enqueue.record import Status, job_failures
+from enqueue.record import Record, Status, job_failures
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 
@@ -23,12 +23,28 @@ class Native:
 
     serializer: wire.Serializer
     meta: bytes
+    """As it is in Redis, as far as we know."""
     result_ttl: int | None
     failure_ttl: int | None
     retries_left: int | None
     retry_intervals: list[int]
     at_front: bool
-    touch_meta: bool = True
+    _read: tuple[bytes, dict[Any, Any] | None] | None = None
+
+    def meta_change(self, record: Record) -> list[Any]:
+        """Whether to touch the job's meta, what it must be now, what it shall be."""
+        if self._read is None or self._read[0] != self.meta:
+            self._read = self.meta, wire.read_meta(self.meta)
+        value = self._read[1]
+        return (
+            ["0", "", ""] if value is None else ["1", self.meta, wire.meta_with(value, record.short, self.serializer)]
+        )
+
+    def meta_changed(self, fresh: bytes) -> None:
+        """The change was taken."""
+        if fresh:
+            value = self._read[1] if self._read else None
+            self.meta, self._read = fresh, (fresh, value)
 
 
 def claim_of(row: list[Any], max_bytes: int) -> Claim:
@@ -75,7 +91,7 @@ def claim_of(row: list[Any], max_bytes: int) -> Claim:
     )
 
 
-def settling(settlement: Settlement, meta: list[Any], retention: Retention, consumer: str) -> list[Any]:
+def settling(settlement: Settlement, retention: Retention, consumer: str) -> list[Any]:
     """The arguments of the settle script."""
     claim, record, outcome = settlement.claim, settlement.record, settlement.outcome
     native: Native = claim.native
@@ -97,9 +113,25 @@ def settling(settlement: Settlement, meta: list[Any], retention: Retention, cons
     ended = time.time()
     fewer = settlement.verdict is Verdict.RETRY and not settlement.infrastructure and bool(native.retries_left)
     return [
-        claim.id, claim.queue, claim.token, status, wire.utc(ended), record.dumps(), record.status.value, kind, field, value,
-        ttl, *meta, consumer, claim.claimed_at, ended, "1" if native.at_front else "0", "1" if fewer else "0", due,
-    ]  # fmt: skip
+        claim.id,
+        claim.queue,
+        claim.token,
+        status,
+        wire.utc(ended),
+        record.dumps(),
+        record.status.value,
+        kind,
+        field,
+        value,
+        ttl,
+        *native.meta_change(record),
+        consumer,
+        claim.claimed_at,
+        ended,
+        "1" if native.at_front else "0",
+        "1" if fewer else "0",
+        due,
+    ]
 
 
 def _ttl(native: Native, claim: Claim, status: Status, retention: Retention) -> int:

@@ -88,8 +88,39 @@ _FORBIDDEN = {
 }  # fmt: skip
 
 
+_PLAIN = frozenset(b"N\x88\x89}])(.ueast\x85\x86\x87\x94")  # opcodes without an argument
+_SIZED = {ord("K"): 2, ord("M"): 3, ord("J"): 5, ord("G"): 9, ord("h"): 2, ord("j"): 5, 0x80: 2, 0x95: 9}
+_COUNTED = {0x8C: 1, ord("X"): 4, 0x8D: 8, ord("C"): 1, ord("B"): 4, 0x8E: 8, 0x8A: 1}
+
+
+def _is_modern_and_plain(blob: bytes) -> bool:
+    """A quick look: only such opcodes of protocol 4 and 5 that make plain values (none that fills the memo by index)."""
+    at, end = 0, len(blob)
+    while at < end:
+        opcode = blob[at]
+        if opcode in _PLAIN:
+            if opcode == 46:
+                return True
+            at += 1
+        elif opcode in _SIZED:
+            at += _SIZED[opcode]
+        elif opcode in _COUNTED:
+            width = _COUNTED[opcode]
+            at += 1 + width + int.from_bytes(blob[at + 1 : at + 1 + width], "little")
+        else:
+            return False
+    return False
+
+
 def _plain_pickle(blob: bytes) -> Any:
     """Load a pickle of plain values. Raises ValueError, and never lets one import, call or allocate at will."""
+    if not _is_modern_and_plain(blob):
+        _inspect(blob)
+    return _PlainUnpickler(io.BytesIO(blob)).load()
+
+
+def _inspect(blob: bytes) -> None:
+    """The long look, at every opcode. Raises ValueError that says what it wants."""
     imported: tuple[str, ...] = ()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(blob)):
         if "UNICODE" in opcode.name:
@@ -101,7 +132,6 @@ def _plain_pickle(blob: bytes) -> Any:
             )
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= count:
             raise ValueError("its memo is out of bounds")
-    return _PlainUnpickler(io.BytesIO(blob)).load()
 
 
 def _no_constant(name: str) -> Any:
@@ -229,16 +259,19 @@ def whole(value: bytes | str | None) -> int | None:
         return None
 
 
-def meta_with(meta: bytes | None, short: Mapping[str, Any], serializer: Serializer, limit: int) -> bytes | None:
-    """A job's `meta` with `longshore` set; None if its producer keeps something there that we may not touch."""
-    value: Any = {}
-    if meta:
-        try:
-            if len(meta) > limit:
-                return None
-            value, _ = loads(meta)
-        except ValueError:
-            return None
-        if not isinstance(value, dict):
-            return None
+def read_meta(meta: bytes | None, limit: int = MAX_JOB_BYTES) -> dict[Any, Any] | None:
+    """A job's `meta`; None if its producer keeps something there that can't be read safely, and so not be touched."""
+    if not meta:
+        return {}
+    if len(meta) > limit:
+        return None
+    try:
+        value, _ = loads(meta)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def meta_with(value: Mapping[Any, Any], short: Mapping[str, Any], serializer: Serializer) -> bytes:
+    """A job's `meta` with `longshore` set."""
     return dumps({**value, "longshore": dict(short)}, serializer)
