@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import structlog
@@ -14,13 +15,12 @@ from consumer.queues.faktory_connection import Link
 from consumer.queues.faktory_words import Ending
 from enqueue.errors import ProtocolError, QueueUnavailable
 from enqueue.record import Record
-from enqueue.wire.resp import Failed, Reply
+from enqueue.wire.resp import Failed
 
 log = structlog.get_logger()
 
-_UNCERTAIN = 14.0
-"""A job that failed comes again after 15 s at the earliest: until then a FAIL may be repeated without hitting it."""
-_REFUSALS = 5
+_ROUNDS = 5
+"""How often commands are sent that the server refuses; lost connections don't count."""
 
 
 class ClaimState(Protocol):
@@ -85,50 +85,53 @@ class Delivery:
         return {s.claim.token: e for s, e in zip(settlements, results, strict=True) if e is not None}
 
     async def send(self, endings: Sequence[Ending]) -> dict[str, Exception]:
-        """Send until the server has taken each, with rising pauses; gives up only on `closing`."""
-        loop = asyncio.get_running_loop()
+        """Send until the server has taken each, with rising pauses; gives up only on `closing`.
+
+        What was sent on a connection that was lost is sent again, however late: a job that waited for the end of
+        its reservation instead might wait for a day.
+        """
         todo, pause, rounds = list(endings), 0.2, 0
-        refused: dict[str, Exception] = {}
-        sent: float | None = None
         while todo:
             error: Exception
             try:
-                await self._link.connected()
-                if sent is not None and loop.time() > sent + _UNCERTAIN:
-                    for ending in [e for e in todo if not e.repeatable]:
-                        log.warning("failure_not_repeated", job_id=ending.jid, why="it may be under way again")
-                    todo = [e for e in todo if e.repeatable]
-                sent = sent or loop.time()
-                replies = await self._link.exchange([command for ending in todo for command in ending.commands])
-                todo, error = self._undelivered(todo, replies)
+                todo, error = await self._round(todo, last=rounds == _ROUNDS - 1)
                 rounds += 1
-                if todo and rounds >= _REFUSALS:
-                    return refused | {ending.token: error for ending in todo}
+                if todo and rounds == _ROUNDS:
+                    return {ending.token: error for ending in todo}
             except (QueueUnavailable, ProtocolError) as unavailable:
                 error = unavailable
                 log.warning("settling_waits", count=len(todo), error=str(error))
             if todo and await self._closed_within(pause):
-                return refused | {ending.token: error for ending in todo}
+                return {ending.token: error for ending in todo}
             pause = min(5.0, pause * 2)
-        return refused
+        return {}
 
-    def _undelivered(self, endings: Sequence[Ending], replies: Sequence[Reply]) -> tuple[list[Ending], ProtocolError]:
+    async def _round(self, endings: Sequence[Ending], *, last: bool) -> tuple[list[Ending], ProtocolError]:
+        """Send each once; those that the server refused come back, with the last refusal."""
         left: list[Ending] = []
         error = ProtocolError("")
-        at = 0
-        for ending in endings:
-            for number, _ in enumerate(ending.commands):
-                reply = replies[at]
-                at += 1
+        first = [(ending, ending.before) for ending in endings if ending.before]
+        if first:
+            for (ending, command), reply in zip(
+                first, await self._link.exchange([command for _, command in first]), strict=True
+            ):
+                if isinstance(reply, Failed):
+                    error = _refusal(ending, command, reply)
+                    if ending.needs_before or not last:
+                        left.append(ending)
+        going = [ending for ending in endings if ending not in left] if left else endings
+        commands = [(ending, command) for ending in going for command in ending.commands]
+        if commands:
+            replies = await self._link.exchange([command for _, command in commands])
+            for (ending, command), reply in zip(commands, replies, strict=True):
                 if not isinstance(reply, Failed):
                     continue
-                verb = ending.commands[number].split(b" ", 1)[0].decode()
-                if number == ending.decisive and "not found" in reply.text:
+                if command.startswith(b"FAIL") and "not found" in reply.text:
                     continue  # the reservation is over: the server has put the job into its retries by itself
-                log.warning("faktory_refused", command=verb, job_id=ending.jid, error=reply.text[:300])
-                if number == ending.decisive:
-                    error = ProtocolError(f"Faktory refused {verb}: {reply.text[:300]}")
-                    left.append(ending)
+                error = _refusal(ending, command, reply)
+                rest = replace(ending, before=None)
+                if rest not in left:
+                    left.append(rest)
         return left, error
 
     async def _closed_within(self, seconds: float) -> bool:
@@ -138,3 +141,9 @@ class Delivery:
         except TimeoutError:
             return False
         return True
+
+
+def _refusal(ending: Ending, command: bytes, reply: Failed) -> ProtocolError:
+    verb = command.split(b" ", 1)[0].decode()
+    log.warning("faktory_refused", command=verb, job_id=ending.jid, error=reply.text[:300])
+    return ProtocolError(f"Faktory refused {verb}: {reply.text[:300]}")

@@ -20,16 +20,16 @@ REQUEUE_DELAY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The commands that end one claim; the reply at `decisive` says whether they did.
+    """The commands that end one claim.
 
-    `repeatable`: may be sent again however long after a first time whose reply was lost.
+    `before` is to be taken by the server before they are sent; `needs_before`: else the job would be lost.
     """
 
     token: str
     jid: str
     commands: tuple[bytes, ...]
-    decisive: int
-    repeatable: bool
+    before: bytes | None = None
+    needs_before: bool = False
 
 
 def job_of(fetched: Fetched, max_bytes: int) -> Job:
@@ -108,29 +108,28 @@ def ending_of(settlement: Settlement, *, late: bool, now: float) -> Ending:
     """
     claim, verdict = settlement.claim, settlement.verdict
     fetched = Fetched(claim.native, 0)
-    final = verdict is not Verdict.RETRY
-    commands = [wire.push(reply)] if final and (reply := reply_of(settlement, fetched)) else []
-    decisive = len(commands)
-    if verdict is Verdict.DONE or (settlement.infrastructure and not final):
-        if not final:
-            commands.append(wire.push(_again(fetched, now)))
-            decisive = 1
-        commands.append(wire.ack(claim.id))
-        if late:
-            commands.append(wire.mutate("discard", "retries", jid=claim.id))
-        return Ending(claim.token, claim.id, tuple(commands), decisive, repeatable=final)
+    before: bytes | None = None
+    if verdict is not Verdict.RETRY and (reply := reply_of(settlement, fetched)):
+        before = wire.push(reply)
+    if verdict is Verdict.RETRY and settlement.infrastructure:
+        return Ending(claim.token, claim.id, _done(claim.id, late), wire.push(_again(fetched, now)), needs_before=True)
+    if verdict is Verdict.DONE:
+        return Ending(claim.token, claim.id, _done(claim.id, late), before)
     outcome = settlement.outcome
     message = " ".join(part for part in (outcome.message, outcome.hint) if part)
-    lines = settlement.text.splitlines()
-    commands.append(wire.fail(claim.id, outcome.reason or outcome.status.value, message, lines))
-    if final and fetched.failures < fetched.retry:  # else the server buries it by itself
+    commands = [wire.fail(claim.id, outcome.reason or outcome.status.value, message, settlement.text.splitlines())]
+    if verdict is Verdict.BURY and fetched.failures < fetched.retry:  # else the server buries it by itself
         commands.append(wire.mutate("kill", "retries", jid=claim.id))
-    return Ending(claim.token, claim.id, tuple(commands), decisive, repeatable=False)
+    return Ending(claim.token, claim.id, tuple(commands), before)
+
+
+def _done(jid: str, late: bool) -> tuple[bytes, ...]:
+    return (wire.ack(jid), wire.mutate("discard", "retries", jid=jid)) if late else (wire.ack(jid),)
 
 
 def ack_of(jid: str) -> Ending:
-    """For a job that came again after its end; a leftover of it in the retries goes too."""
-    return Ending("", jid, (wire.ack(jid),), 0, repeatable=True)
+    """For a job that came again after its end."""
+    return Ending("", jid, (wire.ack(jid),))
 
 
 def bury_of(fetched: Fetched) -> Ending:
@@ -138,7 +137,7 @@ def bury_of(fetched: Fetched) -> Ending:
     commands = [wire.fail(fetched.jid, "failed", "The job had failed for good before its reservation ended.")]
     if fetched.failures < fetched.retry:
         commands.append(wire.mutate("kill", "retries", jid=fetched.jid))
-    return Ending("", fetched.jid, tuple(commands), 0, repeatable=False)
+    return Ending("", fetched.jid, tuple(commands))
 
 
 def reply_of(settlement: Settlement, fetched: Fetched) -> dict[str, Any] | None:
@@ -148,7 +147,7 @@ def reply_of(settlement: Settlement, fetched: Fetched) -> dict[str, Any] | None:
     """
     claim = settlement.claim
     queue = (claim.job.reply_to if claim.job else None) or fetched.custom.get("reply_to")
-    if not queue or not isinstance(queue, str):
+    if not isinstance(queue, str) or not wire.is_queue_name(queue):
         return None
     seed = f"{claim.id}\n{claim.attempt}\n{wire.OUTCOME_NAME}"
     return {

@@ -156,9 +156,14 @@ def _line(verb: str, value: Any) -> bytes:
     return b"%s %s\r\n" % (verb.encode(), json.dumps(value, separators=(",", ":")).encode())
 
 
+def is_queue_name(name: str) -> bool:
+    """Faktory accepts this as a queue's name."""
+    return _QUEUE.fullmatch(name) is not None
+
+
 def queue_name(name: str) -> str:
     """The name, if Faktory accepts it. Raises UsageError."""
-    if not _QUEUE.fullmatch(name):
+    if not is_queue_name(name):
         raise UsageError(f"queue name {name[:80]!r}: may hold letters, digits, '.', '_' and '-' only")
     return name
 

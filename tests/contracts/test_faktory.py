@@ -243,7 +243,7 @@ async def test_drain_returns_what_was_in_flight(server: Server, opened: Open) ->
 
 async def test_a_redelivered_job_is_adopted(server: Server, opened: Open) -> None:
     name = server.name()
-    job = wire.build_job(JOB, name)
+    job = wire.build_job(JOB, name) | {"reserve_for": 60}
     await server.push(job, job, wire.build_job(JOB, name))  # Faktory takes the same jid twice
     queue = await opened(name, fetch_connections=1)
     claims = await claim_all(queue, 2, slots=1)
