@@ -142,13 +142,15 @@ class Api:
         arguments = self._arguments(path, query, token)
         try:
             # The headers come at once from a server that lives: a log's too, before its first byte.
-            response = await asyncio.wait_for(self._streams.get(**arguments, timeout=limits), CALL_SECONDS)
+            async with asyncio.timeout(CALL_SECONDS):
+                response = await self._streams.get(**arguments, timeout=limits)
         except (aiohttp.ClientError, OSError, TimeoutError) as problem:
             raise self._unreachable(problem) from None
         try:
             if response.status >= 400:
                 try:
-                    text = await asyncio.wait_for(response.read(), CALL_SECONDS)
+                    async with asyncio.timeout(CALL_SECONDS):
+                        text = await response.read()
                 except (aiohttp.ClientError, OSError, TimeoutError):
                     text = b""
                 if response.status == 401:

@@ -146,8 +146,9 @@ class PodExecution:
     async def changed(self, timeout: float | None = None) -> None:
         """Waits for news of the pod, at most `timeout` seconds."""
         event = self._event
-        try:
-            await asyncio.wait_for(event.wait(), timeout)
+        try:  # not wait_for: before Python 3.12 it may swallow a cancellation
+            async with asyncio.timeout(timeout):
+                await event.wait()
         except TimeoutError:
             pass
 

@@ -85,8 +85,8 @@ class KubernetesExecutor:
             try:
                 pod = await self._find(plan, manifest)
                 if pod is None and plan.begun:
-                    gone = f"the pod {manifest.name} had begun and is gone: its end was seen by nobody"
-                    raise ExecutorFault(gone, Reason.POD_DELETED, started=True)
+                    lost = f"the pod {manifest.name} had begun and is gone: its end was seen by nobody"
+                    raise ExecutorFault(lost, Reason.POD_DELETED, started=True)
                 pod = pod or await self._create(plan, manifest)
             except ApiError as error:
                 raise _translated(error, namespace) from None
@@ -140,6 +140,7 @@ class KubernetesExecutor:
                 if error.status != 409:
                     raise
                 conflict = error
+            pod = None
             if conflict.code == "AlreadyExists":
                 pod = await self._get(manifest.name)
                 if pod is not None:
@@ -148,7 +149,7 @@ class KubernetesExecutor:
                         return pod
             if time.monotonic() > until:
                 raise ExecutorFault(f"the pod {manifest.name} of a former run doesn't go away: {conflict}")
-            await self._until_news(informer, manifest.name, 2.0)
+            await self._until_news(informer, manifest.name, 2.0 if pod is not None else 0.2)
 
     async def _until_news(self, informer: Informer, name: str, seconds: float) -> None:
         """Waits until the pod of this name is gone, at most `seconds`."""
@@ -160,7 +161,8 @@ class KubernetesExecutor:
 
         informer.listen(name, listener)
         try:
-            await asyncio.wait_for(event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await event.wait()
         except TimeoutError:
             pass
         finally:

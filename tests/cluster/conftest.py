@@ -1,0 +1,139 @@
+"""A namespace of its own on a real cluster, with the Role of k8s/rbac.yaml bound, for each test module.
+
+`KUBECONFIG` must be allowed to make namespaces and Roles. `LAB_CONSUMER_KUBECONFIG`, where there is one, is that of a
+user without any rights of its own: the tests then run with the Role alone; elsewhere they run with `KUBECONFIG`.
+`LONGSHORE_TEST_IMAGE` names the image with a POSIX shell (busybox).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from consumer.executors.kubernetes.access import Access
+from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.settings import Kubernetes
+
+ROOT = Path(__file__).parent.parent.parent
+RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
+
+
+@pytest.fixture(scope="session")
+def admin_kubeconfig() -> Path:
+    """The kubeconfig of whoever set the cluster up; tests are skipped without one."""
+    named = os.environ.get("KUBECONFIG")
+    if not named:
+        pytest.skip("KUBECONFIG isn't set: no cluster")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def consumer_kubeconfig(admin_kubeconfig: Path) -> Path:
+    """The kubeconfig that the consumer under test uses."""
+    return Path(os.environ.get("LAB_CONSUMER_KUBECONFIG") or admin_kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """An image with a POSIX shell that the cluster has or can pull."""
+    return os.environ.get("LONGSHORE_TEST_IMAGE", "busybox")
+
+
+@pytest.fixture
+async def admin(admin_kubeconfig: Path) -> AsyncIterator[Api]:
+    """A client with all rights."""
+    api = Api(await Access.load(Kubernetes(kubeconfig=admin_kubeconfig)), rate=1000, patience=20)
+    yield api
+    await api.close()
+
+
+def role_and_binding(namespace: str, user: str | None) -> list[dict[str, Any]]:
+    """The Role and RoleBinding of k8s/rbac.yaml for another namespace; bound to `user`, if given."""
+    found = []
+    for item in yaml.safe_load_all((ROOT / "k8s" / "rbac.yaml").read_text()):
+        if item["kind"] in ("Role", "RoleBinding"):
+            item["metadata"]["namespace"] = namespace
+            if user and item["kind"] == "RoleBinding":
+                item["subjects"] = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]
+            found.append(item)
+    return found
+
+
+async def make_namespace(admin: Api, user: str | None, *, enforce: str = "restricted") -> str:
+    """A new namespace that enforces a Pod Security level, with our Role bound to `user`."""
+    name = f"longshore-test-{secrets.token_hex(4)}"
+    labels = {"pod-security.kubernetes.io/enforce": enforce}
+    meta = {"name": name, "labels": labels}
+    await admin.request("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+    for item in role_and_binding(name, user):
+        kind = "roles" if item["kind"] == "Role" else "rolebindings"
+        await admin.request("POST", f"{RIGHTS}/{name}/{kind}", body=item)
+    return name
+
+
+async def drop_namespace(admin: Api, name: str) -> None:
+    """Delete a namespace with all that is in it; it goes in the background."""
+    for pod in (await admin.request("GET", path_of(name, "pods")))["items"]:
+        try:
+            path = path_of(name, "pods", pod["metadata"]["name"])
+            await admin.request("DELETE", path, body={"gracePeriodSeconds": 0})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+    await admin.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def user_of(kubeconfig: Path) -> str | None:
+    """The user name to bind the Role to: the lab's `consumer`; None for an admin's own kubeconfig."""
+    return "consumer" if str(kubeconfig) == os.environ.get("LAB_CONSUMER_KUBECONFIG") else None
+
+
+@pytest.fixture
+async def namespace(admin: Api, consumer_kubeconfig: Path) -> AsyncIterator[str]:
+    """A fresh namespace with Pod Security `restricted` and the Role bound to the consumer's user; deleted afterwards."""
+    name = await make_namespace(admin, user_of(consumer_kubeconfig))
+    yield name
+    await drop_namespace(admin, name)
+
+
+@pytest.fixture
+def kubernetes_settings(namespace: str, consumer_kubeconfig: Path, image: str) -> Kubernetes:
+    """Settings of an executor for `namespace`."""
+    return Kubernetes(
+        namespace=namespace, kubeconfig=consumer_kubeconfig, image=image, requests={"cpu": "10m", "memory": "16Mi"}
+    )
+
+
+@pytest.fixture
+def audited(namespace: str) -> Iterator[Any]:
+    """Counts the consumer's requests in the lab's audit log: a function of nothing -> [(verb, resource, name)]."""
+    path = os.environ.get("LAB_AUDIT_LOG")
+    if not path or not Path(path).is_file():
+        pytest.skip("LAB_AUDIT_LOG isn't set: no audit log")
+    start = Path(path).stat().st_size
+
+    def count() -> list[tuple[str, str, str]]:
+        import json
+
+        with open(path, "rb") as file:
+            file.seek(start)
+            lines = [json.loads(line) for line in file if re.search(namespace.encode(), line)]
+        rows = [line for line in lines if line.get("stage") in ("ResponseComplete", "ResponseStarted")]
+        seen = {line["auditID"]: line for line in rows}
+        return [
+            (
+                line["verb"],
+                "/".join(filter(None, (line["objectRef"]["resource"], line["objectRef"].get("subresource")))),
+                line["objectRef"].get("name", ""),
+            )
+            for line in seen.values()
+        ]
+
+    yield count

@@ -1,0 +1,344 @@
+"""A small Kubernetes API server for tests: pods and Secrets over HTTP, with faults on demand and a request ledger.
+
+What it answers is held to the real server by tests/contracts/test_kubernetes_api.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from support.fakekube_http import KINDS, Fault, Request, drop, status
+from support.fakekubelet import FakePod, Script, rfc3339, stamp, succeeds
+
+
+class FakeKube:
+    """`async with FakeKube() as kube:` serves at kube.url."""
+
+    def __init__(self, *namespaces: str, script: Script = succeeds) -> None:
+        self.namespaces = set(namespaces or ("jobs",))
+        self.script = script
+        self.pods: dict[str, FakePod] = {}
+        """All pods that ever were, the last one of a name."""
+        self.created: list[str] = []
+        """Uids of all pods that were created."""
+        self.ledger: list[Request] = []
+        self.faults: list[Fault] = []
+        self.forbidden: set[str] = set()
+        self.token: str | None = None
+        self.compacted = 0
+        self.gone_as_status = False
+        self.watch_closes_at_once = False
+        self.cut_logs_after: list[int] = []
+        """Bytes after which the next log connections are cut, one entry a connection."""
+        self.url = ""
+        self._rv = 100
+        self._objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._history: list[tuple[int, str, str, dict[str, Any]]] = []
+        self._news = asyncio.Event()
+        self._cut = asyncio.Event()
+        self._bookmark = 0
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> FakeKube:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        for pod in self.pods.values():
+            if pod.task is not None:
+                pod.task.cancel()
+        await asyncio.gather(*(p.task for p in self.pods.values() if p.task), return_exceptions=True)
+
+    async def start(self, port: int = 0) -> None:
+        """Serve, on the former port after a stop."""
+        app = web.Application(client_max_size=4 * 2**20)
+        app.router.add_route("*", "/api/v1/namespaces/{ns}/{resource}", self._serve)
+        app.router.add_route("*", "/api/v1/namespaces/{ns}/{resource}/{name}", self._serve)
+        app.router.add_route("*", "/api/v1/namespaces/{ns}/{resource}/{name}/{sub}", self._serve)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", port or int(self.url.rpartition(":")[2] or 0))
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        """Close the port and all connections; what is stored stays."""
+        self.cut_watches()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    # --- the store ---
+    def stored(self, resource: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """An object, if there is one."""
+        return self._objects.get((resource, namespace, name))
+
+    def names(self, resource: str) -> list[str]:
+        """All names of a resource."""
+        return [name for kind, _, name in self._objects if kind == resource]
+
+    def store(self, event: str, resource: str, item: dict[str, Any]) -> None:
+        """Write an object with a new resourceVersion and tell the watchers."""
+        self._rv += 1
+        meta = item["metadata"]
+        meta["resourceVersion"] = str(self._rv)
+        key = (resource, meta["namespace"], meta["name"])
+        if event == "DELETED":
+            self._objects.pop(key, None)
+        else:
+            self._objects[key] = item
+        self._history.append((self._rv, event, resource, item))
+        self._wake()
+
+    def remove(self, resource: str, namespace: str, name: str) -> None:
+        """Remove an object and the Secrets that it owns."""
+        item = self._objects.get((resource, namespace, name))
+        if item is None:
+            return
+        self.store("DELETED", resource, copy.deepcopy(item))
+        uid = item["metadata"]["uid"]
+        for kind, where, owned in list(self._objects):
+            owners = self._objects[kind, where, owned]["metadata"].get("ownerReferences") or ()
+            if any(owner["uid"] == uid for owner in owners):
+                self.remove(kind, where, owned)
+
+    async def until(self, condition: Callable[[FakeKube], bool], seconds: float = 20) -> None:
+        """Waits until something is so, looking after every change and every request."""
+        async with asyncio.timeout(seconds):
+            while not condition(self):
+                await self._news.wait()
+
+    async def news(self) -> None:
+        """Waits for the next change of anything."""
+        await self._news.wait()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    # --- faults ---
+    def fault(self, verb: str, **fields: Any) -> None:
+        """Plan a fault: see Fault."""
+        self.faults.append(Fault(verb, **fields))
+
+    def cut_watches(self) -> None:
+        """Cut all open watches in the middle."""
+        self._cut.set()
+        self._cut = asyncio.Event()
+
+    def bookmark(self) -> None:
+        """Send a bookmark to all watchers."""
+        self._bookmark += 1
+        self._wake()
+
+    def compact(self) -> None:
+        """Forget the history: watches that want it get 410."""
+        self._rv += 1
+        self.compacted = self._rv
+        self._history.clear()
+
+    def verbs(self, since: int = 0) -> list[str]:
+        """The ledger as verbs."""
+        return [request.verb for request in self.ledger[since:]]
+
+    # --- HTTP ---
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        info = request.match_info
+        row = Request(request.method, info["resource"], info.get("name", ""), info.get("sub", ""), dict(request.query))
+        self.ledger.append(row)
+        self._wake()
+        body = await request.read()
+        fault = next((f for f in self.faults if f.verb == row.verb and f.times > 0), None)
+        if fault is not None:
+            fault.times -= 1
+            if fault.delay:
+                await asyncio.sleep(fault.delay)
+            if fault.drop == "before":
+                return drop(request)
+            if fault.status:
+                row.status = fault.status
+                if fault.body is not None:
+                    return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
+                return status(fault.status, "", fault.message, headers=fault.headers)
+        answer = await self._answer(request, row, body)
+        row.status = answer.status
+        return drop(request) if fault is not None and fault.drop == "after" else answer
+
+    async def _answer(self, request: web.Request, row: Request, body: bytes) -> web.StreamResponse:
+        namespace = request.match_info["ns"]
+        if self.token is not None and request.headers.get("Authorization") != self.token:
+            return status(401, "Unauthorized", "Unauthorized")
+        if row.verb in self.forbidden:
+            verb, _, resource = row.verb.partition(" ")
+            why = f'User "consumer" cannot {verb} resource "{resource}" in API group "" in the namespace "{namespace}"'
+            return status(403, "Forbidden", f"{row.resource} is forbidden: {why}")
+        if row.query.get("watch") == "true":
+            return await self._watch(request, row.resource, namespace)
+        if row.method == "POST":
+            return self._create(row, namespace, json.loads(body))
+        if not row.name:
+            return self._list(row, namespace)
+        item = self.stored(row.resource, namespace, row.name)
+        if item is None:
+            message = f'{row.resource} "{row.name}" not found'
+            return status(404, "NotFound", message, {"name": row.name, "kind": row.resource})
+        if row.sub == "log":
+            return await self._log(request, row, item)
+        return self._delete(row, item, body) if row.method == "DELETE" else web.json_response(item)
+
+    def _create(self, row: Request, namespace: str, item: dict[str, Any]) -> web.StreamResponse:
+        name = item["metadata"]["name"]
+        details = {"name": name, "kind": row.resource}
+        if namespace not in self.namespaces:
+            message = f'namespaces "{namespace}" not found'
+            return status(404, "NotFound", message, {"name": namespace, "kind": "namespaces"})
+        if row.resource == "pods" and not item["spec"].get("containers"):
+            message = f'Pod "{name}" is invalid: spec.containers: Required value'
+            return status(422, "Invalid", message, details)
+        if (row.resource, namespace, name) in self._objects:
+            return status(409, "AlreadyExists", f'{row.resource} "{name}" already exists', details)
+        now = rfc3339(time.time())
+        uid = str(uuid.uuid4())
+        item["metadata"] |= {"namespace": namespace, "uid": uid, "creationTimestamp": now}
+        if row.resource == "pods":
+            item["status"] = {"phase": "Pending"}
+        if row.query.get("dryRun"):
+            return web.json_response(item, status=201)
+        self.store("ADDED", row.resource, item)
+        answer = web.json_response(copy.deepcopy(item), status=201)
+        if row.resource == "pods":
+            self.created.append(uid)
+            pod = self.pods[name] = FakePod(self, item)
+            pod.task = asyncio.ensure_future(self.script(pod))
+        owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences") or ()}
+        if owners and not owners & {o["metadata"]["uid"] for o in self._objects.values()}:
+            asyncio.get_running_loop().call_soon(self.remove, row.resource, namespace, name)
+        return answer
+
+    def _delete(self, row: Request, item: dict[str, Any], body: bytes) -> web.StreamResponse:
+        options = json.loads(body) if body else {}
+        meta = item["metadata"]
+        for key, name in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+            wanted = (options.get("preconditions") or {}).get(key)
+            if wanted is not None and wanted != meta[key]:
+                text = f"Precondition failed: {name} in precondition: {wanted}, {name} in object meta: {meta[key]}"
+                message = f'Operation cannot be fulfilled on {row.resource} "{row.name}": {text}'
+                return status(409, "Conflict", message, {"name": row.name, "kind": row.resource})
+        grace = options.get("gracePeriodSeconds", item.get("spec", {}).get("terminationGracePeriodSeconds", 30))
+        over = item.get("status", {}).get("phase") in ("Succeeded", "Failed")
+        if row.resource != "pods" or over or grace == 0 or not item["spec"].get("nodeName"):
+            self.remove(row.resource, meta["namespace"], row.name)
+            if row.resource == "pods":
+                pod = self.pods[row.name]
+                if pod.task is not None:
+                    pod.task.cancel()
+                pod.vanish()
+            return web.json_response(item)
+        item = copy.deepcopy(item)
+        item["metadata"] |= {"deletionTimestamp": rfc3339(time.time() + grace), "deletionGracePeriodSeconds": grace}
+        self.store("MODIFIED", "pods", item)
+        asyncio.get_running_loop().call_soon(self.pods[row.name].deleted)
+        return web.json_response(item)
+
+    def _selected(self, item: Mapping[str, Any], query: Mapping[str, str]) -> bool:
+        labels = item["metadata"].get("labels") or {}
+        wanted = [part.partition("=") for part in query.get("labelSelector", "").split(",") if part]
+        return all(labels.get(key) == value for key, _, value in wanted)
+
+    def _list(self, row: Request, namespace: str) -> web.StreamResponse:
+        items = [
+            item
+            for (kind, where, _), item in sorted(self._objects.items())
+            if kind == row.resource and where == namespace and self._selected(item, row.query)
+        ]
+        version = str(self._rv)
+        if token := row.query.get("continue"):
+            version, _, after = base64.b64decode(token).decode().partition(" ")
+            if int(version) < self.compacted:
+                return status(410, "Expired", "The provided continue parameter is too old")
+            items = [item for item in items if item["metadata"]["name"] > after]
+        meta = {"resourceVersion": version}
+        limit = int(row.query.get("limit", "0"))
+        if limit and len(items) > limit:
+            items, left = items[:limit], len(items) - limit
+            meta["continue"] = base64.b64encode(f"{version} {items[-1]['metadata']['name']}".encode()).decode()
+            meta["remainingItemCount"] = left  # type: ignore[assignment]
+        return web.json_response(
+            {"kind": KINDS[row.resource] + "List", "apiVersion": "v1", "metadata": meta, "items": items}
+        )
+
+    async def _watch(self, request: web.Request, resource: str, namespace: str) -> web.StreamResponse:
+        query, cut = request.query, self._cut
+        position, bookmarks = int(query.get("resourceVersion") or 0), self._bookmark
+        gone = 0 < position < self.compacted
+        expired = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired"}
+        expired |= {"message": f"too old resource version: {position} ({self.compacted})", "code": 410}  # type: ignore[dict-item]
+        if gone and self.gone_as_status:
+            return web.json_response(expired, status=410)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+
+        async def send(kind: str, item: Mapping[str, Any]) -> None:
+            await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+
+        if gone:
+            await send("ERROR", expired)
+            return response
+        until = time.monotonic() + float(query.get("timeoutSeconds") or 1800)
+        while not self.watch_closes_at_once and not cut.is_set() and time.monotonic() < until:
+            news = self._news
+            for version, kind, what, item in list(self._history):
+                if version > position and what == resource and item["metadata"]["namespace"] == namespace:
+                    position = version
+                    if self._selected(item, query):
+                        await send(kind, item)
+            if bookmarks != self._bookmark and query.get("allowWatchBookmarks") == "true":
+                bookmarks = self._bookmark
+                meta = {"resourceVersion": str(self._rv), "creationTimestamp": None}
+                await send("BOOKMARK", {"kind": KINDS[resource], "apiVersion": "v1", "metadata": meta})
+            waits = [asyncio.ensure_future(news.wait()), asyncio.ensure_future(cut.wait())]
+            try:
+                await asyncio.wait(waits, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        return drop(request, response) if cut.is_set() else response
+
+    async def _log(self, request: web.Request, row: Request, item: dict[str, Any]) -> web.StreamResponse:
+        pod, step = self.pods[row.name], row.query.get("container", "main")
+        if not item["spec"].get("nodeName"):
+            return web.Response(status=204)
+        if pod.state(step) not in ("running", "terminated"):
+            message = f'container "{step}" in pod "{row.name}" is waiting to start: ContainerCreating'
+            return status(400, "BadRequest", message)
+        log, follows = pod.logs[step], row.query.get("follow") == "true"
+        since = row.query.get("sinceTime", "")[:19]
+        budget = self.cut_logs_after.pop(0) if self.cut_logs_after else None
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        sent = 0
+        while True:
+            news, closed = log.news, log.closed
+            lines, sent = log.lines[sent:], len(log.lines)
+            data = b"".join(stamp(at).encode() + b" " + line for at, line in lines if stamp(at)[:19] >= since)
+            if budget is not None and len(data) >= budget:
+                await response.write(data[:budget])
+                return drop(request, response)
+            if data:
+                await response.write(data)
+                budget = None if budget is None else budget - len(data)
+            if closed or not follows:
+                return response
+            await news.wait()

@@ -1,0 +1,53 @@
+"""Small helpers for tests of the kubernetes executor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from consumer.model import Plan
+from enqueue.job import Job
+
+
+def kubeconfig_of(url: str, directory: Path, token: str | None = None) -> Path:
+    """A kubeconfig for a server without TLS."""
+    path = directory / "kubeconfig"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": token} if token else {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+def plan_of(
+    job_id: str = "job-1",
+    *,
+    attempt: int = 1,
+    timeout: float | None = 60,
+    start_timeout: float = 30,
+    grace: float = 1,
+    begun: bool = False,
+    **fields: Any,
+) -> Plan:
+    """A Plan of a small Job."""
+    if not {"commands", "entrypoint", "args"} & fields.keys():
+        fields["commands"] = ["true"]
+    job = Job.load({"image": "busybox", **fields})
+    return Plan(job_id, "default", attempt, "consumer-1", job, timeout, start_timeout, grace, begun)
+
+
+async def read(chunks: AsyncIterator[bytes], seconds: float = 30) -> bytes:
+    """The whole log."""
+
+    async def all_of_it() -> bytes:
+        return b"".join([chunk async for chunk in chunks])
+
+    return await asyncio.wait_for(all_of_it(), seconds)
