@@ -15,7 +15,6 @@ class NullExecutor:
     name = "null"
     detachable = False
     silent = True
-    silent = True
 
     def __init__(self, consumer: str = "") -> None:
         self._where = Where(executor=self.name, consumer=consumer or None)

@@ -9,9 +9,9 @@ import subprocess
 
 
 async def ended(process: subprocess.Popen[bytes]) -> None:
-    """Until the process has ended; it isn't reaped yet, so its number can't be taken by another one."""
-    if not hasattr(os, "pidfd_open"):  # not Linux
-        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    """Until the process has ended; on Linux it isn't reaped yet, so its number can't be taken by another one."""
+    if not hasattr(os, "pidfd_open"):
+        await asyncio.to_thread(process.wait)
         return
     loop = asyncio.get_running_loop()
     handle = os.pidfd_open(process.pid)

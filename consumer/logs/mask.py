@@ -20,7 +20,11 @@ SHORTEST_FORM = 6
 LONGEST = 4096
 """A longer value or form is masked in pieces of this many bytes, which bounds what has to be held back."""
 
-_MANY = 1000
+_MANY = 1000  # more variants are looked for by a table
+_WORDS = 6  # so many variants that are long words are ruled out together
+_WORD = 16  # bytes of a long word
+_WORD_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+_SHAPE = bytes(ord("x") if byte in _WORD_BYTES else ord(" ") for byte in range(256))
 _FEED = ord("\n")
 
 
@@ -41,6 +45,9 @@ class Mask:
         self._several_lines = tuple(v for v in self.variants if b"\n" in v[:-1])
         self._reach = max(map(len, self.variants), default=1) - 1
         self._prefixes = _Prefixes(self.variants) if len(self.variants) > _MANY else None
+        words = tuple(v for v in self.variants if len(v) >= _WORD and not v.translate(None, _WORD_BYTES))
+        self._words = _LongWords(words) if len(words) >= _WORDS else None
+        self._others = tuple(set(self.variants).difference(words)) if self._words else self.variants
         self._held = b""
         self._covered = 0  # so many leading bytes of _held belong to a secret whose mask is written already
 
@@ -86,7 +93,7 @@ class Mask:
         if self._prefixes is not None:
             return self._prefixes.occurrences(data)
         found: list[tuple[int, int]] = []
-        for variant in self.variants:
+        for variant in (*self._others, *self._words.possible(data)) if self._words else self.variants:
             size = len(variant)
             at = data.find(variant)
             while at >= 0:
@@ -115,6 +122,29 @@ class Mask:
                     break
                 at = tail.find(variant[:1], at + 1, earliest)
         return base + earliest
+
+
+class _LongWords:
+    """Rules out many variants at once: tokens and base64 can only lie where so many word characters stand in a row."""
+
+    def __init__(self, words: tuple[bytes, ...]) -> None:
+        self._words = words
+        self._run = b"x" * min(map(len, words))
+
+    def possible(self, data: bytes) -> tuple[bytes, ...]:
+        """The words that occur in the data."""
+        shape = data.translate(_SHAPE)
+        at = shape.find(self._run)
+        if at < 0:
+            return ()
+        runs = []
+        while at >= 0:
+            end = shape.find(b" ", at)
+            end = len(data) if end < 0 else end
+            runs.append(data[at:end])
+            at = shape.find(self._run, end)
+        text = b" ".join(runs)
+        return tuple(word for word in self._words if word in text)
 
 
 class _Prefixes:

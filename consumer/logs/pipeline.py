@@ -23,6 +23,7 @@ SPOOL = 16 * 1024 * 1024
 BATCH = 256 * 1024
 """A sink gets at most this many bytes at a time, and waits for no more."""
 
+_CHUNK = 64 * 1024  # what is processed at a time: it stays in the processor's cache while every mask goes over it
 _TAIL = 64 * 1024
 _log = structlog.get_logger("longshore.logs")
 
@@ -122,7 +123,7 @@ class Pipeline:
         """The spool through the processors to the sinks."""
         loop = asyncio.get_running_loop()
         while True:
-            taken = self._spool.take(BATCH)
+            taken = self._spool.take(_CHUNK)
             if taken is None:
                 if self._spool.closed:
                     break

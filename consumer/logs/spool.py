@@ -86,7 +86,8 @@ class Spool:
         self._blocks.appendleft(hole)
 
     def _lose(self, hole: bytes | Hole, block: bytes | Hole) -> None:
-        assert isinstance(hole, Hole) and isinstance(block, bytes)  # a Hole stands only at the front
+        assert isinstance(hole, Hole)
+        assert isinstance(block, bytes)  # a Hole stands only at the front, and that one was taken
         hole.bytes += len(block)
         hole.lines += block.count(b"\n")
         self._cut = not block.endswith(b"\n")

@@ -67,6 +67,22 @@ def test_the_table_for_many_finds_the_same(secrets: list[bytes], text: bytes, cu
     assert masked(many, split(text, cuts)) == masked(few, [text])
 
 
+@settings(max_examples=200)
+@given(SECRETS, TEXTS, CUTS)
+def test_ruling_out_long_words_changes_nothing(secrets: list[bytes], text: bytes, cuts: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_WORDS", 1)
+        patch.setattr(module, "_WORD", 3)
+        mask = Mask(secrets)
+    assert masked(mask, split(text, cuts)) == expected(mask.variants, text)
+
+
+def test_many_tokens_among_long_words() -> None:
+    secrets = [f"{i:02}" + "token" * 4 for i in range(20)]
+    text = " ".join(f"{i}/{'w' * i}:{secret}{'=' * i}" for i, secret in enumerate(secrets))
+    assert Mask(secrets).mask_text(text) == " ".join(f"{i}/{'w' * i}:***{'=' * i}" for i in range(20))
+
+
 @given(SECRETS, st.lists(st.text("ab c", max_size=9).map(lambda line: line.encode() + b"\n"), max_size=8))
 def test_a_whole_line_is_never_held_without_a_secret_of_several_lines(secrets: list[bytes], lines: list[bytes]) -> None:
     secrets = [s for s in secrets if b"\n" not in s]
