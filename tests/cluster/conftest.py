@@ -7,10 +7,11 @@ user without any rights of its own: the tests then run with the Role alone; else
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def user_of(kubeconfig: Path) -> str | None:
 
 @pytest.fixture
 async def namespace(admin: Api, consumer_kubeconfig: Path) -> AsyncIterator[str]:
-    """A fresh namespace with Pod Security `restricted` and the Role bound to the consumer's user; deleted afterwards."""
+    """A fresh namespace, `restricted`, with the Role bound to the consumer's user; deleted afterwards."""
     name = await make_namespace(admin, user_of(consumer_kubeconfig))
     yield name
     await drop_namespace(admin, name)
@@ -112,7 +113,7 @@ def kubernetes_settings(namespace: str, consumer_kubeconfig: Path, image: str) -
 
 
 @pytest.fixture
-def audited(namespace: str) -> Iterator[Any]:
+def audited(namespace: str) -> Callable[[], list[tuple[str, str, str]]]:
     """Counts the consumer's requests in the lab's audit log: a function of nothing -> [(verb, resource, name)]."""
     path = os.environ.get("LAB_AUDIT_LOG")
     if not path or not Path(path).is_file():
@@ -120,8 +121,6 @@ def audited(namespace: str) -> Iterator[Any]:
     start = Path(path).stat().st_size
 
     def count() -> list[tuple[str, str, str]]:
-        import json
-
         with open(path, "rb") as file:
             file.seek(start)
             lines = [json.loads(line) for line in file if re.search(namespace.encode(), line)]
@@ -136,4 +135,4 @@ def audited(namespace: str) -> Iterator[Any]:
             for line in seen.values()
         ]
 
-    yield count
+    return count

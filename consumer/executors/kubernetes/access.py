@@ -113,7 +113,7 @@ class Access:
         except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if path is None:
                 raise SetupError(
-                    "no Kubernetes cluster: set KUBECONFIG or --kubernetes-kubeconfig, or run inside a pod "
+                    "no Kubernetes cluster: set KUBECONFIG or kubernetes.kubeconfig, or run inside a pod "
                     f"with a service account ({error})"
                 ) from None
             raise SetupError(f"the kubeconfig {path} can't be used: {error}") from None

@@ -43,6 +43,7 @@ class PodExecution:
         self._pod = pod
         self._uid = pod.uid
         self._missing = self._gone = self._unseen = False
+        self._began = pod.started
         self._stopped: float | None = None
         self._secret_at: float | None = None
         self._event = asyncio.Event()
@@ -60,6 +61,7 @@ class PodExecution:
         """News from the informer."""
         if pod.uid == self._uid:
             self._pod, self._missing, self._unseen = pod, gone, False
+            self._began = self._began or pod.started
         elif gone and not pod.uid:
             self._missing = True
         else:
@@ -172,9 +174,10 @@ class PodExecution:
 
     async def _judge(self) -> Exit:
         try:
-            return await self._verdict()
+            end = await self._verdict()
+            return replace(end, started=end.started or self._began)
         except ApiError as error:
-            raise ExecutorFault(str(error), started=self._pod.started) from None
+            raise ExecutorFault(str(error), started=self._began) from None
 
     async def _verdict(self) -> Exit:
         begun = time.monotonic()

@@ -32,6 +32,7 @@ _ADMISSION = (
     "UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "NodeAffinity",
     "NodePorts", "NodeName", "Preempting", "PodFeatureUnsupported", "PodOSNotSupported", "TopologyAffinityError",
 )  # fmt: skip
+_NO_STATUS = "ContainerStatusUnknown"
 _MESSAGE = 1000
 
 
@@ -50,7 +51,14 @@ class Container:
     @property
     def started(self) -> bool:
         """Its command has begun, as far as the kubelet says."""
-        return self.state == "running" or (self.state == "terminated" and self.reason not in _NOT_STARTED)
+        if self.state != "terminated":
+            return self.state == "running"
+        return self.reason not in _NOT_STARTED and not self.unknown
+
+    @property
+    def unknown(self) -> bool:
+        """Made up by the kubelet for a container that was never there (it says so if it "used to be Running")."""
+        return self.reason == _NO_STATUS and self.started_at is None and "used to be" not in self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +166,7 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
     ended = main is not None and main.state == "terminated"
     if not (gone or pod.over or pod.phase == "Unknown" or (ended and pod.others_run)):
         return None
-    code = main.code if main is not None and ended else None
+    code = main.code if main is not None and ended and main.reason != _NO_STATUS else None
 
     def verdict(reason: Reason | None, message: str = "", signal: int | None = None) -> Exit:
         return Exit(
@@ -203,7 +211,9 @@ def _of_container(pod: Pod, main: Container, verdict: Any, stopped: bool) -> Exi
         result = verdict(Reason.OUT_OF_MEMORY, "the kernel killed the job: it used more memory than its limit", 9)
     elif main.reason in _NOT_STARTED:
         result = verdict(Reason.START_ERROR, main.message or main.reason)
-    elif main.reason == "ContainerStatusUnknown":
+    elif main.reason == _NO_STATUS and (pod.deleting or not main.started):
+        result = verdict(Reason.POD_DELETED, f"the pod {pod.name} was deleted before its end was seen")
+    elif main.reason == _NO_STATUS:
         result = verdict(Reason.NODE_LOST, main.message or "the container's end wasn't seen")
     else:
         number = signal_of(main)

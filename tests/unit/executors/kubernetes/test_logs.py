@@ -1,0 +1,191 @@
+"""Following a log: exact over any cuts, as the container wrote it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.executors.kubernetes import logs
+from consumer.executors.kubernetes.api import Api, path_of
+from consumer.executors.kubernetes.logs import Position, follow
+from support.fakekube import FakeKube
+from support.fakekubelet import FakePod, stamp
+from support.kubernetes import read
+
+BASE = 1_795_000_000 * 10**9
+
+
+class Steady:
+    """A container whose state the test sets."""
+
+    def __init__(self, readable: bool = True, ended: bool = True) -> None:
+        self.is_readable, self.is_ended = readable, ended
+        self.event = asyncio.Event()
+
+    def readable(self) -> bool:
+        return self.is_readable
+
+    def ended(self) -> bool:
+        return self.is_ended
+
+    def set(self, readable: bool = True, ended: bool = True) -> None:
+        self.is_readable, self.is_ended = readable, ended
+        self.event.set()
+        self.event = asyncio.Event()
+
+    async def changed(self, timeout: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self.event.wait()
+        except TimeoutError:
+            pass
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "PAUSE_FIRST", 0.001)
+    monkeypatch.setattr(logs, "PAUSE_CAP", 0.001)
+    monkeypatch.setattr(logs, "END_SECONDS", 0.05)
+
+
+async def ended_pod(kube: FakeKube, api: Api, lines: list[tuple[int, bytes]]) -> FakePod:
+    async def script(pod: FakePod) -> None:
+        pod.schedule()
+        pod.run()
+        for at, line in lines:
+            pod.logs["main"].lines.append((at, line))
+        pod.end(0)
+
+    kube.script = script
+    spec = {"containers": [{"name": "main"}]}
+    body: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}
+    await api.request("POST", path_of("jobs", "pods"), body=body)
+    await kube.until(lambda kube: kube.pods["p"].state() == "terminated")
+    return kube.pods["p"]
+
+
+def burst(count: int, seed: int) -> list[tuple[int, bytes]]:
+    """Lines of which many share a timestamp and a second."""
+    chosen, now, lines = random.Random(seed), BASE, []
+    for i in range(count):
+        now += chosen.choice([0, 0, 1, 1000, 10**7, 10**9])
+        lines.append((now, b"line %d %s\n" % (i, b"x" * chosen.randrange(60))))
+    return lines
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_many_cuts_lose_and_repeat_nothing(kube: FakeKube, api: Api, seed: int) -> None:
+    lines = burst(2000, seed)
+    chosen = random.Random(seed)
+    kube.cut_logs_after = [chosen.randrange(1, 40_000) for _ in range(40)]
+    await ended_pod(kube, api, lines)
+    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"".join(line for _, line in lines)
+    assert kube.verbs().count("get pods/log") > 5
+
+
+async def test_bytes_come_as_they_were_written(kube: FakeKube, api: Api) -> None:
+    odd = [b"\x00\xff\x1b[31m\n", b"\n", b"\r\n", b" 2026-11-21T08:00:00.000000000Z fake\n", b"\xe2\x82", b""]
+    long = b"y" * 3_000_000 + b"\n"
+    lines = [(BASE, line) for line in [*odd[:4], long, b"last without newline"]]
+    kube.cut_logs_after = [300_000, 2_000_000, 2_500_000]
+    await ended_pod(kube, api, lines)
+    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"".join(line for _, line in lines)
+
+
+async def test_it_waits_for_the_start_and_for_the_end(kube: FakeKube, api: Api) -> None:
+    async def script(pod: FakePod) -> None:
+        pod.schedule()
+
+    kube.script = script
+    source = Steady(readable=False, ended=False)
+    body: dict[str, Any] = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "main"}]}}
+    await api.request("POST", path_of("jobs", "pods"), body=body)
+    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source)))
+    await kube.until(lambda kube: kube.pods["p"].object["spec"].get("nodeName") is not None)
+    assert kube.verbs().count("get pods/log") == 0
+    source.set(readable=True, ended=False)  # too early: 400 until the container runs
+    await kube.until(lambda kube: kube.verbs().count("get pods/log") >= 2)
+    pod = kube.pods["p"]
+    pod.run()
+    pod.write(b"one\n")
+    pod.write(b"two")
+    pod.end(0)
+    source.set()
+    assert await reading == b"one\ntwo"
+
+
+async def test_a_clean_end_before_the_containers_end_is_read_on(kube: FakeKube, api: Api) -> None:
+    source = Steady(ended=False)
+    pod = await ended_pod(kube, api, [(BASE, b"one\n")])
+    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source)))
+    await kube.until(lambda kube: kube.verbs().count("get pods/log") >= 2)
+    pod.logs["main"].lines.append((BASE + 5, b"two\n"))
+    await kube.until(lambda kube: kube.verbs().count("get pods/log") >= 4)
+    source.set()
+    assert await reading == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_pod_that_is_gone_ends_the_log(kube: FakeKube, api: Api, readable: bool) -> None:
+    assert await read(follow(api, "jobs", "none", "main", Steady(readable=readable))) == b""
+
+
+async def test_a_failing_kubelet_is_asked_again(kube: FakeKube, api: Api) -> None:
+    kube.fault("get pods/log", status=500, message="dial tcp: connection refused", times=3)
+    await ended_pod(kube, api, [(BASE, b"one\n")])
+    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"one\n"
+
+
+async def test_a_silent_connection_of_an_ended_container_is_given_up(
+    kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "STALL_SECONDS", 0.05)
+    pod = await ended_pod(kube, api, [(BASE, b"one\n")])
+    pod.logs["main"].closed = False  # the connection hangs
+    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", Steady())))
+    await kube.until(lambda kube: kube.verbs().count("get pods/log") >= 2)
+    pod.logs["main"].lines.append((BASE + 1, b"two\n"))
+    pod.logs["main"].closed = True
+    pod.logs["main"].poke()
+    assert await reading == b"one\ntwo\n"
+
+
+@given(
+    lines=st.lists(
+        st.tuples(st.integers(0, 3), st.binary(max_size=8).map(lambda b: b.replace(b"\n", b""))), max_size=20
+    ),
+    cuts=st.lists(st.integers(1, 400), max_size=6),
+    size=st.integers(1, 50),
+)
+def test_any_cut_of_any_log(lines: list[tuple[int, bytes]], cuts: list[int], size: int) -> None:
+    now, written = BASE, []
+    for step, text in lines:
+        now += step * 4 * 10**8
+        written.append((now, text + b"\n"))
+    position, got = Position(), b""
+    for budget in [*cuts, None]:
+        since = (position.since or "")[:19]
+        replay = b"".join(stamp(at).encode() + b" " + line for at, line in written if stamp(at)[:19] >= since)
+        position.begin()
+        data = replay[:budget]
+        for start in range(0, len(data), size):
+            got += position.feed(data[start : start + size])
+    got += position.finish()
+    assert got == b"".join(line for _, line in written)
+
+
+def test_a_clock_that_steps_back_loses_nothing() -> None:
+    position = Position()
+    early, late = stamp(BASE).encode(), stamp(BASE + 10**10).encode()
+    assert position.feed(late + b" one\n" + early + b" two\n" + late + b" three\n") == b"one\ntwo\nthree\n"
+
+
+def test_words_of_the_kubelet_are_not_the_pods() -> None:
+    position = Position()
+    assert position.feed(b"unable to retrieve container logs for containerd://abc\n") == b""
+    assert position.feed(b"something without a timestamp\n") == b"something without a timestamp\n"

@@ -1,0 +1,216 @@
+"""Plan -> pod and Secret."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.errors import Unrunnable
+from consumer.executors.kubernetes.manifest import Manifest, build, literal, refusals
+from consumer.executors.kubernetes.names import job_key, label_of, pod_name
+from consumer.executors.kubernetes.resources import amount
+from consumer.settings import Kubernetes
+from enqueue.record import Reason
+from support.kubernetes import plan_of
+
+LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+def made(settings: Kubernetes | None = None, **fields: Any) -> Manifest:
+    return build(plan_of(**fields), settings or Kubernetes())
+
+
+def restricted(pod: dict[str, Any]) -> list[str]:
+    """What Pod Security `restricted` would object to."""
+    spec = pod["spec"]
+    wrong = [name for name in ("hostNetwork", "hostPID", "hostIPC", "hostUsers") if spec.get(name)]
+    security = spec["securityContext"]
+    wrong += ["root"] if not security.get("runAsNonRoot") or security.get("runAsUser") == 0 else []
+    wrong += ["seccomp"] if security.get("seccompProfile", {}).get("type") != "RuntimeDefault" else []
+    wrong += [next(iter(set(v) - {"name"})) for v in spec["volumes"] if not set(v) <= {"name", "emptyDir", "secret"}]
+    for container in [*spec["containers"], *spec.get("initContainers", ())]:
+        own = container["securityContext"]
+        wrong += ["escalation"] if own.get("allowPrivilegeEscalation") is not False else []
+        wrong += ["capabilities"] if own.get("capabilities") != {"drop": ["ALL"]} else []
+        wrong += ["privileged"] if own.get("privileged") else []
+        wrong += ["hostPort"] if container.get("ports") else []
+    return wrong
+
+
+text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+names = st.from_regex(r"[A-Z][A-Z0-9_]{0,10}", fullmatch=True).filter(
+    lambda n: not n.startswith(("LD_", "LONGSHORE_", "KUBERNETES_"))
+)
+
+
+@given(
+    job_id=st.text(min_size=1, max_size=60),
+    env=st.dictionaries(names, text, max_size=3),
+    secret=st.text(st.characters(categories=["Lu", "Ll", "Nd"]), min_size=12, max_size=40),
+    commands=st.lists(text, max_size=3),
+    init=st.booleans(),
+)
+def test_any_job_passes_restricted_and_shows_no_secret(
+    job_id: str, env: dict[str, str], secret: str, commands: list[str], init: bool
+) -> None:
+    secret = "~" + secret
+    fields: dict[str, Any] = {
+        "commands": [*commands, "true"],
+        "env": env,
+        "variables": [{"name": "zz_secret", "value": secret, "sensitive": True}],
+        "files": [{"path": "a/b", "contents": secret}],
+    }
+    if init:
+        fields["init"] = {"commands": ["true"]}
+    plan = plan_of(job_id, **fields)
+    manifest = build(plan, Kubernetes())
+    assert restricted(manifest.pod) == []
+    assert secret not in json.dumps(manifest.pod, ensure_ascii=False)
+    assert base64.b64encode(secret.encode()).decode() not in json.dumps(manifest.pod)
+    assert re.fullmatch(r"[a-z0-9-]{1,63}", manifest.name)
+    assert all(LABEL.fullmatch(value) for value in manifest.pod["metadata"]["labels"].values())
+    assert manifest == build(plan, Kubernetes())
+
+
+def test_names_are_functions_of_queue_id_and_attempt() -> None:
+    assert pod_name("q", "1", 1) == pod_name("q", "1", 1)
+    assert len({pod_name("q", "1", 1), pod_name("q", "1", 2), pod_name("q", "2", 1), pod_name("q1", "", 1)}) == 4
+    assert job_key("a", "b") != job_key("ab", "")
+    assert label_of("host-1") == "host-1"
+    assert LABEL.fullmatch(label_of("x" * 200))
+    assert LABEL.fullmatch(label_of("ä b"))
+
+
+def test_the_plain_pod() -> None:
+    pod = made(commands=["one", "two"], env={"A": "1"}).pod
+    [main] = pod["spec"]["containers"]
+    assert main["command"] == ["/bin/sh", "-e", "-c", "one\ntwo"]
+    assert {"name": "A", "value": "1"} in main["env"]
+    assert main["workingDir"] == "/workspace"
+    assert {m["mountPath"] for m in main["volumeMounts"]} == {"/workspace", "/home/longshore", "/tmp"}
+    assert main["resources"] == {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+    spec = pod["spec"]
+    assert spec["automountServiceAccountToken"] is spec["enableServiceLinks"] is False
+    assert (spec["restartPolicy"], spec["terminationGracePeriodSeconds"]) == ("Never", 1)
+    assert spec["activeDeadlineSeconds"] == 60 + 30 + 1 + 120
+    notes = pod["metadata"]["annotations"]
+    assert notes["longshore.dev/job-digest"] == plan_of(commands=["one", "two"], env={"A": "1"}).job.digest()
+    assert notes["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+@pytest.mark.parametrize("value", ["$(A)", "$$", "$", "a$(B)$$(C)", "$(", "x$"])
+def test_dollars_reach_the_process_as_they_are(value: str) -> None:
+    def expand(given: str) -> str:  # what the kubelet does with a value in which no $(NAME) is known
+        return re.sub(r"\$(\$|\([^)]*\)|)", lambda m: "$" if m[1] == "$" else "?" if m[1] else "$", given)
+
+    assert expand(literal(value)) == value
+
+
+def test_entrypoint_args_and_shell() -> None:
+    [main] = made(entrypoint=["/app", "$x"], args=["a"]).pod["spec"]["containers"]
+    assert (main["command"], main["args"]) == (["/app", "$$x"], ["a"])
+    assert "command" not in made(args=["a"]).pod["spec"]["containers"][0]
+    [main] = made(commands=["x"], shell="/bin/bash -o pipefail").pod["spec"]["containers"]
+    assert main["command"][:4] == ["/bin/bash", "-o", "pipefail", "-e"]
+
+
+def test_scopes_of_variables() -> None:
+    variables = [
+        {"name": "X", "value": "for-init", "scope": "init"},
+        {"name": "X", "value": "for-main", "scope": "main", "sensitive": True},
+        {"name": "HOME", "value": "/elsewhere"},
+    ]
+    manifest = made(variables=variables, init={"commands": ["true"], "image": "alpine"})
+    [init], [main] = manifest.pod["spec"]["initContainers"], manifest.pod["spec"]["containers"]
+    assert {"name": "X", "value": "for-init"} in init["env"]
+    assert [e for e in main["env"] if e["name"] == "HOME"] == [{"name": "HOME", "value": "/elsewhere"}]
+    [x] = [e for e in main["env"] if e["name"] == "X"]
+    key = x["valueFrom"]["secretKeyRef"]
+    assert key["name"] == manifest.name
+    assert base64.b64decode(manifest.secret_data[key["key"]]) == b"for-main"
+    assert (init["image"], main["image"]) == ("alpine", "busybox")
+
+
+def test_files_scripts_and_the_secret() -> None:
+    files = [{"path": "a/b.txt", "contents": "1", "mode": "0700"}, {"path": "/etc/c", "contents": "2"}]
+    manifest = made(commands=["#" + "x" * 70_000], files=files)
+    [main] = manifest.pod["spec"]["containers"]
+    assert main["command"] == ["/bin/sh", "-e", "/run/longshore/script"]
+    mounts = {m["mountPath"]: m for m in main["volumeMounts"]}
+    assert mounts["/workspace/a/b.txt"]["subPath"] == "file-0"
+    assert mounts["/etc/c"]["readOnly"] is True
+    [volume] = [v for v in manifest.pod["spec"]["volumes"] if "secret" in v]
+    assert [item["mode"] for item in volume["secret"]["items"]] == [0o750, 0o644, 0o444]
+    secret = manifest.secret("uid-1")
+    assert secret["immutable"] is True
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+    assert made().secret_data == {}
+
+
+def test_what_is_refused_names_the_field() -> None:
+    settings = Kubernetes(service_accounts=("good",), secrets=("mine",))
+    assert build(plan_of(service_account="good"), settings).pod["spec"]["serviceAccountName"] == "good"
+    with pytest.raises(Unrunnable, match="service_account: bad isn't allowed; allowed: good") as caught:
+        build(plan_of(service_account="bad"), settings)
+    assert caught.value.reason is Reason.REFUSED
+    reference = {"name": "A", "secret": "theirs", "key": "k"}
+    with pytest.raises(Unrunnable, match=r"secrets\[0\].secret: theirs"):
+        build(plan_of(secrets=[reference]), settings)
+    pod = build(plan_of(secrets=[reference | {"secret": "mine"}]), settings).pod
+    assert {"name": "mine", "key": "k"} in [
+        e["valueFrom"]["secretKeyRef"] for e in pod["spec"]["containers"][0]["env"] if "valueFrom" in e
+    ]
+    with pytest.raises(Unrunnable, match="image: is required by the kubernetes executor") as caught:
+        build(plan_of(image=None), settings)
+    assert caught.value.reason is Reason.INVALID_JOB
+    assert build(plan_of(image=None), Kubernetes(image="x")).pod["spec"]["containers"][0]["image"] == "x"
+    with pytest.raises(Unrunnable, match=r"env\.BIG: is 140,000 bytes long"):
+        build(plan_of(env={"BIG": "x" * 140_000}), settings)
+    files = [{"path": "a", "contents": "x" * 400_000}, {"path": "b", "contents": "ä" * 310_000}]
+    with pytest.raises(Unrunnable, match=r"files\[1\] \(b\): is too large"):
+        build(plan_of(files=files), settings)
+    assert [text for _, text in refusals(plan_of(workdir="/proc/x"), settings)] == [
+        "workdir: /proc/x can't be a working directory"
+    ]
+
+
+def test_workdirs() -> None:
+    def mounted(workdir: str) -> list[str]:
+        [main] = made(workdir=workdir).pod["spec"]["containers"]
+        paths = [m["mountPath"] for m in main["volumeMounts"]]
+        assert main["workingDir"] in paths
+        assert len(paths) == len(set(paths))
+        return paths
+
+    assert mounted("/tmp") == ["/tmp", "/home/longshore"]
+    assert "/workspace/sub" in mounted("sub")
+    assert "/srv/app" in mounted("/srv//app/")
+
+
+def test_resources_merge_by_name_and_stay_possible() -> None:
+    def resources(**given: Any) -> dict[str, Any]:
+        found: dict[str, Any] = made(resources=given).pod["spec"]["containers"][0]["resources"]
+        return found
+
+    assert resources(requests={"cpu": "2"})["requests"] == {"cpu": "2", "memory": "128Mi"}
+    small = resources(limits={"memory": "64Mi"})
+    assert (small["requests"]["memory"], small["limits"]["memory"]) == ("64Mi", "64Mi")
+    big = resources(requests={"memory": "4Gi"})
+    assert (big["requests"]["memory"], big["limits"]["memory"]) == ("4Gi", "4Gi")
+    with pytest.raises(Unrunnable, match=r"resources\.requests\.cpu: 2 is more than resources\.limits\.cpu, 500m"):
+        resources(requests={"cpu": "2"}, limits={"cpu": "500m"})
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"),
+    [("500m", "0.5"), ("1Ki", "1024"), ("1.5Gi", "1610612736"), ("1e3", "1000"), ("2k", "2000"), ("3n", "0.000000003")],
+)
+def test_quantities(quantity: str, value: str) -> None:
+    assert amount(quantity) == Decimal(value)

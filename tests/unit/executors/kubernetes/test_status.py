@@ -1,0 +1,134 @@
+"""Pod status -> Exit: a table of statuses as real kubelets write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumer.executors.kubernetes.status import Trouble, exit_of, slim, trouble_of, waiting_for
+from enqueue.record import Reason
+
+START, END = "2026-11-21T08:00:00Z", "2026-11-21T08:00:07Z"
+
+
+def pod(phase: str = "Pending", main: dict[str, Any] | None = None, **extra: Any) -> Any:
+    status: dict[str, Any] = {"phase": phase}
+    status |= {k: v for k, v in extra.items() if k in ("reason", "message", "conditions")}
+    if main is not None:
+        status["containerStatuses"] = [{"name": "main", "state": main}, *extra.get("others", ())]
+    if "init" in extra:
+        status["initContainerStatuses"] = [{"name": "init", "state": extra["init"]}]
+    meta = {"name": "p", "uid": "u", "resourceVersion": "1"}
+    if extra.get("deleting"):
+        meta |= {"deletionTimestamp": END, "deletionGracePeriodSeconds": 5}  # type: ignore[dict-item]
+    return slim({"metadata": meta, "spec": {"nodeName": extra.get("node", "n1")}, "status": status})
+
+
+def ended(code: int, reason: str = "Error", **more: Any) -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason, "startedAt": START, "finishedAt": END, **more}}
+
+
+DISRUPTED = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "m"}]
+UNKNOWN = {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "could not be located"}}
+RAN = {"terminated": {**UNKNOWN["terminated"], "message": "could not be located. The container used to be Running"}}
+WAITS = {"waiting": {"reason": "PodInitializing"}}
+PROXY = {"name": "proxy", "state": {"running": {}}}
+
+
+def waits(reason: str, message: str = "") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+TABLE: list[tuple[str, Any, dict[str, bool], tuple[int | None, int | None, Reason | None, bool]]] = [
+    ("success", pod("Succeeded", ended(0, "Completed")), {}, (0, None, None, True)),
+    ("exit 3", pod("Failed", ended(3)), {}, (3, None, None, True)),
+    ("killed", pod("Failed", ended(137)), {}, (137, 9, None, True)),
+    ("segfault", pod("Failed", ended(139)), {}, (139, 11, None, True)),
+    ("exit 255 is no signal", pod("Failed", ended(255)), {}, (255, None, None, True)),
+    ("exit 145 is no fatal signal", pod("Failed", ended(145)), {}, (145, None, None, True)),
+    ("signal named", pod("Failed", ended(1, signal=15)), {}, (1, 15, None, True)),
+    ("out of memory", pod("Failed", ended(137, "OOMKilled")), {}, (137, 9, Reason.OUT_OF_MEMORY, True)),
+    ("no such command", pod("Failed", ended(128, "StartError")), {}, (128, None, Reason.START_ERROR, False)),
+    ("old words for it", pod("Failed", ended(127, "ContainerCannotRun")), {}, (127, None, Reason.START_ERROR, False)),
+    ("deadline", pod("Failed", ended(143), reason="DeadlineExceeded"), {}, (143, None, Reason.DEADLINE, True)),
+    ("deadline, pending", pod("Failed", reason="DeadlineExceeded"), {}, (None, None, Reason.DEADLINE, False)),
+    ("evicted by the node", pod("Failed", ended(137), reason="Evicted"), {}, (137, None, Reason.EVICTED, True)),
+    ("evicted by the API", pod("Failed", ended(143), conditions=DISRUPTED), {}, (143, None, Reason.EVICTED, True)),
+    ("evicted too late", pod("Succeeded", ended(0), conditions=DISRUPTED), {}, (0, None, None, True)),
+    ("node lost", pod("Unknown", {"running": {"startedAt": START}}), {}, (None, None, Reason.NODE_LOST, True)),
+    ("node lost, by reason", pod("Failed", UNKNOWN, reason="NodeLost"), {}, (None, None, Reason.NODE_LOST, False)),
+    ("status lost", pod("Failed", RAN), {}, (None, None, Reason.NODE_LOST, True)),
+    ("never there", pod("Failed", UNKNOWN, deleting=True), {}, (None, None, Reason.POD_DELETED, False)),
+    ("refused by the node", pod("Failed", reason="OutOfcpu"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("init failed", pod("Failed", WAITS, init=ended(4)), {}, (4, None, Reason.INIT_FAILED, False)),
+    ("deleted", pod("Failed", ended(143), deleting=True), {}, (143, 15, Reason.POD_DELETED, True)),
+    ("deleted by us", pod("Failed", ended(143), deleting=True), {"stopped": True}, (143, 15, None, True)),
+    ("deleted but done", pod("Succeeded", ended(0), deleting=True), {}, (0, None, None, True)),
+    ("gone", pod("Running", {"running": {"startedAt": START}}), {"gone": True}, (None, None, Reason.POD_DELETED, True)),
+    ("gone, pending", pod(), {"gone": True}, (None, None, Reason.POD_DELETED, False)),
+    ("gone, with its end", pod("Running", ended(7)), {"gone": True}, (7, None, None, True)),
+    ("failed without a word", pod("Failed"), {}, (None, None, Reason.EXECUTOR_ERROR, False)),
+    ("a sidecar runs on", pod("Running", ended(6), others=[PROXY]), {}, (6, None, None, True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seen", "how", "wanted"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_exits(seen: Any, how: dict[str, bool], wanted: tuple[Any, ...]) -> None:
+    end = exit_of(seen, **how)
+    assert end is not None
+    assert (end.code, end.signal, end.reason, end.started) == wanted
+
+
+def test_times_and_messages() -> None:
+    end = exit_of(pod("Failed", ended(128, "StartError", message="exec: no such file")))
+    assert end is not None
+    assert end.message == "exec: no such file"
+    end = exit_of(pod("Succeeded", ended(0)))
+    assert end is not None
+    assert end.started_at is not None
+    assert end.ended_at == end.started_at + 7
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pod(),
+        pod("Running", {"running": {"startedAt": START}}),
+        pod("Running", {"running": {"startedAt": START}}, deleting=True),
+        pod("Running", ended(0)),  # the phase follows in a moment, and with it the pod's own words
+        pod("Pending", WAITS, init=ended(0)),
+    ],
+)
+def test_what_goes_on(seen: Any) -> None:
+    assert exit_of(seen) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted"),
+    [
+        (pod(main=waits("ImagePullBackOff", "m")), (Trouble.PULL, Reason.IMAGE_PULL, "ImagePullBackOff: m")),
+        (pod(main=waits("ErrImagePull")), (Trouble.PULL, Reason.IMAGE_PULL, "ErrImagePull")),
+        (pod(main=waits("InvalidImageName")), (Trouble.NOW, Reason.IMAGE_PULL, "InvalidImageName")),
+        (pod(main=waits("ErrImageNeverPull")), (Trouble.NOW, Reason.IMAGE_PULL, "ErrImageNeverPull")),
+        (pod(main=WAITS, init=waits("ErrImagePull")), (Trouble.PULL, Reason.IMAGE_PULL, "ErrImagePull")),
+        (
+            pod(main={"waiting": {"reason": "CreateContainerConfigError", "message": "m"}}),
+            (Trouble.CONFIG, Reason.CONFIG_ERROR, "CreateContainerConfigError: m"),
+        ),
+        (
+            pod(node=None, conditions=[{"type": "PodScheduled", "status": "False", "message": "no room"}]),
+            (Trouble.WAITS, Reason.UNSCHEDULABLE, "no room"),
+        ),
+        (pod(main={"waiting": {"reason": "ContainerCreating"}}), None),
+        (pod("Running", {"running": {}}), None),
+    ],
+)  # fmt: skip
+def test_troubles(seen: Any, wanted: Any) -> None:
+    assert trouble_of(seen) == wanted
+
+
+def test_what_it_waits_for() -> None:
+    assert waiting_for(pod(node=None)) == "it has no node yet"
+    assert "init step" in waiting_for(pod(main=WAITS, init={"running": {}}))
+    assert "ContainerCreating" in waiting_for(pod(main={"waiting": {"reason": "ContainerCreating"}}))

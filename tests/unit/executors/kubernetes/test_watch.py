@@ -1,0 +1,168 @@
+"""The informer on the fake API server: nothing missed, nothing hot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from consumer.executors.kubernetes import watch
+from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.status import Pod
+from consumer.executors.kubernetes.watch import Informer
+from support.fakekube import FakeKube
+from support.fakekubelet import FakePod
+
+
+async def stays(pod: FakePod) -> None:
+    pod.schedule()
+
+
+def pod_named(name: str, job: str = "j") -> dict[str, Any]:
+    labels = {"app.kubernetes.io/managed-by": "longshore", "longshore.dev/job": job}
+    meta = {"name": name, "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [{"name": "main"}]}}
+
+
+async def create(api: Api, name: str) -> None:
+    await api.request("POST", path_of("jobs", "pods"), body=pod_named(name))
+
+
+@pytest.fixture
+async def informer(kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Informer]:
+    kube.script = stays
+    informer = Informer(api, "jobs")
+    await informer.open()
+    yield informer
+    await informer.close()
+
+
+async def seen(informer: Informer, name: str, gone: bool = False) -> Pod:
+    """Waits until the informer has (or no longer has) this pod."""
+    event: asyncio.Event = asyncio.Event()
+
+    def listener(pod: Pod, lost: bool) -> None:
+        if lost is gone and (gone or pod.node):
+            event.set()
+
+    informer.listen(name, listener)
+    try:
+        known = informer.get(name)
+        if not ((known is None) if gone else (known is not None and known.node)):
+            async with asyncio.timeout(20):
+                await event.wait()
+    finally:
+        informer.unlisten(name, listener)
+    return informer.get(name) or Pod(name, "")
+
+
+async def test_pods_are_listed_in_pages_and_watched(kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PAGE", 3)
+    kube.script = stays
+    for i in range(10):
+        await create(api, f"p{i}")
+    other = pod_named("foreign")
+    other["metadata"]["labels"] = {}
+    await api.request("POST", path_of("jobs", "pods"), body=other)
+    informer = Informer(api, "jobs")
+    await informer.open()
+    assert [pod.name for pod in informer.of_job("j")] == [f"p{i}" for i in range(10)]
+    assert kube.verbs().count("list pods") == 4
+    assert informer.get("foreign") is None
+    await create(api, "later")
+    assert (await seen(informer, "later")).node == "node-1"
+    await informer.close()
+
+
+@pytest.mark.parametrize("as_status", [True, False])
+async def test_410_lists_again_and_tells_what_changed(
+    kube: FakeKube, api: Api, informer: Informer, as_status: bool
+) -> None:
+    await create(api, "old")
+    await seen(informer, "old")
+    await informer.close()
+    kube.gone_as_status = as_status
+    kube.remove("pods", "jobs", "old")
+    await create(api, "new")
+    kube.compact()
+    lists = informer.lists
+    gone = asyncio.create_task(seen(informer, "old", gone=True))
+    informer._task = asyncio.create_task(informer._run())  # goes on from its old version
+    await seen(informer, "new")
+    await gone
+    assert informer.lists == lists + 1
+
+
+async def test_a_cut_watch_goes_on_from_where_it_was(kube: FakeKube, api: Api, informer: Informer) -> None:
+    for i in range(5):
+        kube.cut_watches()
+        await create(api, f"p{i}")
+        await seen(informer, f"p{i}")
+    assert informer.lists == 1
+    assert informer.watches >= 2
+
+
+async def test_bookmarks_move_the_version(kube: FakeKube, api: Api, informer: Informer) -> None:
+    other = pod_named("foreign")
+    other["metadata"]["labels"] = {}
+    await api.request("POST", path_of("jobs", "pods"), body=other)
+    kube.bookmark()
+    await create(api, "p")
+    await seen(informer, "p")
+    kube.compact()
+    kube.compacted = int(informer._version or 0)  # all before the version that we know is forgotten
+    kube.cut_watches()
+    await create(api, "q")
+    await seen(informer, "q")
+    assert informer.lists == 1
+
+
+async def test_a_watch_that_closes_at_once_is_no_hot_loop(
+    kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await real(0)
+
+    kube.watch_closes_at_once = True
+    monkeypatch.setattr(watch.asyncio, "sleep", sleep)
+    informer = Informer(api, "jobs")
+    await informer.open()
+    await kube.until(lambda kube: kube.verbs().count("watch pods") >= 12)
+    await informer.close()
+    assert all(0.1 * 2**i <= pause <= 0.2 * 2**i for i, pause in enumerate(pauses[:7])), pauses
+    assert max(pauses) <= watch.PAUSE_CAP
+
+
+async def test_a_server_that_fails_isnt_hammered_and_comes_back(
+    kube: FakeKube, api: Api, informer: Informer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube.fault("watch pods", status=500, body=b"<html><b>bad gateway</b></html>", times=2)
+    kube.cut_watches()
+    await create(api, "p")
+    await seen(informer, "p")
+
+
+async def test_a_pod_that_came_and_went_unseen_is_told_to_whoever_waits(
+    kube: FakeKube, api: Api, informer: Informer
+) -> None:
+    told: list[tuple[str, bool]] = []
+    informer.listen("brief", lambda pod, gone: told.append((pod.uid, gone)))
+    kube.compact()
+    await informer._list()
+    assert told == [("", True)]
+
+
+async def test_a_refused_first_watch_is_reported(kube: FakeKube, api: Api) -> None:
+    kube.forbidden.add("watch pods")
+    informer = Informer(api, "jobs")
+    with pytest.raises(ApiError) as caught:
+        await informer.open()
+    assert caught.value.forbidden is not None
+    await informer.close()
