@@ -8,7 +8,6 @@ happens when a reservation ends: the job goes to the retries, and comes again.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import socket
@@ -22,7 +21,7 @@ import structlog
 
 from consumer.errors import SetupError
 from consumer.model import Claim, Settlement, Signal, Verdict
-from consumer.queues.faktory_connection import Fetcher, Link, resident_kb
+from consumer.queues.faktory_connection import Fetcher, Link, beats
 from consumer.queues.faktory_settling import ClaimState, Delivery, FaktoryRecords
 from consumer.queues.faktory_words import ack_of, bury_of, claim_of, ending_of
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
@@ -93,6 +92,7 @@ class FaktoryQueue:
         self._news = asyncio.Event()
         self._losses = 0
         self._trouble: QueueUnavailable | None = None
+        self._arrivals: deque[tuple[bytes | Oversize, float]] = deque()
         self._ready: deque[Claim] = deque()
         self._resolving = 0
         self._held: dict[str, _Held] = {}
@@ -105,7 +105,7 @@ class FaktoryQueue:
             await self._link.connected()
         except (wire.Unwelcome, ProtocolError) as error:
             raise SetupError(str(error)) from None
-        self._spawn(self._beats())
+        self._spawn(beats(self._link, self.worker.wid, self._beat_every, self._told))
 
     async def claim(self, slots: int) -> Sequence[Claim]:
         """Up to `slots` jobs in strict queue order; waits about two seconds for the first one.
@@ -114,17 +114,21 @@ class FaktoryQueue:
         """
         if slots < 1:
             return []
-        if not self._ready and not self._ending:
+        if not self._ready and not self._arrivals and not self._ending:
             try:
                 await self._fetch(slots)
             except ProtocolError as error:
                 raise QueueUnavailable(str(error)) from None
-        if self._ending and not self._ready and not self._pending:
+        if self._ending and not self._waiting:
             self.stopping.set()
             await asyncio.sleep(self._patience)
-        while not self._ready and self._pending:
-            self._news.clear()
-            await self._news.wait()
+        while not self._ready and self._waiting:
+            if not self._arrivals:
+                self._news.clear()
+                await self._news.wait()
+            if self._arrivals and not self._ending:  # the server finds more while we read what came
+                self._fetch_more(slots - len(self._arrivals))
+            self._read_arrivals()
         trouble, self._trouble = self._trouble, None
         if not self._ready and trouble is not None:
             raise trouble
@@ -135,11 +139,13 @@ class FaktoryQueue:
         self._draining = True
         try:
             async with asyncio.timeout(5):
-                while self._pending:
-                    self._news.clear()
-                    await self._news.wait()
+                while self._waiting:
+                    self._read_arrivals()
+                    if self._waiting:
+                        self._news.clear()
+                        await self._news.wait()
         except TimeoutError:
-            log.warning("fetches_unanswered", count=self._pending, until="their reservations end")
+            log.warning("fetches_unanswered", count=self._waiting, until="their reservations end")
         claims = list(self._ready)
         self._ready.clear()
         return claims
@@ -184,24 +190,29 @@ class FaktoryQueue:
         return self._draining or self.quiet or self.stopping.is_set()
 
     @property
-    def _pending(self) -> int:
-        return sum(fetcher.busy for fetcher in self._fetchers) + self._resolving
+    def _waiting(self) -> int:
+        """What may still become a claim: FETCHes in flight, and answers that aren't claims yet."""
+        return sum(fetcher.busy for fetcher in self._fetchers) + len(self._arrivals) + self._resolving
+
+    def _fetch_more(self, slots: int) -> list[Fetcher]:
+        """Have as many FETCHes in flight as there are slots and as the queues seem to fill; returns who can't yet."""
+        wanted = min(self._width, slots) - sum(fetcher.busy for fetcher in self._fetchers) - self._resolving
+        idle = [fetcher for fetcher in self._fetchers if not (fetcher.busy or fetcher.connecting)] if wanted > 0 else []
+        idle.sort(key=lambda fetcher: not fetcher.usable)
+        for fetcher in idle[:wanted]:
+            if fetcher.usable:
+                fetcher.start()
+        return [fetcher for fetcher in idle[:wanted] if not fetcher.busy]
 
     async def _fetch(self, slots: int) -> None:
-        """Have as many FETCHes in flight as there are slots and as the queues seem to fill."""
-        wanted = min(self._width, slots) - self._pending
-        if wanted > 0:
-            idle = [fetcher for fetcher in self._fetchers if not (fetcher.busy or fetcher.connecting)]
-            idle.sort(key=lambda fetcher: not fetcher.usable)
-            for fetcher in idle[:wanted]:
-                if not fetcher.usable:
-                    if self._pending:  # don't wait for a further connection while jobs may come on the others
-                        self._spawn(self._connect(fetcher))
-                        continue
-                    await fetcher.connect()
-                    if self._ending:
-                        return
-                fetcher.start()
+        """The same, with new connections; only without any it waits for the first one."""
+        for fetcher in self._fetch_more(slots):
+            if self._waiting:
+                self._spawn(self._connect(fetcher))
+            else:
+                await fetcher.connect()
+                if not self._ending:
+                    fetcher.start()
 
     async def _connect(self, fetcher: Fetcher) -> None:
         try:
@@ -214,10 +225,7 @@ class FaktoryQueue:
         if isinstance(reply, (bytes, Oversize)):
             self._losses = 0
             self._width = min(len(self._fetchers), self._width * 2)
-            try:
-                self._take_in(decode(reply))
-            except ProtocolError as error:
-                self._trouble = QueueUnavailable(str(error))
+            self._arrivals.append((reply, asyncio.get_running_loop().time()))
         elif reply is None:
             self._losses = 0
             self._width = 1
@@ -230,9 +238,16 @@ class FaktoryQueue:
             if self._losses > len(self._fetchers) and not self._delivery.closing.is_set():
                 self._trouble = QueueUnavailable(f"Faktory at {self.address} drops our connections: {reply}")
 
-    def _take_in(self, fetched: Fetched) -> None:
-        now = asyncio.get_running_loop().time()
-        jid, until = fetched.jid, now + fetched.reserve_for
+    def _read_arrivals(self) -> None:
+        while self._arrivals:
+            reply, since = self._arrivals.popleft()
+            try:
+                self._take_in(decode(reply), since)
+            except ProtocolError as error:
+                self._trouble = QueueUnavailable(str(error))
+
+    def _take_in(self, fetched: Fetched, since: float) -> None:
+        jid, until = fetched.jid, since + fetched.reserve_for
         held = self._held.get(jid)
         if held is not None:  # its reservation had ended: the coming ACK settles the new one
             held.until = until
@@ -305,34 +320,8 @@ class FaktoryQueue:
         if held is not None and held.token == claim.token:
             del self._held[claim.id]
 
-    # --- heartbeat and tasks
-
-    async def _beats(self) -> None:
-        """BEAT until the end, after quiet and terminate too; a failed one is tried again soon."""
-        while True:
-            pause = self._beat_every
-            try:
-                state = "terminate" if self.terminated.is_set() else "quiet" if self.quiet else ""
-                (reply,) = await self._link.exchange([wire.beat(self.worker.wid, resident_kb(), state)])
-                if isinstance(reply, Failed):  # the server has forgotten us: a new HELLO makes us known
-                    log.info("heartbeat_refused", error=reply.text[:300])
-                    self._link.drop()
-                    pause = min(1.0, pause)
-                else:
-                    self._obey(reply)
-            except (QueueUnavailable, ProtocolError) as error:
-                log.warning("heartbeat_failed", error=str(error))
-                pause = min(5.0, pause)
-            await asyncio.sleep(pause)
-
-    def _obey(self, reply: Reply) -> None:
-        try:
-            said = json.loads(reply) if isinstance(reply, bytes) else None
-        except ValueError:
-            return
-        state = said.get("state") if isinstance(said, dict) else None
-        if state not in ("quiet", "terminate"):
-            return
+    def _told(self, state: str) -> None:
+        """The server's word by heartbeat: quiet, or terminate."""
         if not self.quiet or (state == "terminate" and not self.terminated.is_set()):
             log.info("told_to_stop", by="Faktory's web UI", state=state)
         self.quiet = True

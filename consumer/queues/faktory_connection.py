@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from enqueue.backends.faktory_aio import Connection, dial
 from enqueue.backends.faktory_client import READ_TIMEOUT, unreachable
+from enqueue.errors import ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
-from enqueue.wire.resp import Reply
+from enqueue.wire.resp import Failed, Reply
+
+log = structlog.get_logger()
 
 
 class Link:
@@ -108,6 +114,38 @@ class Fetcher:
             self._arrived(future.result()[0])
         elif isinstance(error, Exception):
             self._arrived(error)
+
+
+async def beats(link: Link, wid: str, every: float, told: Callable[[str], None]) -> None:
+    """BEAT until cancelled, after quiet and terminate too; one that failed is tried again soon.
+
+    `told` gets "quiet" or "terminate" each time that the server answers so.
+    """
+    state = ""
+    while True:
+        pause = every
+        try:
+            (reply,) = await link.exchange([wire.beat(wid, resident_kb(), state)])
+            if isinstance(reply, Failed):  # the server has forgotten us: a new HELLO makes us known
+                log.info("heartbeat_refused", error=reply.text[:300])
+                link.drop()
+                pause = min(1.0, pause)
+            elif (said := _state_of(reply)) and state != "terminate":
+                state = said
+                told(state)
+        except (QueueUnavailable, ProtocolError) as error:
+            log.warning("heartbeat_failed", error=str(error))
+            pause = min(5.0, pause)
+        await asyncio.sleep(pause)
+
+
+def _state_of(reply: Reply) -> str:
+    try:
+        said = json.loads(reply) if isinstance(reply, bytes) else None
+    except ValueError:
+        return ""
+    state = said.get("state") if isinstance(said, dict) else None
+    return state if state in ("quiet", "terminate") else ""
 
 
 def resident_kb() -> int:
