@@ -228,15 +228,19 @@ class FakeKube:
     def _delete(self, row: Request, item: dict[str, Any], body: bytes) -> web.StreamResponse:
         options = json.loads(body) if body else {}
         meta = item["metadata"]
-        for key, name in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-            wanted = (options.get("preconditions") or {}).get(key)
-            if wanted is not None and wanted != meta[key]:
-                text = f"Precondition failed: {name} in precondition: {wanted}, {name} in object meta: {meta[key]}"
-                message = f'Operation cannot be fulfilled on {row.resource} "{row.name}": {text}'
-                return status(409, "Conflict", message, {"name": row.name, "kind": row.resource})
+        wanted = (options.get("preconditions") or {}).get("uid", meta["uid"])
+        if wanted != meta["uid"]:
+            text = f"the UID in the precondition ({wanted}) does not match the UID in record ({meta['uid']}). "
+            text += "The object might have been deleted and then recreated"
+            message = f'Operation cannot be fulfilled on {KINDS[row.resource]} "{row.name}": {text}'
+            return status(409, "Conflict", message, {"name": row.name, "kind": KINDS[row.resource]})
         grace = options.get("gracePeriodSeconds", item.get("spec", {}).get("terminationGracePeriodSeconds", 30))
         over = item.get("status", {}).get("phase") in ("Succeeded", "Failed")
         if row.resource != "pods" or over or grace == 0 or not item["spec"].get("nodeName"):
+            if row.resource == "pods" and grace:  # the real one marks the pod first, even when it then goes at once
+                item = copy.deepcopy(item)
+                item["metadata"]["deletionTimestamp"] = rfc3339(time.time())
+                self.store("MODIFIED", "pods", item)
             self.remove(row.resource, meta["namespace"], row.name)
             if row.resource == "pods":
                 pod = self.pods[row.name]
