@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from consumer.errors import SetupError
 from consumer.settings import Kubernetes
 
@@ -77,7 +79,10 @@ class Access:
             if self.token == refused:
                 if self._loader is not None and hasattr(self._loader, "exec_plugin_expiry"):
                     del self._loader.exec_plugin_expiry
-                await self._read()
+                try:
+                    await self._read()
+                except SetupError:
+                    return False
         return True
 
     def _stale(self) -> bool:
@@ -110,7 +115,7 @@ class Access:
                 )
                 namespace = self._loader.current_context["context"].get("namespace") or "default"
                 self.source = path
-        except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if path is None:
                 raise SetupError(
                     "no Kubernetes cluster: set KUBECONFIG or kubernetes.kubeconfig, or run inside a pod "
