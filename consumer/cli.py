@@ -32,7 +32,7 @@ def test(job: Job, config: Path | None, as_json: bool, **flags: Any) -> int:
     record = asyncio.run(run_once(job, settings, sys.stderr.buffer if as_json else sys.stdout.buffer))
     if as_json:
         print(json.dumps(record.model_dump(mode="json", exclude_none=True)))
-    elif record.outcome is not None and not record.outcome.succeeded:
+    elif record.outcome is not None and (not record.outcome.succeeded or record.outcome.variables):
         from rich.console import Console
 
         print_outcome(record.outcome, Console(stderr=True, highlight=False))
