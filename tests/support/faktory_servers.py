@@ -10,10 +10,17 @@ import re
 import secrets
 import urllib.parse
 import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pytest
+
+from consumer.model import Claim, Settlement, Verdict
+from consumer.queues.faktory import FaktoryQueue
 from enqueue.backends.faktory_aio import AsyncFaktoryClient, dial
+from enqueue.job import Job
+from enqueue.record import Outcome, Record, Status
 from enqueue.wire import faktory as wire
 from support.fake_faktory import FakeFaktory
 
@@ -120,3 +127,62 @@ def _get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as answer:
         text: str = answer.read().decode()
         return text
+
+
+JOB = Job(image="alpine:3.20", commands=("true",), retries=3)
+SERVERS = ["fake", pytest.param("real", marks=pytest.mark.faktory)]
+"""Parameters of a fixture `server`."""
+
+Open = Callable[..., Awaitable[FaktoryQueue]]
+
+
+async def serving(kind: str) -> AsyncIterator[Server]:
+    """The fixture `server`: the fake one, or the one that FAKTORY_URL names."""
+    if kind == "fake":
+        async with FakeFaktory() as fake:
+            server = Server(fake.url, fake)
+            yield server
+            await server.clean()
+        return
+    url = os.environ.get("FAKTORY_URL")
+    if not url:
+        pytest.skip("FAKTORY_URL names no server")
+    server = Server(url, None)
+    yield server
+    await server.clean()
+
+
+async def opening(url: str) -> AsyncIterator[Open]:
+    """The fixture `opened`: opens queues, and closes them after the test."""
+    queues: list[FaktoryQueue] = []
+
+    async def open_queue(*names: str, **options: Any) -> FaktoryQueue:
+        given: dict[str, Any] = {"records": None, "consumer": "tests", "max_bytes": 1_000_000, "patience": 0.01}
+        queue = FaktoryQueue(url, names, **(given | options))
+        queues.append(queue)
+        await queue.open()
+        return queue
+
+    yield open_queue
+    for queue in queues:
+        await queue.drain()
+        await queue.close()
+
+
+async def claim_all(queue: FaktoryQueue, count: int, slots: int = 1000) -> list[Claim]:
+    """Claim until there are so many."""
+    claims: list[Claim] = []
+    while len(claims) < count:
+        got = await queue.claim(min(slots, count - len(claims)))
+        assert len(got) <= slots
+        claims += got
+    return claims
+
+
+def ended(claim: Claim, verdict: Verdict = Verdict.DONE, **outcome: Any) -> Settlement:
+    """A claim's end; `text` and `infrastructure` are the settlement's, all else the outcome's."""
+    text = outcome.pop("text", "")
+    infrastructure = outcome.pop("infrastructure", False)
+    status = Status.SUCCEEDED if verdict is Verdict.DONE else Status.FAILED
+    record = Record(id=claim.id, queue=claim.queue, attempt=claim.attempt, status=status)
+    return Settlement(claim, verdict, Outcome(status=status, **outcome), record, text, infrastructure)
