@@ -85,7 +85,7 @@ class Kubernetes(Section):
     )
     limits: dict[str, str] = Field({"memory": "1Gi"}, description="Resource limits of jobs that set none.")
     image_pull_secrets: tuple[str, ...] = Field((), description="Secrets with the registries' credentials.")
-    rate: float = Field(100, gt=0, description="Requests a second to the API; bursts may be twice as large.")
+    rate: float = Field(200, gt=0, description="Requests a second to the API; bursts may be twice as large.")
     patience: float = Field(300, ge=0, description="Seconds for which an API server that doesn't answer is waited for.")
     run_as_user: int = Field(65532, ge=1, description="User and group of job containers.")
     labels: dict[str, str] = Field({}, description="Labels added to every pod.")

@@ -8,18 +8,21 @@ were already read. They are told apart by (timestamp, how many lines with that t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
 import time
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Protocol, TypeVar
 
 import aiohttp
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ", re.ASCII)
 _STAMP_LENGTH = 36
@@ -31,8 +34,8 @@ LONG_LINE = 64 * 1024
 PAUSE_FIRST, PAUSE_CAP = 0.2, 15.0
 END_SECONDS = 5.0
 """How long the status may lag behind the end of the log before the log is asked for again."""
-STALL_SECONDS = 15.0
-"""A log of a container that has ended and that says nothing for so long is on a dead connection."""
+OPEN_SECONDS, STALL_SECONDS = 1.0, 15.0
+"""A log of a container that has ended, and that doesn't begin or says nothing for so long, is on a dead connection."""
 GIVE_UP_SECONDS = 60.0
 """The log of a container that has ended is tried to be read for so long."""
 
@@ -186,15 +189,19 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
                 return
             await source.changed()
         ended_before = source.ended()
-        query = {"container": container, "follow": "true", "timestamps": "true"}
+        # What has ended has nothing to wait for; and a kubelet that is simulated may follow it for ever.
+        query = {"container": container, "follow": "false" if ended_before else "true", "timestamps": "true"}
         if position.since:
             query["sinceTime"] = position.since
         position.begin()
         clean, received = False, False
+        patience = _Patience(source)
         try:
-            async with api.stream(path, query) as response:
+            async with contextlib.AsyncExitStack() as stack:
+                response = await patience.wait(stack.enter_async_context(api.stream(path, query)))
+                patience.silence = STALL_SECONDS
                 if response.status == 200:
-                    async for chunk in _chunks(response, source):
+                    while chunk := await patience.wait(response.content.readany()):
                         received = True
                         if new := position.feed(chunk):
                             yield new
@@ -205,6 +212,8 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
             log.debug("the log of %s isn't readable yet: %s", pod, error)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.debug("the log of %s was cut, it is read on: %s", pod, error)
+        finally:
+            patience.end()
         if clean:
             if not source.ended():  # the kubelet's word on the end comes a moment after the log's
                 until = time.monotonic() + END_SECONDS
@@ -226,23 +235,35 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
         pause = min(PAUSE_CAP, pause * 2)
 
 
-async def _chunks(response: aiohttp.ClientResponse, source: Source) -> AsyncGenerator[bytes, None]:
-    """Chunks as they come. A connection that stays silent though the container has ended is given up."""
-    heard = time.monotonic()
+class _Patience:
+    """Waits for a connection as long as its container runs; once that has ended, silence ends the wait too."""
 
-    async def guard() -> None:
-        while not source.ended():
-            await source.changed()
-        while (left := heard + STALL_SECONDS - time.monotonic()) > 0:
-            await source.changed(left)
-        response.close()
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._limit: asyncio.Timeout | None = None
+        self._heard = time.monotonic()
+        self.silence = OPEN_SECONDS
+        self._task = asyncio.create_task(self._watch())
 
-    watcher = asyncio.create_task(guard())
-    try:
-        async for chunk in response.content.iter_any():
-            heard = time.monotonic()
-            yield chunk
-    finally:
-        watcher.cancel()
-    if response.closed and not response.content.is_eof():
-        raise aiohttp.ClientPayloadError("silent")
+    async def wait(self, what: Awaitable[T]) -> T:
+        """Its result. Raises TimeoutError when patience is lost."""
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                return await what
+        finally:
+            self._limit, self._heard = None, time.monotonic()
+
+    def end(self) -> None:
+        """No longer needed."""
+        self._task.cancel()
+
+    async def _watch(self) -> None:
+        while not self._source.ended():
+            await self._source.changed()
+        ended = time.monotonic()
+        while True:
+            left = max(ended, self._heard) + self.silence - time.monotonic()
+            if left <= 0 and self._limit is not None:
+                self._limit.reschedule(asyncio.get_running_loop().time())
+                return
+            await asyncio.sleep(max(left, 0.05))

@@ -141,18 +141,23 @@ async def test_a_failing_kubelet_is_asked_again(kube: FakeKube, api: Api) -> Non
     assert await read(follow(api, "jobs", "p", "main", Steady())) == b"one\n"
 
 
+@pytest.mark.parametrize("silent", ["before its first byte", "after it"])
 async def test_a_silent_connection_of_an_ended_container_is_given_up(
-    kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch
+    kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
+    monkeypatch.setattr(logs, "OPEN_SECONDS", 0.05)
     monkeypatch.setattr(logs, "STALL_SECONDS", 0.05)
+    source = Steady(ended=False)
     pod = await ended_pod(kube, api, [(BASE, b"one\n")])
     pod.logs["main"].closed = False  # the connection hangs
-    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", Steady())))
-    await kube.until(lambda kube: kube.verbs().count("get pods/log") >= 2)
+    if silent == "before its first byte":
+        kube.fault("get pods/log", delay=3600)
+    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source)))
+    await kube.until(lambda kube: "get pods/log" in kube.verbs())
     pod.logs["main"].lines.append((BASE + 1, b"two\n"))
-    pod.logs["main"].closed = True
-    pod.logs["main"].poke()
+    source.set()
     assert await reading == b"one\ntwo\n"
+    assert [row.query["follow"] for row in kube.ledger if row.sub] == ["true", "false"]
 
 
 @given(
