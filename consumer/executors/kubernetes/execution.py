@@ -109,8 +109,12 @@ class PodExecution:
         seconds = max(1, math.ceil(grace))
         if self._gone or self._pod.over or (self._stopped is not None and self._stopped <= seconds):
             return
-        self._stopped = seconds
-        await self._delete(seconds)
+        before, self._stopped = self._stopped, seconds
+        try:
+            await self._delete(seconds)
+        except BaseException:
+            self._stopped = before  # so that it may be asked for again
+            raise
         self._notify()
 
     async def remove(self) -> None:

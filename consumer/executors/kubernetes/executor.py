@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from consumer.errors import ExecutorFault, SetupError, Unrunnable
 from consumer.executors.kubernetes import names
@@ -80,7 +81,8 @@ class KubernetesExecutor:
         def keep(pod: Pod, gone: bool) -> None:
             heard.append((pod, gone))
 
-        informer.listen(manifest.name, keep)  # before the create: no event may slip between it and the execution
+        name = manifest.name
+        informer.listen(name, keep)  # before the create: no event may slip between it and the execution
         try:
             try:
                 pod = await self._find(plan, manifest)
@@ -90,6 +92,8 @@ class KubernetesExecutor:
                 pod = pod or await self._create(plan, manifest)
             except ApiError as error:
                 raise _translated(error, namespace) from None
+            if pod.name != manifest.name:  # the pod of another attempt, and so is its Secret
+                manifest = build(replace(plan, attempt=int(pod.name.rpartition("-")[2])), self._settings)
             execution = PodExecution(
                 api, informer, namespace, plan, manifest, pod, pull_grace=self._settings.image_pull_grace
             )
@@ -97,14 +101,17 @@ class KubernetesExecutor:
                 if seen.uid:
                     execution.heard(seen, gone)
         finally:
-            informer.unlisten(manifest.name, keep)
+            informer.unlisten(name, keep)
         execution.begin()
         try:
-            if not pod.started and pod.name == manifest.name:
+            if not pod.started:
                 await execution.ensure_secret()
         except ApiError as error:
             await self._take_back(execution)
             raise _translated(error, namespace) from None
+        except BaseException:
+            await execution.detach()
+            raise
         return execution
 
     async def _find(self, plan: Plan, manifest: Manifest) -> Pod | None:

@@ -109,6 +109,21 @@ async def test_a_running_pod_of_another_attempt_is_adopted(kube: FakeKube, open_
     assert len(kube.created) == 1
 
 
+async def test_a_waiting_pod_of_another_attempt_gets_its_own_secret(kube: FakeKube, open_executor: Open) -> None:
+    kube.script = runs_until_told
+    first, second = await open_executor("one"), await open_executor("two")
+    secret = [{"name": "T", "value": "x", "sensitive": True}]
+    kube.fault("create secrets", delay=3600)
+    starting = asyncio.create_task(first.start(plan_of(attempt=1, variables=secret)))
+    await kube.until(lambda kube: kube.verbs().count("create secrets") == 3)  # two checks at the start, and this one
+    starting.cancel()  # it died between pod and Secret
+    await asyncio.gather(starting, return_exceptions=True)
+    adopted = await second.start(plan_of(attempt=2, variables=secret))
+    await within(adopted.started())
+    assert kube.names("secrets") == [adopted.where.pod]
+    assert len(kube.created) == 1
+
+
 async def test_another_job_under_the_same_id_is_refused(kube: FakeKube, open_executor: Open) -> None:
     kube.script = runs_until_told
     executor = await open_executor()
