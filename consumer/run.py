@@ -28,6 +28,7 @@ from consumer.outcome import (
 from consumer.plan import plan_of
 from consumer.ports import Execution, Executor, Records
 from consumer.settings import Settings
+from consumer.tasks import end
 from enqueue.record import Outcome, Reason, Status, Where
 
 log = structlog.get_logger()
@@ -137,9 +138,7 @@ async def supervise(
         await follower.finish(30)
         return exit, stopped
     finally:
-        for task in (watching, ending, stopping):
-            task.cancel()
-        await asyncio.gather(watching, ending, stopping, return_exceptions=True)
+        await end(watching, ending, stopping)
 
 
 async def _watch_start(

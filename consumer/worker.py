@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -15,6 +14,7 @@ from consumer.model import Claim, Settlement, Signal, Stop
 from consumer.ports import Executor, Queue, Records
 from consumer.run import Switch, Tools, run_job
 from consumer.settings import Settings
+from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
 from enqueue.record import Outcome
 
@@ -71,9 +71,7 @@ class Worker:
                 self._launch(claim)
             await self._wind_down()
         finally:
-            for task in (*helpers, *self._jobs):
-                task.cancel()
-            await asyncio.gather(*helpers, *self._jobs, return_exceptions=True)
+            await end(*helpers, *self._jobs)
 
     async def _claim_loop(self) -> None:
         delay, told = 0.2, False
@@ -175,7 +173,4 @@ class Worker:
         try:
             await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)

@@ -56,9 +56,9 @@ def parse_image(text: str) -> Image:
         if "." in first or first == "localhost":
             host, path = first, rest
     if host and not ("." in host or ":" in host or host == "localhost"):
-        path, host = f"{host}/{path}", ""
         if host.lower() != host:
             raise ValueError(f"has upper-case letters in its name; {example}")
+        path, host = f"{host}/{path}", ""
     if not host or host == "docker.io" or host == "index.docker.io":
         host = "docker.io"
         path = path if "/" in path else f"library/{path}"

@@ -15,6 +15,7 @@ from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.none import NoRecords
 from consumer.queues.records import FaktoryRecords, connect, transient
 from consumer.settings import Settings
+from consumer.tasks import end
 
 log = structlog.get_logger()
 
@@ -36,8 +37,7 @@ class FaktoryWithRecords(FaktoryQueue):
         """Say goodbye to both."""
         await super().close()
         if self._life is not None:
-            self._life.cancel()
-            await asyncio.gather(self._life, return_exceptions=True)
+            await end(self._life)
         if self.store is not None:
             await self.store.leave()
             await self.store.redis.aclose()

@@ -24,6 +24,7 @@ from consumer.queues import scripts
 from consumer.queues.records import RecordStore, connect, patiently, run_all, transient
 from consumer.queues.rq_words import claim_of, settling
 from consumer.settings import Retention
+from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
 from enqueue.record import Record
 from enqueue.wire import records as record_wire
@@ -183,9 +184,7 @@ class RqQueue:
     async def close(self) -> None:
         """Say goodbye. Claims that are left may be taken over at once."""
         await self._stop_waiting()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self.records.leave()
         with contextlib.suppress(RedisError):
             key = wire.worker_key(self.consumer)
@@ -267,9 +266,7 @@ class RqQueue:
             await asyncio.sleep(0.2)  # the claim that follows reports it
 
     async def _stop_waiting(self) -> None:
-        for task in self._waiters.values():
-            task.cancel()
-        await asyncio.gather(*self._waiters.values(), return_exceptions=True)
+        await end(*self._waiters.values())
         self._waiters = {}
 
     async def _register(self) -> None:
