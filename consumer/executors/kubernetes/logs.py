@@ -36,6 +36,8 @@ END_SECONDS = 5.0
 """How long the status may lag behind the end of the log before the log is asked for again."""
 OPEN_SECONDS, STALL_SECONDS = 1.0, 15.0
 """A log of a container that has ended, and that doesn't begin or says nothing for so long, is on a dead connection."""
+ROTATED_BYTES = 4 * 2**20
+"""Kubelets rotate logs at 10 MiB and may then end a connection early: after a log this long the end is read once more."""
 GIVE_UP_SECONDS = 60.0
 """The log of a container that has ended is tried to be read for so long."""
 
@@ -182,7 +184,7 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
     """The bytes of one container's log in chunks, as the container wrote them, until it has ended and all is read."""
     path = path_of(namespace, "pods", pod, "log")
     position = Position()
-    pause, tried_since = PAUSE_FIRST, None
+    pause, tried_since, total = PAUSE_FIRST, None, 0
     while True:
         while not source.readable():
             if source.ended():
@@ -194,7 +196,7 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
         if position.since:
             query["sinceTime"] = position.since
         position.begin()
-        clean, received = False, False
+        clean, received, grew = False, False, False
         patience = _Patience(source)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -202,8 +204,9 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
                 patience.silence = STALL_SECONDS
                 if response.status == 200:
                     while chunk := await patience.wait(response.content.readany()):
-                        received = True
+                        received, total = True, total + len(chunk)
                         if new := position.feed(chunk):
+                            grew = True
                             yield new
                     clean = True
         except ApiError as error:
@@ -219,6 +222,8 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
                 until = time.monotonic() + END_SECONDS
                 while not source.ended() and (left := until - time.monotonic()) > 0:
                     await source.changed(left)
+            if source.ended() and grew and total >= ROTATED_BYTES:
+                continue
             if source.ended() or ended_before:
                 if rest := position.finish():
                     yield rest

@@ -160,6 +160,16 @@ async def test_a_silent_connection_of_an_ended_container_is_given_up(
     assert [row.query["follow"] for row in kube.ledger if row.sub] == ["true", "false"]
 
 
+async def test_the_end_of_a_long_log_is_read_once_more(
+    kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "ROTATED_BYTES", 1000)
+    lines = burst(200, 1)
+    await ended_pod(kube, api, lines)
+    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"".join(line for _, line in lines)
+    assert kube.verbs().count("get pods/log") == 2
+
+
 @given(
     lines=st.lists(
         st.tuples(st.integers(0, 3), st.binary(max_size=8).map(lambda b: b.replace(b"\n", b""))), max_size=20
