@@ -37,7 +37,7 @@ END_SECONDS = 5.0
 OPEN_SECONDS, STALL_SECONDS = 1.0, 15.0
 """A log of a container that has ended, and that doesn't begin or says nothing for so long, is on a dead connection."""
 ROTATED_BYTES = 4 * 2**20
-"""Kubelets rotate logs at 10 MiB and may then end a connection early: after a log this long the end is read once more."""
+"""Kubelets rotate logs at 10 MiB and may then end a connection early: after so much, the end is read once more."""
 GIVE_UP_SECONDS = 60.0
 """The log of a container that has ended is tried to be read for so long."""
 
