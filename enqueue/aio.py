@@ -13,7 +13,7 @@ from enqueue import protocol
 from enqueue.backends import make_backend
 from enqueue.client import open_redis, unavailable
 from enqueue.job import Job
-from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps, Transaction
+from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps
 from enqueue.record import Outcome, Record, Status
 from enqueue.wire import records as wire
 from enqueue.wire.rq import Serializer
@@ -99,13 +99,17 @@ class AsyncProducer:
                 await pubsub.aclose()
 
     async def _listen(self, step: Listen) -> Any:
-        try:
+        for last in (False, True):  # a pooled connection may be one to a server that was restarted
             pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
-            await pubsub.subscribe(step.channel)
-            await pubsub.get_message(timeout=5)
-        except redis.RedisError as error:
-            raise unavailable(self._place, error) from None
-        return pubsub
+            try:
+                await pubsub.subscribe(step.channel)
+                await pubsub.get_message(timeout=5)
+                return pubsub
+            except redis.RedisError as error:
+                await pubsub.aclose()
+                if last:
+                    raise unavailable(self._place, error) from None
+        raise AssertionError("unreachable")
 
     async def _do(self, step: Step, pubsub: Any) -> Any:
         if isinstance(step, Push):
@@ -117,11 +121,6 @@ class AsyncProducer:
         try:
             if isinstance(step, Command):
                 return await self._redis.execute_command(*step.args)
-            if isinstance(step, Transaction):
-                async with self._redis.pipeline(transaction=True) as pipe:
-                    for command in step.commands:
-                        pipe.execute_command(*command)
-                    return await pipe.execute()
             assert isinstance(step, Heard)
             return await pubsub.get_message(timeout=step.seconds)
         except redis.RedisError as error:

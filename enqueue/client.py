@@ -12,7 +12,7 @@ from enqueue import protocol
 from enqueue.backends import make_backend
 from enqueue.errors import LongshoreError, QueueUnavailable
 from enqueue.job import Job
-from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps, Transaction
+from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps
 from enqueue.record import Outcome, Record, Status
 from enqueue.wire import records as wire
 from enqueue.wire.rq import Serializer
@@ -106,13 +106,17 @@ class Producer:
 
     def _listen(self, step: Listen) -> PubSub:
         assert self._redis is not None
-        try:
+        for last in (False, True):  # a pooled connection may be one to a server that was restarted
             pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
-            pubsub.subscribe(step.channel)
-            pubsub.get_message(timeout=5)
-        except redis.RedisError as error:
-            raise unavailable(self._place, error) from None
-        return pubsub
+            try:
+                pubsub.subscribe(step.channel)
+                pubsub.get_message(timeout=5)
+                return pubsub
+            except redis.RedisError as error:
+                pubsub.close()
+                if last:
+                    raise unavailable(self._place, error) from None
+        raise AssertionError("unreachable")
 
     def _do(self, step: Step, pubsub: PubSub | None) -> Any:
         if isinstance(step, Push):
@@ -125,11 +129,6 @@ class Producer:
         try:
             if isinstance(step, Command):
                 return self._redis.execute_command(*step.args)
-            if isinstance(step, Transaction):
-                with self._redis.pipeline(transaction=True) as pipe:
-                    for command in step.commands:
-                        pipe.execute_command(*command)
-                    return pipe.execute()
             assert isinstance(step, Heard)
             assert pubsub is not None
             return pubsub.get_message(timeout=step.seconds)

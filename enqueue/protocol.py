@@ -26,13 +26,6 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
-    """Redis commands that happen together; answered with the list of replies."""
-
-    commands: tuple[tuple[Any, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Push:
     """Jobs for Faktory; answered with {jid: error} for those that it refused."""
 
@@ -60,7 +53,7 @@ class Emit:
     data: bytes
 
 
-Step = Command | Transaction | Push | Listen | Heard | Emit
+Step = Command | Push | Listen | Heard | Emit
 Steps = Generator[Step, Any, T]
 
 

@@ -113,6 +113,7 @@ class FaktoryQueue:
         Raises QueueUnavailable. A call that is cancelled loses nothing: its jobs come with the next one.
         """
         if slots < 1:
+            await asyncio.sleep(0)  # whoever asks in a loop must let the others work
             return []
         if not self._ready and not self._arrivals and not self._ending:
             try:

@@ -260,7 +260,8 @@ class FaktoryRecords(RecordStore):
         answer = await patiently(
             "claim",
             lambda: self._script_claim(
-                keys=[wire.faktory_job_key(jid)], args=[token, self.instance, int(seconds + WHILE_RUNNING)]
+                keys=[wire.faktory_job_key(jid), wire.log_key(jid)],
+                args=[token, self.instance, int(seconds + WHILE_RUNNING)],
             ),
         )
         record = wire.read_record(answer[2]) if answer[2] else None

@@ -28,8 +28,9 @@ for i = 1, queues do
       local member = id .. ':' .. token
       redis.call('PERSIST', key)
       local attempt = redis.call('HINCRBY', key, 'longshore_attempt', 1)
-      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[1], 'last_heartbeat', ARGV[1], 'worker_name', ARGV[2],
-        'ended_at', '', 'longshore_token', token)
+      if attempt == 1 then redis.call('DEL', 'longshore:log:' .. id) end  -- of an earlier job with this id
+      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[1], 'last_heartbeat', ARGV[1],
+        'worker_name', ARGV[2], 'ended_at', '', 'longshore_token', token)
       redis.call('HSET', 'rq:execution:' .. member, 'id', token, 'created_at', now, 'last_heartbeat', now,
         'worker_name', ARGV[2], 'longshore', ARGV[3])
       redis.call('EXPIRE', 'rq:execution:' .. member, lease + 60)
@@ -38,9 +39,9 @@ for i = 1, queues do
       redis.call('ZADD', 'rq:wip:' .. queue, now + lease, member)
       local size = redis.call('HSTRLEN', key, 'data')
       local data = size <= tonumber(ARGV[5]) and redis.call('HGET', key, 'data') or ''
-      claimed[#claimed + 1] = {id, queue, token, attempt, size, data, redis.call('HMGET', key, 'meta', 'timeout', 'result_ttl',
-        'failure_ttl', 'retries_left', 'retry_intervals', 'enqueue_at_front_on_retry', 'enqueued_at', 'longshore',
-        'longshore_cancel')}
+      claimed[#claimed + 1] = {id, queue, token, attempt, size, data, redis.call('HMGET', key, 'meta', 'timeout',
+        'result_ttl', 'failure_ttl', 'retries_left', 'retry_intervals', 'enqueue_at_front_on_retry', 'enqueued_at',
+        'longshore', 'longshore_cancel')}
     end
   end
 end
@@ -62,7 +63,9 @@ for i = 1, queues do
   for _, member in ipairs(redis.call('ZRANGE', 'rq:wip:' .. queue, 0, -1)) do
     if #claimed >= slots then break end
     local holder = redis.call('HGET', 'rq:execution:' .. member, 'longshore')
-    if holder and alive[holder] == nil then alive[holder] = redis.call('EXISTS', 'longshore:consumer:' .. holder) == 1 end
+    if holder and alive[holder] == nil then
+      alive[holder] = redis.call('EXISTS', 'longshore:consumer:' .. holder) == 1
+    end
     local id, old = string.match(member, '^(.*):([^:]+)$')
     local key = 'rq:job:' .. (id or '')
     if holder and id and (lost[old] or not alive[holder]) and redis.call('EXISTS', key) == 1 then
@@ -81,7 +84,8 @@ for i = 1, queues do
       redis.call('ZADD', 'rq:wip:' .. queue, now + lease, fresh)
       local size = redis.call('HSTRLEN', key, 'data')
       local data = size <= tonumber(ARGV[5]) and redis.call('HGET', key, 'data') or ''
-      claimed[#claimed + 1] = {id, queue, token, tonumber(redis.call('HGET', key, 'longshore_attempt') or 1), size, data,
+      local attempt = tonumber(redis.call('HGET', key, 'longshore_attempt') or 1)
+      claimed[#claimed + 1] = {id, queue, token, attempt, size, data,
         redis.call('HMGET', key, 'meta', 'timeout', 'result_ttl', 'failure_ttl', 'retries_left', 'retry_intervals',
         'enqueue_at_front_on_retry', 'enqueued_at', 'longshore', 'longshore_cancel')}
     end
@@ -119,19 +123,20 @@ return answers
 """
 
 RQ_SETTLE = """
--- 1 id, 2 queue, 3 token, 4 rq status, 5 now, 6 record, 7 our status, 8 result type, 9 its field, 10 its value, 11 ttl,
--- 12 touch meta, 13 meta expected, 14 meta, 15 consumer, 16 started, 17 ended, 18 at front, 19 fewer retries, 20 due
+-- 1 id, 2 queue, 3 token, 4 rq status, 5 now, 6 record, 7 our status, 8 result type, 9 its field, 10 its value,
+-- 11 ttl, 12 touch meta, 13 meta expected, 14 meta, 15 consumer, 16 started, 17 ended, 18 at front,
+-- 19 fewer retries, 20 due
 local id, queue, token, status = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key, member = 'rq:job:' .. id, ARGV[1] .. ':' .. ARGV[3]
 local ttl = tonumber(ARGV[11])
 local final = status ~= 'queued' and status ~= 'scheduled'
+local whole = {key, key .. ':dependents', 'rq:job::' .. id .. ':dependencies', 'rq:results:' .. id,
+  'longshore:log:' .. id}
 local function expire(name)
   if ttl < 0 then redis.call('PERSIST', name) else redis.call('EXPIRE', name, ttl) end
 end
 local function expire_all()
-  for _, name in ipairs({key, key .. ':dependents', 'rq:job::' .. id .. ':dependencies', 'rq:results:' .. id, 'longshore:log:' .. id}) do
-    expire(name)
-  end
+  for _, name in ipairs(whole) do expire(name) end
 end
 if redis.call('HGET', key, 'longshore_done') == token then return {'ok'} end
 local held = redis.call('ZSCORE', 'rq:wip:' .. queue, member)
@@ -141,7 +146,8 @@ if redis.call('EXISTS', key) == 0 then
   return {'deleted'}
 end
 if not held then
-  if redis.call('HGET', key, 'longshore_token') ~= token or redis.call('HGET', key, 'status') ~= 'canceled' then return {'lost'} end
+  if redis.call('HGET', key, 'longshore_token') ~= token then return {'lost'} end
+  if redis.call('HGET', key, 'status') ~= 'canceled' then return {'lost'} end
   if status ~= 'canceled' then return {'canceled'} end
 end
 if ARGV[12] == '1' then
@@ -173,7 +179,7 @@ else
 end
 if status == 'finished' then
   if ttl == 0 then
-    redis.call('DEL', key, key .. ':dependents', 'rq:job::' .. id .. ':dependencies', 'rq:results:' .. id, 'longshore:log:' .. id)
+    redis.call('DEL', unpack(whole))
   else
     redis.call('ZADD', 'rq:finished:' .. queue, score, id)
   end
@@ -219,8 +225,8 @@ return moved
 """
 
 WRITE = """
--- KEYS: the job's hash. 1 token, 2 record, 3 our status, 4 id, 5 ttl or '', 6 wip set or '', 7 its member, 8 touch meta,
--- 9 meta expected, 10 meta
+-- KEYS: the job's hash. 1 token, 2 record, 3 our status, 4 id, 5 ttl or '', 6 wip set or '', 7 its member,
+-- 8 touch meta, 9 meta expected, 10 meta
 local key = KEYS[1]
 if redis.call('HGET', key, 'longshore_token') ~= ARGV[1] then return {'lost'} end
 if ARGV[6] ~= '' and not redis.call('ZSCORE', ARGV[6], ARGV[7]) then return {'lost'} end
@@ -251,9 +257,10 @@ return 'ok'
 """
 
 FAKTORY_CLAIM = """
--- KEYS: the job's hash. 1 token, 2 instance, 3 ttl
+-- KEYS: the job's hash, its log. 1 token, 2 instance, 3 ttl
 local key = KEYS[1]
-local fields = redis.call('HMGET', key, 'longshore_status', 'longshore_instance', 'longshore_attempt', 'longshore', 'longshore_cancel')
+local fields = redis.call('HMGET', key, 'longshore_status', 'longshore_instance', 'longshore_attempt', 'longshore',
+  'longshore_cancel')
 local status, holder, attempt = fields[1], fields[2], tonumber(fields[3] or 0)
 local unfinished = status == 'claimed' or status == 'starting' or status == 'running'
 if status == 'succeeded' or status == 'cancelled' then return {'final', attempt, fields[4] or '', 0} end
@@ -261,6 +268,7 @@ if unfinished and holder ~= ARGV[2] and redis.call('EXISTS', 'longshore:consumer
   return {'held', attempt, fields[4] or '', 0}
 end
 if not unfinished then attempt = attempt + 1 end
+if attempt == 1 and not unfinished then redis.call('DEL', KEYS[2]) end  -- the log of an earlier job with this id
 redis.call('HSET', key, 'longshore_token', ARGV[1], 'longshore_instance', ARGV[2], 'longshore_attempt', attempt,
   'longshore_status', 'claimed')
 redis.call('EXPIRE', key, ARGV[3])

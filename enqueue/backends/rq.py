@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import uuid
 
+from enqueue.errors import UsageError
 from enqueue.job import Job
-from enqueue.protocol import Command, Steps, Transaction, cancelled_record, checked, unknown
+from enqueue.protocol import Command, Steps, cancelled_record, checked, unknown
 from enqueue.record import HINTS, Reason, Record, Status, Times, rfc3339
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
@@ -17,6 +19,19 @@ _STATUS = {
     b"stopped": Status.CANCELLED,
     b"started": Status.STARTING,
 }
+
+_ENQUEUE = """
+-- KEYS: the job. 1 id, 2 queue, 3 mark of this call, fields... Sent again (its answer was lost), it changes nothing.
+if redis.call('HGET', KEYS[1], 'longshore_call') == ARGV[3] then return 0 end
+local status = redis.call('HGET', KEYS[1], 'status')
+local over = {finished = true, failed = true, canceled = true, stopped = true}
+if status and not over[status] then return -1 end
+redis.call('DEL', KEYS[1], 'rq:results:' .. ARGV[1])
+redis.call('HSET', KEYS[1], 'longshore_call', ARGV[3], unpack(ARGV, 4))
+redis.call('SADD', 'rq:queues', 'rq:queue:' .. ARGV[2])
+redis.call('RPUSH', 'rq:queue:' .. ARGV[2], ARGV[1])
+return 1
+"""
 
 _CANCEL = """
 -- KEYS: the job. 1 id, 2 the record if it is cancelled now, 3 ttl, 4 now
@@ -56,16 +71,13 @@ class RqBackend:
         """RQ keeps the Record with the job."""
 
     def enqueue(self, job: Job, queue: str, job_id: str | None) -> Steps[str]:
-        """Put one job on a queue; its id."""
+        """Put one job on a queue; its id. Raises UsageError for an id that is in use."""
         new_id, fields = wire.new_job(checked(job), queue, job_id=job_id, serializer=self._serializer)
         flat = [item for pair in fields.items() for item in pair]
-        yield Transaction(
-            (
-                ("SADD", wire.QUEUES, wire.queue_key(queue)),
-                ("HSET", wire.job_key(new_id), *flat),
-                ("RPUSH", wire.queue_key(queue), new_id),
-            )
-        )
+        once = uuid.uuid4().hex
+        answer = yield Command(("EVAL", _ENQUEUE, 1, wire.job_key(new_id), new_id, queue, once, *flat))
+        if answer == -1:
+            raise UsageError(f"job_id: a job '{new_id}' hasn't ended yet; choose another id")
         return new_id
 
     def record(self, job_id: str) -> Steps[Record]:

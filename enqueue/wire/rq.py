@@ -94,7 +94,7 @@ _COUNTED = {0x8C: 1, ord("X"): 4, 0x8D: 8, ord("C"): 1, ord("B"): 4, 0x8E: 8, 0x
 
 
 def _is_modern_and_plain(blob: bytes) -> bool:
-    """A quick look: only such opcodes of protocol 4 and 5 that make plain values (none that fills the memo by index)."""
+    """A quick look: only opcodes of protocol 4 and 5 that make plain values (none fills the memo by index)."""
     at, end = 0, len(blob)
     while at < end:
         opcode = blob[at]

@@ -21,6 +21,7 @@ from consumer.model import Claim, LogPosition, Settlement, Signal, Verdict
 from consumer.outcome import failure_text, log_of, record_claimed, record_ended, record_running
 from consumer.queues.rq import RqQueue
 from consumer.settings import Retention
+from enqueue import Job, UsageError, connect
 from enqueue.record import Outcome, Reason, Record, Status, Where
 
 JOB = {"image": "alpine:3.20", "commands": ["echo hi"]}
@@ -28,7 +29,12 @@ JOB = {"image": "alpine:3.20", "commands": ["echo hi"]}
 
 def make_queue(url: str, *queues: str, name: str = "c1") -> RqQueue:
     return RqQueue(
-        url, queues or ("q",), consumer=name, max_bytes=100_000, retention=Retention(success=111, failure=222), patience=0.1
+        url,
+        queues or ("q",),
+        consumer=name,
+        max_bytes=100_000,
+        retention=Retention(success=111, failure=222),
+        patience=0.1,
     )
 
 
@@ -49,10 +55,14 @@ def ended(claim: Claim, outcome: Outcome, verdict: Verdict, **kwargs: Any) -> Se
 
 
 SUCCESS = Outcome(status=Status.SUCCEEDED, exit_code=0, variables={"a": "1"})
-FAILURE = Outcome(status=Status.FAILED, reason="exit_code", message="exited with code 3", hint="See its log.", exit_code=3)
+FAILURE = Outcome(
+    status=Status.FAILED, reason="exit_code", message="exited with code 3", hint="See its log.", exit_code=3
+)
 
 
-async def test_jobs_come_in_strict_queue_order_and_never_more_than_slots(redis_url: str, redis_client: redis.Redis) -> None:
+async def test_jobs_come_in_strict_queue_order_and_never_more_than_slots(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
     for name in ("low", "high"):
         stock = rq.Queue(name, connection=redis_client)
         for i in range(3):
@@ -93,7 +103,9 @@ async def test_success_reads_back_with_nothing_but_stock_rq(
     stock = rq.Queue("q", connection=redis_client, serializer=serializer)
     job = stock.enqueue("longshore.job", JOB, meta={"mine": 1})
     (claim,) = await queue.claim(5)
-    await queue.records.write(claim, record_running(record_claimed(claim, "c1", "null", ""), Where(pod="p"), time.time()))
+    await queue.records.write(
+        claim, record_running(record_claimed(claim, "c1", "null", ""), Where(pod="p"), time.time())
+    )
     assert job.get_meta()["longshore"]["status"] == "running"
     job.meta["later"] = 2  # the producer changes its meta while the job runs
     job.meta["mine"] = 3
@@ -162,7 +174,9 @@ async def test_an_infrastructure_retry_costs_the_job_none_of_its_own(queue: RqQu
     assert job.get_status(refresh=True) == "started"
 
 
-async def test_a_stock_cancel_is_noticed_and_wins_over_a_late_success(queue: RqQueue, redis_client: redis.Redis) -> None:
+async def test_a_stock_cancel_is_noticed_and_wins_over_a_late_success(
+    queue: RqQueue, redis_client: redis.Redis
+) -> None:
     job = rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB)
     (claim,) = await queue.claim(5)
     job.cancel()
@@ -250,7 +264,10 @@ async def test_a_claim_whose_answer_was_lost_is_found_again(queue: RqQueue, redi
     [
         (b"not zlib, not json", "neither JSON nor a pickle"),
         (zlib.compress(b"[1, 2]"), "must be RQ's"),
-        (zlib.compress(pickle.dumps(("longshore.job", None, (pickle.Pickler,), {}))), "wants to import _pickle.Pickler"),
+        (
+            zlib.compress(pickle.dumps(("longshore.job", None, (pickle.Pickler,), {}))),
+            "wants to import _pickle.Pickler",
+        ),
         (zlib.compress(b"\0" * 50_000_000), "inflates to more than"),
         (b"x" * 200_000, "at most 100000 are accepted"),
         (b"", "neither JSON nor"),
@@ -315,3 +332,37 @@ async def test_logs_rise_by_attempt_and_repeats_are_no_repeats(queue: RqQueue, r
     ids = [entry.decode() for entry, _ in redis_client.xrange("longshore:log:j1")]
     assert ids == ["1-1", "1-2", "2-1"]
     assert redis_client.ttl("longshore:log:j1") > 0
+
+
+async def test_an_id_can_be_used_again_once_its_job_has_ended(
+    queue: RqQueue, redis_url: str, redis_client: redis.Redis
+) -> None:
+    with connect(redis_url) as producer:
+        job = Job(commands=["true"])
+        producer.enqueue(job, queue="q", job_id="again")
+        with pytest.raises(UsageError, match="hasn't ended yet"):
+            producer.enqueue(job, queue="q", job_id="again")
+        (claim,) = await queue.claim(5)
+        await queue.records.append(claim, 1, b"old\n")
+        with pytest.raises(UsageError, match="hasn't ended yet"):
+            producer.enqueue(job, queue="q", job_id="again")
+        await queue.settle([ended(claim, SUCCESS, Verdict.DONE)])
+        handle = producer.enqueue(job, queue="q", job_id="again")
+        assert handle.status is Status.QUEUED
+        (claim,) = await queue.claim(5)
+        await queue.records.append(claim, 1, b"new\n")
+        assert b"".join(handle.logs()) == b"new\n"
+
+
+def test_our_producer_writes_what_stock_rq_writes(redis_url: str, redis_client: redis.Redis) -> None:
+    job = Job.load({**JOB, "timeout": 7, "retries": 2, "retention": {"success": 60, "failure": 61}})
+    with connect(redis_url) as producer:
+        ours = redis_client.hgetall(f"rq:job:{producer.enqueue(job, queue='q').id}")
+    stock = rq.Queue("q", connection=redis_client).enqueue(**job.as_rq(), retry=rq.Retry(max=2))
+    theirs = redis_client.hgetall(stock.key)
+    volatile = {b"created_at", b"enqueued_at"}
+    assert ours.pop(b"longshore_call")
+    assert {k: v for k, v in ours.items() if k not in volatile | {b"data"}} == {
+        k: v for k, v in theirs.items() if k not in volatile | {b"data", b"retry_intervals"}
+    }
+    assert pickle.loads(zlib.decompress(ours[b"data"])) == pickle.loads(zlib.decompress(theirs[b"data"]))

@@ -36,7 +36,10 @@ def test_test_exits_as_the_job_did(job: str, code: int, tmp_path: Path) -> None:
 
 
 def test_test_prints_the_log_and_the_record_apart(tmp_path: Path) -> None:
-    job = {"commands": ["echo out", "echo ::set-outcome-var a=$S"], "variables": [{"name": "S", "value": "s3cret", "sensitive": True}]}
+    job = {
+        "commands": ["echo out", "echo ::set-outcome-var a=$S"],
+        "variables": [{"name": "S", "value": "s3cret", "sensitive": True}],
+    }
     done = longshore("test", "-f", "-", "--json", stdin=json.dumps(job), cwd=tmp_path)
     record = json.loads(done.stdout)
     assert done.stderr == "out\n"

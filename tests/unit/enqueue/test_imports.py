@@ -3,7 +3,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("kubernetes", "aiohttp", "opentelemetry", "docker", "structlog", "prometheus_client", "consumer", "rq", "faktory")
+HEAVY = (
+    "kubernetes",
+    "aiohttp",
+    "opentelemetry",
+    "docker",
+    "structlog",
+    "prometheus_client",
+    "consumer",
+    "rq",
+    "faktory",
+)
 
 
 def test_a_producer_loads_nothing_that_only_consumers_need() -> None:

@@ -88,7 +88,10 @@ def test_a_payload_reads_back_as_the_same_job() -> None:
         {
             **GOOD,
             "variables": [{"name": "T", "value": "s3cret", "sensitive": True, "scope": "init"}],
-            "files": [{"path": "a/b", "contents": "x", "mode": "0755"}, {"path": "/etc/c", "contents": "", "mode": 0o600}],
+            "files": [
+                {"path": "a/b", "contents": "x", "mode": "0755"},
+                {"path": "/etc/c", "contents": "", "mode": 0o600},
+            ],
             "init": {"commands": ["git clone x ."]},
             "resources": {"requests": {"cpu": "1", "ephemeral-storage": "1Gi"}},
             "timeout": 10,
@@ -133,7 +136,9 @@ def test_image_references_are_parsed_not_guessed(text: str, parsed: str) -> None
     assert str(parse_image(text)) == parsed
 
 
-@pytest.mark.parametrize("text", ["", "a:b:c", "a@b", "-a", "a/", "/a", "a//b", "a@sha256:12", "ä", "a" * 1025, "a:\n", "Ab/c"])
+@pytest.mark.parametrize(
+    "text", ["", "a:b:c", "a@b", "-a", "a/", "/a", "a//b", "a@sha256:12", "ä", "a" * 1025, "a:\n", "Ab/c"]
+)
 def test_bad_image_references_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is empty|can't be parsed|characters long|upper-case|digest"):
         parse_image(text)
