@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from enqueue.record import Outcome, Record, Status
@@ -20,7 +19,6 @@ COLOURS = {
 
 def print_record(record: Record) -> None:
     """All that is known of a job, a line each."""
-    table = Table.grid(padding=(0, 2))
     rows: list[tuple[str, object]] = [
         ("id", record.id),
         ("queue", record.queue),
@@ -31,10 +29,11 @@ def print_record(record: Record) -> None:
     rows += [(name, value) for name, value in record.times.model_dump(exclude_none=True).items()]
     rows += [(name, value) for name, value in record.where.model_dump(exclude_none=True).items()]
     if record.log.lines:
-        rows.append(("log", f"{record.log.lines} lines, {record.log.bytes} bytes, {record.log.complete}"))
+        lines = "1 line" if record.log.lines == 1 else f"{record.log.lines} lines"
+        rows.append(("log", f"{lines}, {record.log.bytes} bytes, {record.log.complete}"))
     for earlier in record.attempts[:-1] if record.status.final else record.attempts:
         rows.append((f"attempt {earlier.attempt}", f"{earlier.status.value}: {earlier.reason}: {earlier.message}"))
-    _print(table, rows)
+    _print(rows)
 
 
 def print_outcome(outcome: Outcome, console: Console | None = None) -> None:
@@ -43,7 +42,7 @@ def print_outcome(outcome: Outcome, console: Console | None = None) -> None:
         ("status", Text(outcome.status.value, style=COLOURS[outcome.status])),
         *_outcome_rows(outcome),
     ]
-    _print(Table.grid(padding=(0, 2)), rows, console)
+    _print(rows, console)
 
 
 def _outcome_rows(source: Record | Outcome) -> list[tuple[str, object]]:
@@ -56,8 +55,11 @@ def _outcome_rows(source: Record | Outcome) -> list[tuple[str, object]]:
     ]
 
 
-def _print(table: Table, rows: list[tuple[str, object]], console: Console | None = None) -> None:
+def _print(rows: list[tuple[str, object]], console: Console | None = None) -> None:
+    """Names and values in two columns; long values aren't wrapped, so that other programs can read them."""
+    console = console or Console(highlight=False)
+    rows = [(name, value) for name, value in rows if value not in (None, "")]
+    width = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
-        if value not in (None, ""):
-            table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
-    (console or Console(highlight=False)).print(table)
+        text = value if isinstance(value, Text) else Text(str(value).replace("\n", "\n" + " " * width))
+        console.print(Text.assemble((name.ljust(width), "dim"), text), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""longshore's own producer: enqueue, follow the log, wait for the outcome. Needs: pip install longshore.
+"""longshore's own producer: enqueue, follow the log, wait for the outcome. Needs: longshore.
 
 LONGSHORE_QUEUE_URL     redis://... or faktory://...; redis://localhost:6379/0 if not given
 LONGSHORE_RECORDS_URL   with Faktory: the Redis that its consumer was given as --records-url

@@ -1,4 +1,4 @@
-"""The same verbs with asyncio: several jobs at once, and what each of them handed back. Needs: pip install longshore.
+"""The same verbs with asyncio: several jobs at once, and what each of them handed back. Needs: longshore.
 
 LONGSHORE_QUEUE_URL and LONGSHORE_RECORDS_URL as for with_enqueue.py.
 """

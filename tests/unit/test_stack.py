@@ -1,0 +1,101 @@
+"""The dev stack, the image and the manifests say what the command line and the settings know."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from consumer.settings import Kubernetes, Settings
+from enqueue.cli import app
+
+ROOT = Path(__file__).parent.parent.parent
+STACK = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = STACK["services"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]
+
+
+def parses(arguments: list[str]) -> None:
+    """Raises for what `longshore` wouldn't accept."""
+    commands = typer.main.get_command(app)
+    assert arguments, "no command"
+    command = commands.commands[arguments[0]]  # type: ignore[attr-defined]
+    command.make_context(arguments[0], list(arguments[1:]))
+
+
+def script_lines(text: str) -> Iterator[list[str]]:
+    """The arguments of each `longshore ...` line; options in brackets and what follows a pipe left out."""
+    for line in text.replace("\\\n", " ").splitlines():
+        found = re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?longshore ((?:(?! [|#&<>]).)+)", line)
+        if found:
+            yield shlex.split(found[1].replace("$$", "$"))
+
+
+def test_the_services() -> None:
+    assert set(SERVICES) == {"redis", "faktory", "rq-dashboard", "consumer-rq", "consumer-faktory", "producer"}
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert {port.rsplit(":", 1)[1] for port in ports} == {"6379", "7419", "7420", "9181"}
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    for service in SERVICES.values():
+        for needed, how in service.get("depends_on", {}).items():
+            assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[needed]
+    assert set(STACK["volumes"]) == {"redis", "faktory"}
+
+
+@pytest.mark.parametrize("name", ["consumer-rq", "consumer-faktory"])
+def test_the_consumers_commands_are_known(name: str) -> None:
+    command = SERVICES[name]["command"]
+    parses(command)
+    flags = {command[i][2:].replace("-", "_"): command[i + 1] for i in range(1, len(command), 2)}
+    settings = Settings(**flags)
+    assert settings.executor == "process"
+    assert bool(settings.records_url) == settings.queue_url.startswith("tcp:")
+
+
+def test_the_producers_commands_are_known() -> None:
+    lines = list(script_lines(SERVICES["producer"]["command"][0]))
+    assert len(lines) == 3
+    for line in lines:
+        parses(line)
+    jobs = re.search(r"for job in (.*);", SERVICES["producer"]["command"][0])
+    assert jobs is not None
+    assert all((ROOT / "examples" / "jobs" / f"{job}.yaml").is_file() for job in jobs[1].split())
+
+
+def test_the_image_is_small_and_not_root() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert "--require-hashes -r /tmp/requirements.txt" in text
+    assert "USER 65532:65532" in text
+    assert 'ENTRYPOINT ["longshore"]' in text
+    for source in re.findall(r"^COPY ([^-].*) \S+$", text, re.MULTILINE):
+        for path in source.split():
+            assert (ROOT / path).exists()
+
+
+def test_the_manifests_settings_are_known() -> None:
+    (deployment,) = [d for d in yaml.safe_load_all((ROOT / "k8s" / "consumer.yaml").read_text()) if d]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    parses(container["args"])
+    for variable in container["env"]:
+        name = variable["name"].removeprefix("LONGSHORE_").lower()
+        assert name in Settings.model_fields or name.removeprefix("kubernetes_") in Kubernetes.model_fields, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_docs_are_known(page: Path) -> None:
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in script_lines(block):
+            parses(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_in_the_docs_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
