@@ -179,7 +179,14 @@ def open_redis(kind: Any, url: str | None) -> Any:
     if url is None:
         return None
     try:
-        return kind.from_url(url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30, protocol=2)
+        return kind.from_url(
+            url,
+            max_connections=100_000,  # one for each wait or log that is followed at the same time
+            socket_connect_timeout=5,
+            socket_timeout=30,
+            health_check_interval=30,
+            protocol=2,
+        )
     except ValueError as error:
         from enqueue.errors import UsageError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -28,6 +28,9 @@ log = structlog.get_logger()
 
 ALIVE = 15
 """Seconds for which a consumer counts as alive after its last sign of life."""
+
+CONNECTIONS = 64
+"""Connections of one client at most; whoever needs one more waits for it."""
 
 WHILE_RUNNING = 8 * 86_400
 """Seconds to keep what belongs to a job that hasn't ended, beyond its own timeout."""
@@ -295,9 +298,17 @@ async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], li
 
 async def connect(url: str) -> Redis:
     """An asyncio Redis client with bounded waits. Raises QueueUnavailable that names the place, never a password."""
-    redis: Redis = Redis.from_url(
-        url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30, client_name="longshore", protocol=2
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=None,
+        socket_connect_timeout=5,
+        socket_timeout=30,
+        health_check_interval=30,
+        client_name="longshore",
+        protocol=2,
     )
+    redis: Redis = Redis.from_pool(pool)
     try:
         await redis.ping()
     except RedisError as error:

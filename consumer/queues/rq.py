@@ -108,6 +108,7 @@ class RqQueue:
     async def open(self) -> None:
         """Connect and register as a worker. Raises QueueUnavailable, SetupError."""
         self.redis: Redis = await connect(self.url)
+        self._waiting: Redis = Redis.from_url(self.url, socket_connect_timeout=5, socket_timeout=30, protocol=2)
         info = await self.redis.info()
         version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
         if version < (6, 2):
@@ -195,6 +196,7 @@ class RqQueue:
                 pipe.hset(key, "death", wire.utc())
                 pipe.expire(key, 60)
                 await pipe.execute()
+        await self._waiting.aclose()
         await self.redis.aclose()
 
     async def _claim_now(self, slots: int) -> list[Claim]:
@@ -260,7 +262,7 @@ class RqQueue:
     async def _watch(self, queue: str) -> None:
         key = wire.queue_key(queue)
         try:
-            while not await self.redis.blmove(key, key, 5, "LEFT", "LEFT"):
+            while not await self._waiting.blmove(key, key, 5, "LEFT", "LEFT"):
                 pass
         except RedisError:
             await asyncio.sleep(0.2)  # the claim that follows reports it

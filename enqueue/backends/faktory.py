@@ -49,6 +49,10 @@ class FaktoryBackend:
         """Push one job; its jid."""
         if job_id is not None and len(job_id) < 8:
             raise UsageError("job_id: Faktory wants at least 8 characters")
+        if job_id is not None and self._records:
+            used = yield Command(("EXISTS", record_wire.faktory_job_key(job_id)))
+            if used:
+                raise UsageError(f"job_id: there is a record of a job '{job_id}' already; choose another id")
         payload = wire.build_job(checked(job), queue, jid=job_id)
         refused = yield Push((payload,))
         if refused:

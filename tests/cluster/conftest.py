@@ -113,19 +113,42 @@ def kubernetes_settings(namespace: str, consumer_kubeconfig: Path, image: str) -
 
 
 @pytest.fixture
-def audited(namespace: str) -> Callable[[], list[tuple[str, str, str]]]:
-    """Counts the consumer's requests in the lab's audit log: a function of nothing -> [(verb, resource, name)]."""
+async def simulated(admin: Api, consumer_kubeconfig: Path) -> AsyncIterator[str]:
+    """The namespace whose pods run on simulated nodes (KWOK), with our Role bound for the time of the test."""
+    name = "kwok"
+    if name not in [item["metadata"]["name"] for item in (await admin.request("GET", "/api/v1/namespaces"))["items"]]:
+        pytest.skip("the cluster has no namespace 'kwok' with simulated nodes")
+    made = []
+    for item in role_and_binding(name, user_of(consumer_kubeconfig)):
+        kind = "roles" if item["kind"] == "Role" else "rolebindings"
+        try:
+            await admin.request("POST", f"{RIGHTS}/{name}/{kind}", body=item)
+            made.append(f"{RIGHTS}/{name}/{kind}/{item['metadata']['name']}")
+        except ApiError as error:
+            if error.status != 409:
+                raise
+    yield name
+    for path in made:
+        await admin.request("DELETE", path)
+
+
+Audit = Callable[[str], list[tuple[str, str, str]]]
+
+
+@pytest.fixture
+def audit() -> Audit:
+    """The consumer's requests since now by the audit log: a function of a namespace -> [(verb, resource, name)]."""
     path = os.environ.get("LAB_AUDIT_LOG")
     if not path or not Path(path).is_file():
         pytest.skip("LAB_AUDIT_LOG isn't set: no audit log")
     start = Path(path).stat().st_size
 
-    def count() -> list[tuple[str, str, str]]:
+    def requests(namespace: str) -> list[tuple[str, str, str]]:
         with open(path, "rb") as file:
             file.seek(start)
             lines = [json.loads(line) for line in file if re.search(namespace.encode(), line)]
         rows = [line for line in lines if line.get("stage") in ("ResponseComplete", "ResponseStarted")]
-        seen = {line["auditID"]: line for line in rows}
+        seen = {line["auditID"]: line for line in rows if line["objectRef"].get("namespace") == namespace}
         return [
             (
                 line["verb"],
@@ -135,4 +158,10 @@ def audited(namespace: str) -> Callable[[], list[tuple[str, str, str]]]:
             for line in seen.values()
         ]
 
-    return count
+    return requests
+
+
+@pytest.fixture
+def audited(audit: Audit, namespace: str) -> Callable[[], list[tuple[str, str, str]]]:
+    """As `audit`, for `namespace`."""
+    return lambda: audit(namespace)
