@@ -161,7 +161,7 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
             "image": image,
             "imagePullPolicy": settings.image_pull_policy,
             "workingDir": workdir,
-            "env": _environment(job, step, secret),
+            "env": _environment(plan, step, secret),
             "resources": resources_of(job.resources, settings)[0],
             "volumeMounts": list(mounts),
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -201,8 +201,10 @@ def _item(key: str, mode: int) -> dict[str, Any]:
     return {"key": key, "path": key, "mode": mode | ((mode & 0o500) >> 3)}
 
 
-def _environment(job: Job, step: str, secret: _Secret) -> list[dict[str, Any]]:
+def _environment(plan: Plan, step: str, secret: _Secret) -> list[dict[str, Any]]:
+    job = plan.job
     plain: dict[str, str] = {"HOME": HOME, "TMPDIR": TMP} | job.env
+    plain |= {"LONGSHORE_JOB_ID": plan.id, "LONGSHORE_QUEUE": plan.queue, "LONGSHORE_ATTEMPT": str(plan.attempt)}
     referred: list[dict[str, Any]] = []
     for i, variable in enumerate(job.variables):
         if variable.scope not in ("all", step):

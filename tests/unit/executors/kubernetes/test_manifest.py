@@ -138,6 +138,14 @@ def test_scopes_of_variables() -> None:
     assert (init["image"], main["image"]) == ("alpine", "busybox")
 
 
+def test_both_steps_know_which_job_they_are() -> None:
+    manifest = build(plan_of("job $(HOME)", attempt=2, init={"commands": ["true"]}), Kubernetes())
+    for container in (*manifest.pod["spec"]["initContainers"], *manifest.pod["spec"]["containers"]):
+        env = {e["name"]: e["value"] for e in container["env"]}
+        assert env["LONGSHORE_JOB_ID"] == "job $$(HOME)"
+        assert (env["LONGSHORE_QUEUE"], env["LONGSHORE_ATTEMPT"]) == ("default", "2")
+
+
 def test_files_scripts_and_the_secret() -> None:
     files = [{"path": "a/b.txt", "contents": "1", "mode": "0700"}, {"path": "/etc/c", "contents": "2"}]
     manifest = made(commands=["#" + "x" * 70_000], files=files)
