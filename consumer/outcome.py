@@ -217,7 +217,7 @@ def failure_text(record: Record, outcome: Outcome, verdict: Verdict, tail: Seque
         f"Attempt {record.attempt}" + (", will be tried again" if verdict is Verdict.RETRY else "") + f": {named}"
     )
     if tail:
-        lines += ["", f"Last {len(tail)} lines of the log:", *tail]
+        lines += ["", "The log's last line:" if len(tail) == 1 else f"The log's last {len(tail)} lines:", *tail]
     return "\n".join(lines)
 
 

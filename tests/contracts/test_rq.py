@@ -23,6 +23,7 @@ from consumer.queues.rq import RqQueue
 from consumer.settings import Retention
 from enqueue import Job, UsageError, connect
 from enqueue.record import Outcome, Reason, Record, Status, Where
+from support.consuming import until
 
 JOB = {"image": "alpine:3.20", "commands": ["echo hi"]}
 
@@ -309,8 +310,7 @@ async def test_a_job_that_arrives_wakes_a_waiting_claim(redis_url: str, redis_cl
     queue = RqQueue(redis_url, ("a", "b"), consumer="c", max_bytes=1000, retention=Retention(), patience=60)
     await queue.open()
     waiting = asyncio.create_task(queue.claim(1))
-    while redis_client.info("clients")["blocked_clients"] < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: redis_client.info("clients")["blocked_clients"] >= 2)
     rq.Queue("b", connection=redis_client).enqueue("longshore.job", JOB, job_id="woken")
     async with asyncio.timeout(10):
         (claim,) = await waiting

@@ -58,7 +58,7 @@ async def test_no_stored_byte_but_the_payload_holds_a_secret(redis_url: str, red
         assert (await handle.outcome()).variables == {"leak": "***"}
     stock = rq.job.Job.fetch(handle.id, connection=redis_client)
     assert secret not in stock.latest_result().exc_string
-    for key in redis_client.keys():
+    for key in redis_client.scan_iter():
         if redis_client.type(key) == b"hash":
             stored = {k: v for k, v in redis_client.hgetall(key).items() if k != b"data"}
             assert secret not in str(stored)
