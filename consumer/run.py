@@ -215,7 +215,8 @@ async def _remove(execution: Execution, claim: Claim, *, ended: bool, grace: flo
     try:
         if not ended:  # its outcome is settled, so it must not go on
             await execution.stop(grace)
-            await execution.wait()
+            with contextlib.suppress(Exception):  # how it ended has been told
+                await execution.wait()
         await execution.remove()
     except ExecutorFault as fault:
         log.warning("not_removed", job=claim.id, error=str(fault), **execution.where.model_dump(exclude_none=True))

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -20,7 +21,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from enqueue.closed import problems_of
+from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
 
 
@@ -165,6 +166,9 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     if config is not None and not config.is_file():
         raise UsageError(f"--config: there is no file {config}")
 
+    if path.is_file():
+        _check_mapping(path)
+
     class Here(Settings):
         model_config = SettingsConfigDict(yaml_file=path)
 
@@ -173,3 +177,16 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         return Here(**given)
     except ValidationError as error:
         raise UsageError("settings: " + "; ".join(problems_of(error, Settings))) from None
+
+
+def _check_mapping(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"{path}: isn't YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if content is not None and not isinstance(content, dict):
+        raise UsageError(f"{path}: must hold settings by name, such as 'concurrency: 10', not {kind_of(content)}")

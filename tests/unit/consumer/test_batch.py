@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from consumer.batch import Batcher
+from consumer.tasks import end
+
+
+async def test_what_comes_during_a_flush_goes_with_the_next() -> None:
+    gate, begun, batches = asyncio.Event(), asyncio.Event(), []
+
+    async def flush(items: Sequence[int]) -> list[int | Exception]:
+        batches.append(list(items))
+        begun.set()
+        await gate.wait()
+        return [item * 2 for item in items]
+
+    batcher: Batcher[int, int] = Batcher(flush, limit=3)
+    first = asyncio.create_task(batcher.put(0))
+    await begun.wait()
+    rest = [asyncio.create_task(batcher.put(i)) for i in range(1, 6)]
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(first, *rest) == [0, 2, 4, 6, 8, 10]
+    assert batches == [[0], [1, 2, 3], [4, 5]]
+    await batcher.idle()
+
+
+async def test_one_items_error_is_its_own_and_a_failed_flush_everybodys() -> None:
+    async def flush(items: Sequence[str]) -> list[str | Exception]:
+        if "all" in items:
+            raise RuntimeError("whole batch")
+        return [ValueError(item) if item == "bad" else item for item in items]
+
+    batcher: Batcher[str, str] = Batcher(flush)
+    results = await asyncio.gather(*map(batcher.put, ["good", "bad"]), return_exceptions=True)
+    assert results[0] == "good"
+    assert isinstance(results[1], ValueError)
+    with pytest.raises(RuntimeError):
+        await batcher.put("all")
+    assert await batcher.put("good") == "good"
+
+
+async def test_a_caller_that_leaves_takes_nothing_back() -> None:
+    gate, seen = asyncio.Event(), []
+
+    async def flush(items: Sequence[int]) -> list[int | Exception]:
+        await gate.wait()
+        seen.extend(items)
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(flush)
+    tasks = [asyncio.create_task(batcher.put(i)) for i in range(3)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    gate.set()
+    assert await asyncio.gather(*tasks, return_exceptions=True) != [0, 1, 2]
+    assert seen == [0, 1, 2]
+
+
+async def test_end_asks_until_a_task_has_really_ended() -> None:
+    async def stubborn() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await end(task)
+    assert task.cancelled()

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+
+from consumer.errors import ExecutorFault, Unrunnable
+from consumer.model import Claim, Exit, LogPosition, Stop, Verdict
+from consumer.outcome import (
+    cancelled_before_start,
+    failure_text,
+    log_of,
+    masked,
+    outcome_of,
+    outcome_of_fault,
+    record_claimed,
+    record_ended,
+    record_running,
+    verdict_of,
+)
+from enqueue.job import Job
+from enqueue.record import HINTS, Attempt, Outcome, Reason, Record, Status, Where
+
+
+def claim(*, retries_left: int = 0, infrastructure_retries: int = 0, history: Record | None = None) -> Claim:
+    job = Job(commands=["true"], infrastructure_retries=infrastructure_retries)
+    return Claim("j", "q", 2, "t", job, retries_left=retries_left, history=history, queued_at=1.0, claimed_at=2.0)
+
+
+def failed(*reasons: Reason) -> Record:
+    attempts = [Attempt(attempt=i + 1, status=Status.FAILED, reason=reason) for i, reason in enumerate(reasons)]
+    return Record(id="j", attempts=tuple(attempts))
+
+
+@pytest.mark.parametrize(
+    ("exit", "stopped", "status", "reason", "message"),
+    [
+        (Exit(code=0), None, "succeeded", None, None),
+        (Exit(code=3), None, "failed", "exit_code", "exited with code 3"),
+        (Exit(code=137, signal=9), None, "failed", "signal", "killed by SIGKILL"),
+        (
+            Exit(code=137, reason=Reason.OUT_OF_MEMORY, message="used 20Mi"),
+            None,
+            "failed",
+            "out_of_memory",
+            "used 20Mi",
+        ),
+        (Exit(code=143, signal=15), Stop.CANCEL, "cancelled", "requested", "cancelled while it ran"),
+        (Exit(code=0), Stop.DEADLINE, "failed", "deadline", "ran longer than its timeout of 5 s"),
+        (Exit(code=0), Stop.SHUTDOWN, "failed", "consumer_stopped", "the consumer was stopped and ended the job"),
+        (Exit(code=None), None, "failed", "exit_code", "exited with code None"),
+    ],
+)
+def test_an_exit_becomes_an_outcome(
+    exit: Exit, stopped: Stop | None, status: str, reason: str | None, message: str | None
+) -> None:
+    outcome = outcome_of(exit, stopped, 5, {"a": "1"})
+    assert (outcome.status.value, outcome.reason, outcome.message) == (status, reason, message)
+    assert outcome.variables == {"a": "1"}
+    assert outcome.hint == (HINTS[Reason(reason)] if reason else None)
+
+
+def test_variables_of_the_exit_win_over_those_of_the_log() -> None:
+    assert outcome_of(Exit(code=0, variables=(("a", "2"),)), None, 5, {"a": "1", "b": "1"}).variables == {
+        "a": "2",
+        "b": "1",
+    }
+
+
+def test_secrets_are_masked_in_message_and_variables() -> None:
+    outcome = Outcome(status=Status.FAILED, message="no s3cret", variables={"a": "s3cret!"})
+    hidden = masked(outcome, lambda text: text.replace("s3cret", "***"))
+    assert (hidden.message, hidden.variables) == ("no ***", {"a": "***!"})
+
+
+JOB_FAULT = outcome_of(Exit(code=1), None, None, {})
+NODE_LOST = outcome_of_fault(ExecutorFault("gone", Reason.NODE_LOST, started=True))
+NOT_STARTED = outcome_of_fault(ExecutorFault("no API"))
+WAITED = outcome_of_fault(ExecutorFault("no room", Reason.UNSCHEDULABLE))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "claimed", "started", "requeues", "verdict"),
+    [
+        (outcome_of(Exit(code=0), None, None, {}), claim(), True, True, (Verdict.DONE, False)),
+        (cancelled_before_start(), claim(retries_left=3), False, True, (Verdict.DONE, False)),
+        (JOB_FAULT, claim(), True, True, (Verdict.BURY, False)),
+        (JOB_FAULT, claim(retries_left=1), True, True, (Verdict.RETRY, False)),
+        (outcome_of_fault(Unrunnable("x")), claim(retries_left=9), False, True, (Verdict.BURY, False)),
+        (outcome_of_fault(Unrunnable("x", Reason.REFUSED)), claim(retries_left=9), False, True, (Verdict.BURY, False)),
+        # what had begun isn't run again unless the job allows it, whatever retries it has for its own faults
+        (NODE_LOST, claim(retries_left=9), True, True, (Verdict.BURY, False)),
+        (NODE_LOST, claim(infrastructure_retries=1), True, True, (Verdict.RETRY, True)),
+        (
+            NODE_LOST,
+            claim(infrastructure_retries=1, history=failed(Reason.NODE_LOST)),
+            True,
+            True,
+            (Verdict.BURY, False),
+        ),
+        # what hadn't begun is tried three times
+        (NOT_STARTED, claim(), False, True, (Verdict.RETRY, True)),
+        (NOT_STARTED, claim(history=failed(Reason.EXECUTOR_ERROR)), False, True, (Verdict.RETRY, True)),
+        (NOT_STARTED, claim(history=failed(*[Reason.EXECUTOR_ERROR] * 2)), False, True, (Verdict.BURY, False)),
+        (NOT_STARTED, claim(), False, False, (Verdict.BURY, False)),
+        # it has waited for as long as it was asked to
+        (WAITED, claim(), False, True, (Verdict.BURY, False)),
+    ],
+)
+def test_an_outcome_becomes_a_verdict(
+    outcome: Outcome, claimed: Claim, started: bool, requeues: bool, verdict: tuple[Verdict, bool]
+) -> None:
+    assert verdict_of(outcome, claimed, started=started, requeues=requeues) == verdict
+
+
+def test_a_record_grows_and_keeps_its_attempts() -> None:
+    first = record_claimed(claim(), "c", "null", "log")
+    running = record_running(first, Where(pod="p"), 3.0)
+    assert (first.status, running.status) == (Status.STARTING, Status.RUNNING)
+    assert running.where == Where(executor="null", consumer="c", pod="p")
+    again = record_ended(running, JOB_FAULT, Verdict.RETRY, Where(), None, log_of("s", LogPosition()), 4.0)
+    assert (again.status, again.reason, again.times.started) == (Status.QUEUED, None, None)
+    assert [(a.attempt, a.reason) for a in again.attempts] == [(2, "exit_code")]
+    last = record_claimed(
+        Claim("j", "q", 3, "t2", Job(commands=["true"]), history=again, claimed_at=5.0), "d", "null", "log"
+    )
+    ended = record_ended(
+        last, outcome_of(Exit(code=0), None, None, {"a": "1"}), Verdict.DONE, Where(), None, last.log, 6.0
+    )
+    assert (ended.status, ended.exit_code, ended.variables, len(ended.attempts)) == (Status.SUCCEEDED, 0, {"a": "1"}, 2)
+    assert ended.times.queued == "1970-01-01T00:00:01.000000Z"
+    assert Record.loads(ended.dumps()) == ended
+
+
+def test_a_failures_text_says_why_first_and_shows_the_end_of_the_log() -> None:
+    record = record_ended(
+        record_claimed(claim(), "c", "kubernetes", ""),
+        JOB_FAULT,
+        Verdict.BURY,
+        Where(namespace="n", pod="p"),
+        None,
+        log_of("", LogPosition()),
+        1.0,
+    )
+    lines = failure_text(record, JOB_FAULT, Verdict.BURY, ("one", "two")).splitlines()
+    assert lines[0] == "exit_code: exited with code 1"
+    assert lines[2] == "Attempt 2: pod n/p, executor kubernetes, consumer c"
+    assert lines[-3:] == ["The log's last 2 lines:", "one", "two"]
+
+
+def test_every_reason_has_a_hint() -> None:
+    assert set(HINTS) == set(Reason)
