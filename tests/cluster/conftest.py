@@ -10,20 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from consumer.executors.kubernetes.access import Access
-from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.api import Api, ApiError
 from consumer.settings import Kubernetes
-
-ROOT = Path(__file__).parent.parent.parent
-RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
+from support.cluster import RIGHTS, drop_namespace, make_namespace, role_and_binding, user_of
 
 
 @pytest.fixture(scope="session")
@@ -53,47 +48,6 @@ async def admin(admin_kubeconfig: Path) -> AsyncIterator[Api]:
     api = Api(await Access.load(Kubernetes(kubeconfig=admin_kubeconfig)), rate=1000, patience=20)
     yield api
     await api.close()
-
-
-def role_and_binding(namespace: str, user: str | None) -> list[dict[str, Any]]:
-    """The Role and RoleBinding of k8s/rbac.yaml for another namespace; bound to `user`, if given."""
-    found = []
-    for item in yaml.safe_load_all((ROOT / "k8s" / "rbac.yaml").read_text()):
-        if item["kind"] in ("Role", "RoleBinding"):
-            item["metadata"]["namespace"] = namespace
-            if user and item["kind"] == "RoleBinding":
-                item["subjects"] = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]
-            found.append(item)
-    return found
-
-
-async def make_namespace(admin: Api, user: str | None, *, enforce: str = "restricted") -> str:
-    """A new namespace that enforces a Pod Security level, with our Role bound to `user`."""
-    name = f"longshore-test-{secrets.token_hex(4)}"
-    labels = {"pod-security.kubernetes.io/enforce": enforce}
-    meta = {"name": name, "labels": labels}
-    await admin.request("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
-    for item in role_and_binding(name, user):
-        kind = "roles" if item["kind"] == "Role" else "rolebindings"
-        await admin.request("POST", f"{RIGHTS}/{name}/{kind}", body=item)
-    return name
-
-
-async def drop_namespace(admin: Api, name: str) -> None:
-    """Delete a namespace with all that is in it; it goes in the background."""
-    for pod in (await admin.request("GET", path_of(name, "pods")))["items"]:
-        try:
-            path = path_of(name, "pods", pod["metadata"]["name"])
-            await admin.request("DELETE", path, body={"gracePeriodSeconds": 0})
-        except ApiError as error:
-            if error.status != 404:
-                raise
-    await admin.request("DELETE", f"/api/v1/namespaces/{name}")
-
-
-def user_of(kubeconfig: Path) -> str | None:
-    """The user name to bind the Role to: the lab's `consumer`; None for an admin's own kubeconfig."""
-    return "consumer" if str(kubeconfig) == os.environ.get("LAB_CONSUMER_KUBECONFIG") else None
 
 
 @pytest.fixture

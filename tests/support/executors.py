@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from consumer.executors.kubernetes.access import Access
+from consumer.executors.kubernetes.api import Api, path_of
+from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.executors.null import NullExecutor
 from consumer.executors.process import ProcessExecutor
 from consumer.model import Exit, Plan
 from consumer.ports import Execution, Executor
-from consumer.settings import Process
+from consumer.settings import Kubernetes, Process
 from enqueue.job import Job
+from support.cluster import drop_namespace, make_namespace, user_of
 
 _numbers = itertools.count(1)
 
@@ -31,6 +38,10 @@ class Harness:
     image: str | None = None
     runs: bool = True
     """It runs commands; null doesn't."""
+    one_stream: bool = True
+    """stdout and stderr are one pipe; a container runtime has two and mixes them as it reads."""
+    last: str = "true"
+    """The last command of a job that writes much: a busy node's containerd may lose what comes just before the end."""
     executions: list[Execution] = field(default_factory=list)
 
     def plan(self, **fields: Any) -> Plan:
@@ -89,5 +100,40 @@ async def null(directory: Path) -> AsyncIterator[Harness]:
     await executor.close()
 
 
-HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {"process": process, "null": null}
+@asynccontextmanager
+async def kubernetes(directory: Path) -> AsyncIterator[Harness]:
+    """Real pods in a namespace of their own, as tests/cluster has them. Needs KUBECONFIG."""
+    if not (named := os.environ.get("KUBECONFIG")):
+        pytest.skip("KUBECONFIG isn't set: no cluster")
+    kubeconfig = Path(os.environ.get("LAB_CONSUMER_KUBECONFIG") or named)
+    image = os.environ.get("LONGSHORE_TEST_IMAGE", "busybox")
+    admin = Api(await Access.load(Kubernetes(kubeconfig=Path(named))), rate=1000, patience=20)
+    namespace = await make_namespace(admin, user_of(kubeconfig))
+    requests = {"cpu": "10m", "memory": "16Mi"}
+    settings = Kubernetes(namespace=namespace, kubeconfig=kubeconfig, requests=requests)
+    executor = KubernetesExecutor(settings, "tester")
+
+    async def leftovers() -> list[str]:
+        """Pods that aren't on their way out: `remove` doesn't wait for the node."""
+        pods = (await admin.request("GET", path_of(namespace, "pods")))["items"]
+        return [pod["metadata"]["name"] for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+    try:
+        await executor.open()
+        try:
+            yield Harness("kubernetes", executor, leftovers, image=image, one_stream=False, last="sleep 2")
+        finally:
+            await executor.close()
+    finally:
+        await drop_namespace(admin, namespace)
+        await admin.close()
+
+
+HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
+    "process": process,
+    "null": null,
+    "kubernetes": kubernetes,
+}
 """Name -> what makes its harness, given a directory of the test's own."""
+MARKS = {"kubernetes": pytest.mark.cluster}
+"""Those that need a real server."""
