@@ -32,11 +32,6 @@ class Batcher(Generic[Item, Result]):
             self._task = asyncio.create_task(self._run())
         return await future
 
-    async def idle(self) -> None:
-        """Waits until nothing is waiting or under way."""
-        while self._task is not None:
-            await asyncio.shield(self._task)
-
     async def _run(self) -> None:
         try:
             while self._waiting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -22,6 +22,10 @@ log = structlog.get_logger()
 
 BEAT_INTERVAL = 5.0
 """Seconds between two heartbeats of a claim, and at most until a cancellation is noticed that wasn't announced."""
+
+
+LAST_PATIENCE = 30.0
+"""Seconds, beyond a job's own grace, for the last outcomes to be taken by the queue when we are to stop."""
 
 
 class Worker:
@@ -64,7 +68,8 @@ class Worker:
 
     async def run(self) -> None:
         """Works until `stop` is called; returns when every job has ended or was let go."""
-        helpers = [asyncio.create_task(work()) for work in (self._beat, self._hear_cancellations, self._obey_server)]
+        works = (self._beat, self._hear_cancellations, self._obey_server)
+        helpers = [asyncio.create_task(self._keep_going(work)) for work in works]
         try:
             await self._claim_loop()
             for claim in await self.queue.drain():
@@ -72,6 +77,16 @@ class Worker:
             await self._wind_down()
         finally:
             await end(*helpers, *self._jobs)
+
+    async def _keep_going(self, work: Callable[[], Awaitable[None]]) -> None:
+        """A helper that fails is told and begun again: without heartbeats we would lose every claim."""
+        while True:
+            try:
+                await work()
+                return
+            except Exception:
+                log.exception("helper_failed", helper=work.__name__)
+            await asyncio.sleep(1)
 
     async def _claim_loop(self) -> None:
         delay, told = 0.2, False
@@ -83,8 +98,10 @@ class Worker:
                 continue
             try:
                 claims = await self.queue.claim(free)
-            except QueueUnavailable as error:
-                if not told:
+            except Exception as error:
+                if not isinstance(error, QueueUnavailable):
+                    log.exception("claim_failed")
+                elif not told:
                     log.warning("queue_unavailable", error=str(error), doing="waiting for it; running jobs go on")
                     told = True
                 await self._first_of(self._stop.wait(), timeout=delay)
@@ -160,8 +177,9 @@ class Worker:
             await self._first_of(self._all_ended(), self._hurry.wait(), timeout=self.settings.shutdown_grace)
         for _, switch in self._jobs.values():
             switch.set(Stop.SHUTDOWN)
-        await self._all_ended()
-        await self._settling.idle()
+        await self._first_of(self._all_ended(), timeout=self.settings.jobs.grace + LAST_PATIENCE)
+        for claim, _ in self._jobs.values():  # their queue doesn't answer; its lease tells of them
+            log.error("job_left_unsettled", job=claim.id, queue=claim.queue)
 
     async def _all_ended(self) -> None:
         while self._jobs:

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -249,3 +251,15 @@ async def test_a_server_that_is_down_at_start_and_goes_away_is_waited_for(
     finally:
         consumer.terminate()
         await asyncio.to_thread(consumer.communicate)
+
+
+async def test_ends_are_counted(redis_url: str, redis_client: redis.Redis) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rq.Queue("default", connection=redis_client).enqueue("longshore.job", {"comands": ["x"]}, job_id="bad")
+    async with consuming(redis_url, metrics_port=port), aio.connect(redis_url) as queue:
+        await queue.handle("bad").wait(30)
+        url = f"http://127.0.0.1:{port}/metrics"
+        wanted = 'longshore_jobs_ended_total{queue="default",reason="invalid_job",status="failed"} 1.0'
+        await until(lambda: asyncio.to_thread(lambda: wanted in urllib.request.urlopen(url).read().decode()))

@@ -26,7 +26,6 @@ async def test_what_comes_during_a_flush_goes_with_the_next() -> None:
     gate.set()
     assert await asyncio.gather(first, *rest) == [0, 2, 4, 6, 8, 10]
     assert batches == [[0], [1, 2, 3], [4, 5]]
-    await batcher.idle()
 
 
 async def test_one_items_error_is_its_own_and_a_failed_flush_everybodys() -> None:
