@@ -111,20 +111,29 @@ def verdict_of(outcome: Outcome, claim: Claim, *, started: bool, requeues: bool)
     return (Verdict.RETRY, False) if claim.retries_left > 0 else (Verdict.BURY, False)
 
 
+def has_begun(claim: Claim) -> bool:
+    """This very attempt ran already under a former consumer, as its Record says."""
+    before = claim.history
+    return before is not None and before.attempt == claim.attempt and before.status is Status.RUNNING
+
+
 def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> Record:
-    """The Record of a claim that is about to start; what former attempts left in it stays."""
+    """The Record of a claim that is about to start; what former attempts left in it stays.
+
+    An attempt that ran already under a former consumer stays `running`: it must never be started again.
+    """
     history = claim.history
-    same = history is not None and history.attempt == claim.attempt and history.times.started is not None
+    begun = has_begun(claim)
     return Record(
         id=claim.id,
         queue=claim.queue,
         attempt=claim.attempt,
         token=claim.token,
-        status=Status.STARTING,
+        status=Status.RUNNING if begun else Status.STARTING,
         times=Times(
             queued=rfc3339(claim.queued_at) or (history.times.queued if history else None),
             claimed=rfc3339(claim.claimed_at),
-            started=history.times.started if same and history else None,
+            started=history.times.started if begun and history else None,
         ),
         where=Where(executor=executor, consumer=consumer),
         attempts=history.attempts if history else (),

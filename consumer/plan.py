@@ -5,16 +5,9 @@ from __future__ import annotations
 from consumer.errors import Unrunnable
 from consumer.model import Claim, Plan
 from consumer.settings import Jobs
-from enqueue.record import Status
 
 
-def has_begun(claim: Claim) -> bool:
-    """This very attempt ran already under a former consumer, as its Record says."""
-    before = claim.history
-    return before is not None and before.attempt == claim.attempt and before.status is Status.RUNNING
-
-
-def plan_of(claim: Claim, jobs: Jobs, consumer: str) -> Plan:
+def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False) -> Plan:
     """All that an executor needs to run this claim.
 
     The Job's own timeout wins over the queue's, which wins over the operator's default. Raises Unrunnable for a claim
@@ -32,5 +25,5 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str) -> Plan:
         timeout=job.timeout or claim.timeout or jobs.timeout,
         start_timeout=job.start_timeout or jobs.start_timeout,
         grace=jobs.grace,
-        begun=has_begun(claim),
+        begun=begun,
     )

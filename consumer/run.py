@@ -16,6 +16,7 @@ from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Stop
 from consumer.outcome import (
     cancelled_before_start,
     failure_text,
+    has_begun,
     log_of,
     masked,
     outcome_of,
@@ -84,7 +85,9 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             if claim.cancelled or switch.reason is Stop.CANCEL:
                 outcome = cancelled_before_start()
             else:
-                plan = _checked(plan_of(claim, tools.settings.jobs, tools.settings.name), claim, tools)
+                plan = _checked(
+                    plan_of(claim, tools.settings.jobs, tools.settings.name, begun=has_begun(claim)), claim, tools
+                )
                 await tools.records.write(claim, record)
                 execution = await _start(plan, tools.executor, switch)
                 record = record_running(record, execution.where, None)

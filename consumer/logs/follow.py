@@ -21,6 +21,10 @@ Sinks = Callable[[Claim, LogPosition], Sequence[Sink]]
 """Makes a job's sinks; the position says how much of its log a former consumer has stored."""
 
 
+PATIENCE = 20.0
+"""Seconds that sinks get for what is left once a log has been read to its end."""
+
+
 class Follower:
     """Follows the log of one claim's execution.
 
@@ -64,6 +68,7 @@ class Follower:
             interval=self._settings.interval,
             tail_lines=self._settings.tail_lines,
             skip_lines=former.lines,
+            patience=PATIENCE,
         )
         self._task = asyncio.create_task(self._pipeline.run(execution.logs()))
 

@@ -130,6 +130,17 @@ def test_a_record_grows_and_keeps_its_attempts() -> None:
     assert Record.loads(ended.dumps()) == ended
 
 
+def test_what_has_begun_stays_so_when_it_changes_hands() -> None:
+    running = record_running(record_claimed(claim(), "dead", "kubernetes", "log"), Where(pod="p"), 3.0)
+    taken = Claim("j", "q", 2, "t2", Job(commands=["true"]), history=running, claimed_at=9.0)
+    record = record_claimed(taken, "living", "kubernetes", "log")
+    assert (record.status, record.times.started, record.where.consumer) == (
+        Status.RUNNING,
+        running.times.started,
+        "living",
+    )
+
+
 def test_a_failures_text_says_why_first_and_shows_the_end_of_the_log() -> None:
     record = record_ended(
         record_claimed(claim(), "c", "kubernetes", ""),
