@@ -16,6 +16,7 @@ from consumer.queues.none import NoRecords
 from consumer.queues.records import FaktoryRecords, connect, transient
 from consumer.settings import Settings
 from consumer.tasks import end
+from enqueue.wire.records import without_secrets
 
 log = structlog.get_logger()
 
@@ -49,7 +50,7 @@ class FaktoryWithRecords(FaktoryQueue):
                 await store.live()
             except RedisError as error:
                 if not transient(error):
-                    raise
+                    log.error("sign_of_life_failed", error=without_secrets(str(error)))
 
 
 async def open_faktory(settings: Settings) -> tuple[Queue, Records]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import ClusterError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from consumer.batch import Batcher
@@ -35,17 +36,8 @@ CONNECTIONS = 64
 WHILE_RUNNING = 8 * 86_400
 """Seconds to keep what belongs to a job that hasn't ended, beyond its own timeout."""
 
-_TRANSIENT = (
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "OOM",
-    "BUSY",
-    "TRYAGAIN",
-    "MISCONF",
-    "NOREPLICAS",
-    "UNKILLABLE",
+_TRANSIENT = re.compile(  # 6.2 has the word within the text of a script's error
+    r"(^|-)(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|OOM|BUSY|TRYAGAIN|MISCONF|NOREPLICAS|UNKILLABLE)\b"
 )
 
 
@@ -53,7 +45,9 @@ def transient(error: BaseException) -> bool:
     """This may go away by itself: no connection, a server that starts, a replica, no memory."""
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         return True
-    return isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT)
+    if isinstance(error, (ReadOnlyError, OutOfMemoryError, ClusterError, TryAgainError)):  # their texts lack the word
+        return True
+    return isinstance(error, ResponseError) and _TRANSIENT.search(str(error)) is not None
 
 
 async def patiently(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -104,6 +98,7 @@ class RecordStore:
         self._writes: Batcher[tuple[Claim, Record], None] = Batcher(self._write_many)
         self._script_write = redis.register_script(scripts.WRITE)
         self._script_append = redis.register_script(scripts.APPEND)
+        self._script_live = redis.register_script(scripts.LIVE)
         self._stored: dict[str, tuple[int, int]] = {}
 
     def key_of(self, claim: Claim) -> str:
@@ -203,7 +198,7 @@ class RecordStore:
 
     async def live(self) -> None:
         """One sign of life; to be given every few seconds."""
-        await self.redis.set(wire.consumer_key(self.instance), self.consumer, ex=ALIVE)
+        await self._script_live(keys=[wire.consumer_key(self.instance)], args=[self.consumer, ALIVE, ALIVE - 5])
 
     async def leave(self) -> None:
         """Our claims may be taken over at once."""

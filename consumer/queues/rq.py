@@ -125,6 +125,7 @@ class RqQueue:
         self._beat = self.redis.register_script(scripts.RQ_BEAT)
         self._settle = self.redis.register_script(scripts.RQ_SETTLE)
         self._promote = self.redis.register_script(scripts.RQ_PROMOTE)
+        await self.redis.hset(record_wire.consumer_key(self.instance), "since", 0)  # nobody was cut off by our start
         await self.records.live()
         await self._register()
         self._last_takeover = 0.0
@@ -239,7 +240,12 @@ class RqQueue:
             self._unanswered.update(dict.fromkeys(tokens, now))
             self._last_takeover = 0.0
             raise
-        claims = [claim_of(row, self._max_bytes) for row in rows]
+        claims = []
+        for row in rows:
+            try:
+                claims.append(claim_of(row, self._max_bytes))
+            except Exception as error:  # such as an id that isn't text: it must not cost the others of this answer
+                log.error("claim_unreadable", job=repr(row[0])[:200], error=f"{type(error).__name__}: {error}")
         self._known.update(claim.token for claim in claims)
         return claims
 
@@ -306,6 +312,7 @@ class RqQueue:
                     await pipe.execute()
                 await self._promote(keys=[], args=[wire.utc(), *self.queues])
             except RedisError as error:
-                if not transient(error):
-                    raise
+                if not transient(error):  # without a sign of life our jobs would be taken away: never give up
+                    log.error("sign_of_life_failed", error=record_wire.without_secrets(str(error)))
+                    await asyncio.sleep(4)
             await asyncio.sleep(1)

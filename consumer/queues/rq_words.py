@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 
 _RESULT = {"finished": "1", "failed": "2", "queued": "4", "scheduled": "4"}
+
+LONGEST = 10 * 365 * 86_400
+"""Seconds: a longer time of RQ's counts as this, since Redis refuses times that it can't add to the clock."""
 
 
 @dataclass(slots=True)
@@ -36,9 +40,10 @@ class Native:
         if self._read is None or self._read[0] != self.meta:
             self._read = self.meta, wire.read_meta(self.meta)
         value = self._read[1]
-        return (
-            ["0", "", ""] if value is None else ["1", self.meta, wire.meta_with(value, record.short, self.serializer)]
-        )
+        if value is not None:
+            with contextlib.suppress(TypeError, ValueError, RecursionError):  # such as bytes, and the answer is JSON
+                return ["1", self.meta, wire.meta_with(value, record.short, self.serializer)]
+        return ["0", "", ""]
 
     def meta_changed(self, fresh: bytes) -> None:
         """The change was taken."""
@@ -69,8 +74,8 @@ def claim_of(row: list[Any], max_bytes: int) -> Claim:
         failures = job_failures(history)
         allowed = max(0, (job.retries or 0) - failures) if job else 0
     try:
-        pauses = [max(0, int(pause)) for pause in json.loads(intervals or b"[]")]
-    except (ValueError, TypeError):
+        pauses = [min(LONGEST, max(0, int(pause))) for pause in json.loads(intervals or b"[]")]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         pauses = []
     return Claim(
         id=job_id,
@@ -79,7 +84,7 @@ def claim_of(row: list[Any], max_bytes: int) -> Claim:
         token=token,
         job=job,
         problem=problem,
-        timeout=float(seconds) if seconds and seconds > 0 else None,
+        timeout=float(min(LONGEST, seconds)) if seconds and seconds > 0 else None,
         retries_left=allowed,
         queued_at=wire.from_utc(enqueued_at),
         claimed_at=time.time(),
@@ -138,7 +143,7 @@ def _ttl(native: Native, claim: Claim, status: Status, retention: Retention) -> 
     success = status is Status.SUCCEEDED
     own = native.result_ttl if success else native.failure_ttl
     if own is not None:
-        return own
+        return min(LONGEST, own)
     wanted = claim.job.retention if claim.job else None
     chosen = (wanted.success if success else wanted.failure) if wanted else None
     return chosen or (retention.success if success else retention.failure)

@@ -55,8 +55,11 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease, slots, queues = tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local claimed = {}
-local alive = {}
+local alive = {[ARGV[3]] = true}
 local lost = {}
+-- Whoever was cut off from this server a moment ago, as we were, can't be told from the dead: give them time.
+local since = tonumber(redis.call('HGET', 'longshore:consumer:' .. ARGV[3], 'since') or '')
+local sure = since and now - since >= 8
 for i = 7 + queues + slots + 1, #ARGV do lost[ARGV[i]] = true end
 for i = 1, queues do
   local queue = ARGV[7 + i]
@@ -68,7 +71,7 @@ for i = 1, queues do
     end
     local id, old = string.match(member, '^(.*):([^:]+)$')
     local key = 'rq:job:' .. (id or '')
-    if holder and id and (lost[old] or not alive[holder]) and redis.call('EXISTS', key) == 1 then
+    if holder and id and (lost[old] or sure and not alive[holder]) and redis.call('EXISTS', key) == 1 then
       local token = ARGV[7 + queues + #claimed + 1]
       local fresh = id .. ':' .. token
       redis.call('DEL', 'rq:execution:' .. member)
@@ -92,6 +95,17 @@ for i = 1, queues do
   end
 end
 return claimed
+"""
+
+LIVE = """
+-- KEYS: the consumer's key. 1 its name, 2 seconds to live, 3 seconds that are left if it wasn't cut off
+-- `since`: from when on it has given signs of life without a break
+local left = redis.call('TTL', KEYS[1])
+if left < tonumber(ARGV[3]) then
+  if left ~= -1 then redis.call('HSET', KEYS[1], 'since', redis.call('TIME')[1]) end
+  redis.call('HSET', KEYS[1], 'name', ARGV[1])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 RQ_BEAT = """

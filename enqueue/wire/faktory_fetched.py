@@ -17,7 +17,6 @@ REQUEUES = "longshore_requeues"
 """The key in `custom` that counts how often a consumer pushed the job again after a fault of the infrastructure."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """A job as FETCH gave it: the whole object and its size in bytes; `truncated`: its arguments are missing."""

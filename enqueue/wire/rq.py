@@ -252,11 +252,12 @@ def unpack_value(packed: bytes | str) -> Any:
 
 
 def whole(value: bytes | str | None) -> int | None:
-    """A number in a hash field; None for an absent or unreadable one."""
+    """A number in a hash field; None for an absent or unreadable one, or one that Redis couldn't count with."""
     try:
-        return int(value) if value not in (None, b"", "") else None
+        number = int(value) if value not in (None, b"", "") else None
     except ValueError:
         return None
+    return number if number is None or abs(number) < 2**63 else None
 
 
 def read_meta(meta: bytes | None, limit: int = MAX_JOB_BYTES) -> dict[Any, Any] | None:

@@ -1,0 +1,174 @@
+"""RQ's queue in trouble: rows that nobody should write, and a server that takes no writes for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import pickle
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+import rq
+import structlog
+from redis._parsers.base import BaseParser
+
+from consumer.model import Claim, LogPosition, Settlement, Verdict
+from consumer.outcome import log_of, record_claimed, record_ended
+from consumer.queues.records import transient
+from consumer.queues.rq import RqQueue
+from consumer.settings import Retention
+from enqueue import Status
+from enqueue.errors import QueueUnavailable
+from enqueue.record import Outcome, Where
+from enqueue.wire.records import consumer_key
+from support.consuming import until
+from support.redis_server import RedisServer
+
+JOB = {"image": "alpine:3.20", "commands": ["echo hi"]}
+
+
+def make_queue(url: str) -> RqQueue:
+    return RqQueue(
+        url, ("q",), consumer="c1", max_bytes=100_000, retention=Retention(success=111, failure=222), patience=0.1
+    )
+
+
+def succeeded(claim: Claim) -> Settlement:
+    outcome = Outcome(status=Status.SUCCEEDED, exit_code=0)
+    record = record_claimed(claim, "c1", "null", "")
+    record = record_ended(record, outcome, Verdict.DONE, Where(), None, log_of("", LogPosition()), time.time())
+    return Settlement(claim, Verdict.DONE, outcome, record)
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"timeout": "9" * 400},
+        {"timeout": "9" * 18},
+        {"result_ttl": "9" * 18},
+        {"retries_left": "9" * 40},
+        {"retry_intervals": "[1e400]"},
+        {"retry_intervals": "[" * 100_000},
+        {"enqueued_at": b"\xff"},
+        {"meta": pickle.dumps({"mine": b"\xff"})},  # and the payload is JSON
+        {"longshore": "{" * 1000},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+async def test_an_odd_field_costs_neither_its_job_nor_another_one(
+    redis_url: str, redis_client: redis.Redis, odd: dict[str, Any]
+) -> None:
+    fields = {"status": "queued", "origin": "q", "data": json.dumps(["longshore.job", None, [JOB], {}])}
+    redis_client.hset("rq:job:odd", mapping={**fields, **odd})
+    redis_client.hset("rq:job:plain", mapping=fields)
+    redis_client.rpush("rq:queue:q", "odd", "plain")
+    queue = make_queue(redis_url)
+    await queue.open()
+    claims = await queue.claim(5)
+    assert [claim.id for claim in claims] == ["odd", "plain"]
+    assert all(claim.job for claim in claims)
+    assert await queue.settle([succeeded(claim) for claim in claims]) == {}
+    assert redis_client.hget("rq:job:odd", "status") == redis_client.hget("rq:job:plain", "status") == b"finished"
+    if "meta" in odd:
+        assert redis_client.hget("rq:job:odd", "meta") == odd["meta"]
+    await queue.close()
+
+
+async def test_an_id_that_is_no_text_is_left_and_the_others_run(redis_url: str, redis_client: redis.Redis) -> None:
+    redis_client.hset(b"rq:job:\xff", mapping={"status": "queued"})
+    redis_client.rpush("rq:queue:q", b"\xff")
+    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="plain")
+    queue = make_queue(redis_url)
+    await queue.open()
+    assert [claim.id for claim in await queue.claim(5)] == ["plain"]
+    await queue.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'. script: 1f", True),
+        ("READONLY You can't write against a read only replica.", True),
+        ("MASTERDOWN Link with MASTER is down", True),
+        ("MISCONF Redis is configured to save RDB snapshots", True),
+        ("ERR Error running script (call to f_1): @user_script:3: -OOM command not allowed", True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("NOPERM this user has no permissions", False),
+    ],
+)
+def test_what_passes_by_itself_is_told_from_what_does_not(answer: str, passes: bool) -> None:
+    assert transient(BaseParser.parse_error(answer)) is passes
+
+
+@pytest.mark.parametrize(
+    ("trouble", "relief"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    ],
+    ids=["full", "replica"],
+)
+async def test_claims_and_ends_wait_for_a_server_that_takes_no_writes(
+    own_server: RedisServer, trouble: tuple[str, ...], relief: tuple[str, ...]
+) -> None:
+    queue = make_queue(own_server.url(0))
+    await queue.open()
+    with redis.Redis.from_url(own_server.url(0)) as control, structlog.testing.capture_logs() as said:
+        stock = rq.Queue("q", connection=control)
+        stock.enqueue("longshore.job", JOB, job_id="first")
+        (first,) = await queue.claim(1)
+        stock.enqueue("longshore.job", JOB, job_id="second")
+        control.execute_command(*trouble)
+        claimed: list[Claim] = []
+        with contextlib.suppress(QueueUnavailable):  # a full server lets the script go on: it begins by taking away
+            claimed += await queue.claim(1)
+        settling = asyncio.create_task(queue.settle([succeeded(first)]))
+        await until(lambda: settling.done() or any(entry.get("doing") == "settle" for entry in said))
+        control.execute_command(*relief)
+        assert await settling == {}
+        assert control.hget("rq:job:first", "status") == b"finished"
+        claimed += await queue.claim(1)
+        assert [claim.id for claim in claimed] == ["second"]
+        await queue.close()
+
+
+async def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_give_a_sign(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1")
+    holder, other = make_queue(redis_url), make_queue(redis_url)
+    await holder.open()
+    await other.open()
+    (claim,) = await holder.claim(5)
+
+    async def taken_over(queue: RqQueue) -> list[str]:
+        queue._last_takeover = 0.0
+        return [claim.id for claim in await queue.claim(5)]
+
+    for queue in (holder, other):  # what expires while the server is away for long
+        redis_client.delete(consumer_key(queue.instance))
+    assert await taken_over(other) == []
+    assert await taken_over(holder) == []
+    await other.records.live()
+    assert await taken_over(other) == []
+    await holder.records.live()
+    redis_client.hset(consumer_key(other.instance), "since", int(time.time()) - 60)
+    assert await taken_over(other) == []
+    assert await holder.beat([claim]) == {}
+    redis_client.hset(consumer_key(holder.instance), "since", 0)
+    assert await taken_over(holder) == []  # nobody is dead to itself
+    await holder.close()
+    assert await taken_over(other) == ["j1"]
+    await other.close()
