@@ -168,6 +168,16 @@ async def test_files_and_their_modes(running: Harness) -> None:
     assert log.strip() in (b"755", b"775")
 
 
+async def test_the_folders_of_files_can_be_written_to(running: Harness) -> None:
+    exit, log = await running.run(
+        "touch a/new a/b/new; mkdir a/more; mv a/new a/more/; find a | sort",
+        files=[{"path": "a/b/c", "contents": "c"}],
+        init={"commands": ["echo x > a/b/from-init"]},
+    )
+    assert exit.code == 0, log
+    assert log.decode().split() == ["a", "a/b", "a/b/c", "a/b/from-init", "a/b/new", "a/more", "a/more/new"]
+
+
 async def test_environment_and_variables(running: Harness) -> None:
     exit, log = await running.run(
         'printf \'%s|\' "$PLAIN" "$SECRET" "$MAIN" "${INIT-<none>}" "$LONGSHORE_ATTEMPT" "$LONGSHORE_QUEUE"',

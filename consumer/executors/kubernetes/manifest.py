@@ -18,7 +18,7 @@ from consumer.executors.kubernetes import names
 from consumer.executors.kubernetes.resources import resources_of
 from consumer.model import Plan
 from consumer.settings import Kubernetes
-from enqueue.job import Job
+from enqueue.job import File, Job
 from enqueue.record import Reason
 
 WORKDIR, HOME, TMP, SCRIPTS = "/workspace", "/home/longshore", "/tmp", "/run/longshore"
@@ -80,9 +80,31 @@ def refusals(plan: Plan, settings: Kubernetes) -> list[tuple[Reason, str]]:
     workdir = workdir_of(job)
     if any(workdir == taken or workdir.startswith(taken + "/") for taken in _TAKEN):
         found.append((Reason.INVALID_JOB, f"workdir: {workdir} can't be a working directory"))
-    found += [(Reason.INVALID_JOB, text) for text in _too_long(job)]
+    found += [(Reason.INVALID_JOB, text) for text in (*_misplaced(job), *_too_long(job))]
     found += [(Reason.INVALID_JOB, text) for text in resources_of(job.resources, settings)[1]]
     return found
+
+
+def _misplaced(job: Job) -> list[str]:
+    """Files that can't lie where they should."""
+    places = {volume: f"{volume} is a directory" for volume in (workdir_of(job), HOME, TMP)}
+    texts = []
+    for i, file in enumerate(job.files):
+        path = _place(file, job)
+        parents = ["/".join(path.split("/")[:depth]) for depth in range(2, path.count("/") + 1)]
+        if any(path == taken or taken in parents for taken in _TAKEN):
+            texts.append(f"files[{i}].path: no file can be laid down at {path}")
+        elif path in places:
+            texts.append(f"files[{i}].path: {places[path]}")
+        elif above := next((parent for parent in parents if places.get(parent) == _A_FILE), None):
+            texts.append(f"files[{i}].path: {above} is a file of this job already")
+        for parent in parents:
+            places.setdefault(parent, f"{parent} is the folder of another file")
+        places.setdefault(path, _A_FILE)
+    return texts
+
+
+_A_FILE = "another file of this job lies there already"
 
 
 def _too_long(job: Job) -> list[str]:
@@ -103,6 +125,31 @@ def workdir_of(job: Job) -> str:
         return WORKDIR
     text = job.workdir if job.workdir.startswith("/") else f"{WORKDIR}/{job.workdir}"
     return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
+
+
+def _place(file: File, job: Job) -> str:
+    return file.path if file.path.startswith("/") else f"{workdir_of(job)}/{file.path}"
+
+
+def _folders(places: list[str], scratch: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Mounts of the folders of files, so that the job's user may write into them too.
+
+    Where a mount needs a folder, the runtime makes it as root's own. A part of a volume that is mounted is made by the
+    kubelet, with the volume's rights; mounted where it is anyway, it changes nothing else. Parents come first.
+    """
+    mounts: dict[str, dict[str, Any]] = {}
+    for place in places:
+        above = [root for root in scratch if place.startswith(root + "/")]
+        if not above:
+            continue
+        root = max(above, key=len)
+        parts = place[len(root) + 1 :].split("/")
+        for depth in range(1, len(parts)):
+            part = "/".join(parts[:depth])
+            path = f"{root}/{part}"
+            if not any(path == other or other.startswith(path + "/") for other in scratch):
+                mounts[path] = {"name": scratch[root], "mountPath": path, "subPath": part}
+    return [mounts[path] for path in sorted(mounts)]
 
 
 def literal(text: str) -> str:
@@ -150,10 +197,11 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
         paths.setdefault(path, volume)
     mounts: list[dict[str, Any]] = [{"name": volume, "mountPath": path} for path, volume in paths.items()]
     items: list[dict[str, Any]] = []
+    mounts += _folders([_place(file, job) for file in job.files], paths)
     for i, file in enumerate(job.files):
-        path = file.path if file.path.startswith("/") else f"{workdir}/{file.path}"
         items.append(_item(secret.put(f"file-{i}", file.contents, f"files[{i}] ({file.path})"), file.permissions))
-        mounts.append({"name": "files", "mountPath": path, "subPath": f"file-{i}", "readOnly": True})
+        place = {"mountPath": _place(file, job), "subPath": f"file-{i}", "readOnly": True}
+        mounts.append({"name": "files"} | place)
 
     def container(step: str, image: str, command: list[str], args: list[str]) -> dict[str, Any]:
         made: dict[str, Any] = {

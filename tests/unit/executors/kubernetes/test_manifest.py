@@ -162,6 +162,34 @@ def test_files_scripts_and_the_secret() -> None:
     assert made().secret_data == {}
 
 
+def test_folders_of_files_are_parts_of_the_volume_they_lie_in() -> None:
+    files = [{"path": p, "contents": ""} for p in ("a/b/c", "top", "/tmp/w/d/e", "/tmp/x/y", "/opt/z/f")]
+    [main] = made(workdir="/tmp/w", files=files).pod["spec"]["containers"]
+    folders = [m for m in main["volumeMounts"] if m["name"] != "files" and "subPath" in m]
+    assert folders == [
+        {"name": "workdir", "mountPath": "/tmp/w/a", "subPath": "a"},
+        {"name": "workdir", "mountPath": "/tmp/w/a/b", "subPath": "a/b"},
+        {"name": "workdir", "mountPath": "/tmp/w/d", "subPath": "d"},
+        {"name": "tmp", "mountPath": "/tmp/x", "subPath": "x"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["/tmp"], "files[0].path: /tmp is a directory"),
+        (["a", "/workspace/a"], "files[1].path: another file of this job lies there already"),
+        (["a", "a/b"], "files[1].path: /workspace/a is a file of this job already"),
+        (["a/b", "a"], "files[1].path: /workspace/a is the folder of another file"),
+        (["/proc/x"], "files[0].path: no file can be laid down at /proc/x"),
+        (["/run/longshore/script"], "files[0].path: no file can be laid down at /run/longshore/script"),
+    ],
+)
+def test_files_that_cannot_lie_there_are_refused_by_name(paths: list[str], said: str) -> None:
+    plan = plan_of(files=[{"path": path, "contents": ""} for path in paths])
+    assert [text for _, text in refusals(plan, Kubernetes())] == [said]
+
+
 def test_what_is_refused_names_the_field() -> None:
     settings = Kubernetes(service_accounts=("good",), secrets=("mine",))
     assert build(plan_of(service_account="good"), settings).pod["spec"]["serviceAccountName"] == "good"
