@@ -43,7 +43,7 @@ class PodExecution:
         self._pod = pod
         self._uid = pod.uid
         self._missing = self._gone = self._unseen = False
-        self._began = pod.started
+        self._began = _begun(pod)
         self._stopped: float | None = None
         self._secret_at: float | None = None
         self._event = asyncio.Event()
@@ -61,7 +61,7 @@ class PodExecution:
         """News from the informer."""
         if pod.uid == self._uid:
             self._pod, self._missing, self._unseen = pod, gone, False
-            self._began = self._began or pod.started
+            self._began = self._began or _begun(pod)
         elif gone and not pod.uid:
             self._missing = True
         else:
@@ -179,7 +179,7 @@ class PodExecution:
     async def _judge(self) -> Exit:
         try:
             end = await self._verdict()
-            return replace(end, started=end.started or self._began)
+            return replace(end, started=end.started or (self._began and end.reason is not Reason.INIT_FAILED))
         except ApiError as error:
             raise ExecutorFault(str(error), started=self._began) from None
 
@@ -253,7 +253,8 @@ class PodExecution:
         if pod.started and end.code == 0:
             return end
         unknown = not (self._gone or pod.over) and pod.node is not None
-        return replace(end, reason=reason, message=message, started=pod.started or unknown)
+        code = end.code if pod.started else None  # else it is our own deletion's
+        return replace(end, reason=reason, message=message, code=code, started=pod.started or unknown)
 
     async def _delete(self, grace: int) -> None:
         options = {"gracePeriodSeconds": grace, "preconditions": {"uid": self._uid}}
@@ -266,6 +267,11 @@ class PodExecution:
     @property
     def _path(self) -> str:
         return path_of(self._namespace, "pods", self._pod.name)
+
+
+def _begun(pod: Pod) -> bool:
+    """A command of the job has begun, be it the init step's: it isn't run again without leave."""
+    return pod.started or (pod.init is not None and pod.init.started)
 
 
 class _Step:

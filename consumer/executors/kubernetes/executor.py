@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -49,6 +50,8 @@ class KubernetesExecutor:
     async def open(self) -> None:
         """Connect, list the pods, check the rights. Raises SetupError that names what is missing."""
         access = await Access.load(self._settings)
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", access.namespace, re.ASCII):
+            raise SetupError(f"kubernetes.namespace: '{access.namespace}' can't be the name of a namespace")
         api = Api(access, rate=self._settings.rate, patience=self._settings.patience)
         informer = Informer(api, access.namespace)
         try:
@@ -216,6 +219,8 @@ def _translated(error: ApiError, namespace: str) -> LongshoreError:
     if error.status == 403:
         if "exceeded quota" in text:
             return ExecutorFault(f"the namespace's quota is used up: {text}", Reason.UNSCHEDULABLE)
+        if "error looking up service account" in text:
+            return ExecutorFault(f"the pod's service account isn't there: {text}", Reason.CONFIG_ERROR)
         if error.forbidden is None and "being terminated" not in text:
             return Unrunnable(f"the cluster's policy refuses the pod: {text}", Reason.REFUSED)
     if error.status in (400, 413, 422):

@@ -56,6 +56,11 @@ class Container:
         return self.reason not in _NOT_STARTED and not self.unknown
 
     @property
+    def failed(self) -> bool:
+        """Its end was seen, and it was no good one."""
+        return self.state == "terminated" and self.code != 0 and self.reason != _NO_STATUS
+
+    @property
     def unknown(self) -> bool:
         """Made up by the kubelet for a container that was never there (it says so if it "used to be Running")."""
         return self.reason == _NO_STATUS and self.started_at is None and "used to be" not in self.message
@@ -187,7 +192,7 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
         return verdict(Reason.NODE_LOST, pod.message or f"the node {pod.node or ''} no longer answers")
     if pod.reason in _ADMISSION and not pod.started:
         return verdict(Reason.UNSCHEDULABLE, f"the node refused the pod: {pod.reason}: {pod.message}".rstrip(": "))
-    if pod.init is not None and pod.init.state == "terminated" and pod.init.code != 0 and not pod.started:
+    if pod.init is not None and pod.init.failed and not pod.started:
         code = pod.init.code
         if not pod.disruption and (not pod.deleting or stopped):
             return verdict(Reason.INIT_FAILED, _init_message(pod.init))
@@ -200,6 +205,8 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
     if gone or pod.deleting:
         where = f" on node {pod.node}" if pod.node else ""
         return verdict(Reason.POD_DELETED, f"the pod {pod.name}{where} was deleted before its end was seen")
+    if pod.init is not None and pod.init.reason == _NO_STATUS:
+        return verdict(Reason.NODE_LOST, pod.init.message or "the init step's end wasn't seen")
     if pod.phase == "Succeeded":
         code = 0
         return verdict(None)

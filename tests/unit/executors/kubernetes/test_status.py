@@ -62,6 +62,8 @@ TABLE: list[tuple[str, Any, dict[str, bool], tuple[int | None, int | None, Reaso
     ("never there", pod("Failed", UNKNOWN, deleting=True), {}, (None, None, Reason.POD_DELETED, False)),
     ("refused by the node", pod("Failed", reason="OutOfcpu"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
     ("init failed", pod("Failed", WAITS, init=ended(4)), {}, (4, None, Reason.INIT_FAILED, False)),
+    ("init lost", pod("Failed", WAITS, init=UNKNOWN), {}, (None, None, Reason.NODE_LOST, False)),
+    ("init deleted", pod("Failed", WAITS, init=UNKNOWN, deleting=True), {}, (None, None, Reason.POD_DELETED, False)),
     ("deleted", pod("Failed", ended(143), deleting=True), {}, (143, 15, Reason.POD_DELETED, True)),
     ("deleted by us", pod("Failed", ended(143), deleting=True), {"stopped": True}, (143, 15, None, True)),
     ("deleted but done", pod("Succeeded", ended(0), deleting=True), {}, (0, None, None, True)),
