@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -149,21 +150,22 @@ class Worker:
 
     async def _beat(self) -> None:
         while True:
-            held = {claim.token: switch for claim, switch in self._jobs.values()}
-            try:
-                signals = await self.queue.beat([claim for claim, _ in self._jobs.values()])
-            except QueueUnavailable:
-                signals = {}
-            for token, signal in signals.items():
-                if token in held:
-                    held[token].set(Stop.LOST if signal is Signal.LOST else Stop.CANCEL)
+            await self._beat_these(list(self._jobs.values()))
             await asyncio.sleep(BEAT_INTERVAL)
 
+    async def _beat_these(self, jobs: Sequence[tuple[Claim, Switch]]) -> None:
+        with contextlib.suppress(QueueUnavailable):
+            signals = await self.queue.beat([claim for claim, _ in jobs])
+            for claim, switch in jobs:
+                if claim.token in signals:
+                    switch.set(Stop.LOST if signals[claim.token] is Signal.LOST else Stop.CANCEL)
+
     async def _hear_cancellations(self) -> None:
+        """What a message announces, a heartbeat confirms."""
         async for job_id in self.records.cancellations():
-            for claim, switch in self._jobs.values():
-                if claim.id == job_id:
-                    switch.set(Stop.CANCEL)
+            named = [job for job in self._jobs.values() if job[0].id == job_id]
+            if named:
+                await self._beat_these(named)
 
     async def _obey_server(self) -> None:
         await self.queue.terminated.wait()

@@ -214,7 +214,7 @@ class RecordStore:
                     await pubsub.subscribe(*channels)
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=10)
-                        job_id = self.cancelled_id(message["data"]) if message else None
+                        job_id = await self.cancelled_id(message["data"]) if message else None
                         if job_id:
                             yield job_id
             except RedisError as error:
@@ -226,8 +226,8 @@ class RecordStore:
         """Where cancellations are announced."""
         return [wire.CANCELLATIONS]
 
-    def cancelled_id(self, message: bytes) -> str | None:
-        """The job's id in a message."""
+    async def cancelled_id(self, message: bytes) -> str | None:
+        """The job's id in a message. The job's hash says whether it is meant: channels know no databases."""
         return message.decode("utf-8", "replace")
 
 

@@ -66,14 +66,16 @@ class RqRecords(RecordStore):
         """Our own cancellations, and RQ's commands to this worker."""
         return [record_wire.CANCELLATIONS, f"rq:pubsub:{self.consumer}"]
 
-    def cancelled_id(self, message: bytes) -> str | None:
-        """The job's id in a message: bare, or RQ's `{"command": "stop-job", "job_id": ...}`."""
+    async def cancelled_id(self, message: bytes) -> str | None:
+        """The job's id in a message: bare, or in RQ's command `stop-job`, which leaves no mark of its own."""
         if not message.startswith(b"{"):
-            return super().cancelled_id(message)
+            return await super().cancelled_id(message)
         with contextlib.suppress(ValueError):
             command = json.loads(message)
             if command.get("command") == "stop-job":
-                return str(command.get("job_id"))
+                job_id = str(command.get("job_id"))
+                await self.redis.eval(scripts.RQ_MARK, 1, wire.job_key(job_id))
+                return job_id
         return None
 
 
@@ -104,6 +106,7 @@ class RqQueue:
         self._waiters: dict[str, asyncio.Task[None]] = {}
         self._unanswered: dict[str, float] = {}
         self._known: set[str] = set()
+        self._pause = 0.0
 
     async def open(self) -> None:
         """Connect and register as a worker. Raises QueueUnavailable, SetupError."""
@@ -137,6 +140,8 @@ class RqQueue:
         if not claims:
             await self._work_arrives()
             claims = await self._claim_now(slots)
+        # Woken for nothing: others were quicker, or RQ is suspended and its queues are full.
+        self._pause = 0.0 if claims else min(1.0, max(0.01, 2 * self._pause))
         return claims
 
     async def drain(self) -> Sequence[Claim]:
@@ -260,10 +265,13 @@ class RqQueue:
             if queue not in self._waiters or self._waiters[queue].done():
                 self._waiters[queue] = asyncio.create_task(self._watch(queue))
         stopping = asyncio.ensure_future(self.stopping.wait())
-        await asyncio.wait(
-            [stopping, *self._waiters.values()], timeout=self._patience, return_when=asyncio.FIRST_COMPLETED
-        )
-        stopping.cancel()
+        try:
+            await asyncio.wait([stopping], timeout=self._pause)
+            await asyncio.wait(
+                [stopping, *self._waiters.values()], timeout=self._patience, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopping.cancel()
 
     async def _watch(self, queue: str) -> None:
         key = wire.queue_key(queue)

@@ -217,6 +217,11 @@ redis.call('PUBLISH', 'longshore:record:' .. id, ARGV[7])
 return {'ok'}
 """
 
+RQ_MARK = """
+-- KEYS: the job; somebody wants it stopped
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'longshore_cancel', '1') end
+"""
+
 RQ_PROMOTE = """
 -- now, queues...: what is due goes back to its queue, unless a stock scheduler does it
 local time = redis.call('TIME')

@@ -120,6 +120,18 @@ async def test_cancel_before_and_while_it_runs(redis_url: str, redis_client: red
     assert redis_client.xlen(f"longshore:log:{early.id}") == 0
 
 
+async def test_a_cancellation_is_for_its_own_database_alone(redis_server: RedisServer) -> None:
+    one, other = redis_server.fresh_url(), redis_server.fresh_url()
+    async with aio.connect(one) as here, aio.connect(other) as there, consuming(one), consuming(other):
+        handles = [await queue.enqueue(Job(commands=["echo up; sleep 600"]), job_id="same") for queue in (here, there)]
+        for handle in handles:
+            async for _ in handle.logs(follow=True):
+                break
+        assert await handles[0].cancel()
+        assert (await handles[0].wait(30)).status is Status.CANCELLED
+        assert await handles[1].status() is not Status.CANCELLED
+
+
 async def test_retries_are_counted_and_each_attempt_is_seen(redis_url: str, tmp_path: Path) -> None:
     marker = tmp_path / "count"
     job = Job(commands=[f"echo x >> {marker}", f"test $(wc -l < {marker}) -ge 3"], retries=4)
