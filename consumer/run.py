@@ -36,6 +36,8 @@ log = structlog.get_logger()
 
 START_TRIES = 3
 """Tries of a start that the infrastructure refused before anything ran."""
+START_PAUSE, START_PAUSE_CAP = 0.5, 10.0
+"""Seconds between them, doubled each time."""
 
 
 class Switch:
@@ -90,9 +92,12 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 )
                 await tools.records.write(claim, record)
                 execution = await _start(plan, tools.executor, switch)
-                record = record_running(record, execution.where, None)
-                exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
-                outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
+                if execution is None:
+                    outcome = cancelled_before_start()
+                else:
+                    record = record_running(record, execution.where, None)
+                    exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
+                    outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
         except (ClaimLost, LetGo):
             raise
         except Exception as error:
@@ -188,18 +193,32 @@ def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
     return plan
 
 
-async def _start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
-    delay = 0.5
-    for left in reversed(range(START_TRIES)):
+async def _start(plan: Plan, executor: Executor, switch: Switch) -> Execution | None:
+    """Start it, with more than one try; None if it was cancelled between two of them.
+
+    A lack of room, such as a full quota, may last as long as a start may.
+    """
+    began, pause, tries = time.monotonic(), START_PAUSE, 0
+    while True:
         try:
             return await executor.start(plan)
         except ExecutorFault as fault:
-            if fault.started or not left or switch.reason is not None:
+            tries += 1
+            full = fault.reason is Reason.UNSCHEDULABLE and time.monotonic() - began < plan.start_timeout
+            if fault.started or (tries >= START_TRIES and not full):
                 raise
-            log.warning("start_failed", job=plan.id, error=str(fault), tries_left=left)
-        await asyncio.sleep(delay)
-        delay *= 2
-    raise AssertionError("unreachable")
+            if tries == 1 or not full:
+                log.warning("start_failed", job=plan.id, error=str(fault), tries=tries, doing="trying again")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await switch.wait()
+            if switch.reason is Stop.CANCEL:
+                return None
+            if switch.reason is not None and executor.detachable:
+                raise LetGo from None  # nothing runs, and whoever takes the claim over may be luckier
+            if switch.reason is not None:
+                raise
+        pause = min(START_PAUSE_CAP, pause * 2)
 
 
 async def _let_go(execution: Execution | None, executor: Executor, switch: Switch, grace: float) -> None:

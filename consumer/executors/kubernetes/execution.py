@@ -144,7 +144,7 @@ class PodExecution:
         except ApiError as error:
             if error.status == 409:
                 return
-            if error.forbidden or error.passing or error.status == 404:
+            if error.forbidden or error.passing or error.status == 404 or "exceeded quota" in error.message:
                 raise
             # The API repeats values that it doesn't like.
             raise ApiError(error.status, error.code, f"the Secret {self._pod.name} was refused: {error.code}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,13 @@ import pytest
 
 from consumer.errors import ExecutorFault, SetupError
 from consumer.executors.kubernetes.executor import KubernetesExecutor
-from enqueue.record import Reason
+from consumer.logs.follow import Follower
+from consumer.model import Claim, Settlement, Stop
+from consumer.queues.none import NoRecords
+from consumer.run import Switch, Tools, run_job
+from consumer.settings import Kubernetes, Settings
+from enqueue.job import Job
+from enqueue.record import Reason, Status
 from support.fakekube import FakeKube
 from support.fakekubelet import FakePod
 from support.kubernetes import plan_of
@@ -66,6 +73,64 @@ async def test_a_missing_service_account_is_no_policy(kube: FakeKube, open_execu
     with pytest.raises(ExecutorFault, match="runner") as caught:
         await executor.start(plan_of())
     assert (caught.value.reason, caught.value.started) == (Reason.CONFIG_ERROR, False)
+
+
+FULL = 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5'
+
+
+async def through(executor: KubernetesExecutor, switch: Switch, settings: Kubernetes, **fields: Any) -> Any:
+    """A job's outcome; None: it was let go."""
+
+    async def settle(settlement: Settlement) -> None:
+        pass
+
+    job = Job.load({"image": "busybox", "commands": ["true"], **fields})
+    claim = Claim("job-1", "default", 1, "token", job, claimed_at=time.time())
+    whole = Settings(kubernetes=settings)
+
+    def follower(claim: Claim) -> Follower:
+        return Follower(claim, lambda claim, former: (), whole.logs)
+
+    tools = Tools(executor, NoRecords(), whole, follower, settle, requeues=True)
+    return await asyncio.wait_for(run_job(claim, tools, switch), 30)
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.run.START_PAUSE", 0.02)
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("what", ["create pods", "create secrets"])
+async def test_a_full_quota_is_waited_for_until_it_had_to_start(
+    kube: FakeKube, open_executor: Open, settings: Callable[..., Any], what: str
+) -> None:
+    executor = await open_executor()
+    kube.fault(what, status=403, message=FULL, times=5)
+    secret = [{"name": "TOKEN", "value": "hidden", "sensitive": True}]
+    assert (await through(executor, Switch(), settings(), variables=secret)).succeeded
+    assert kube.names("pods") == kube.names("secrets") == []
+    kube.fault(what, status=403, message=FULL, times=1000)
+    outcome = await through(executor, Switch(), settings(), variables=secret, start_timeout=0.3)
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.UNSCHEDULABLE)
+    assert "limited: pods=5" in outcome.message
+    assert kube.names("pods") == []
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(("why", "status"), [(Stop.CANCEL, Status.CANCELLED), (Stop.SHUTDOWN, None)])
+async def test_whoever_waits_for_room_can_be_stopped(
+    kube: FakeKube, open_executor: Open, settings: Callable[..., Any], why: Stop, status: Status | None
+) -> None:
+    executor = await open_executor()
+    kube.fault("create pods", status=403, message=FULL, times=10_000)
+    switch = Switch()
+    running = asyncio.create_task(through(executor, switch, settings()))
+    await kube.until(lambda kube: kube.verbs().count("create pods") > 5)
+    switch.set(why)
+    outcome = await running
+    assert (outcome and outcome.status) == status
+    assert kube.created == []
 
 
 async def test_what_can_be_no_namespace_is_said(kube: FakeKube, settings: Callable[..., Any]) -> None:
