@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -40,6 +41,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
     metrics = Metrics()
     if settings.metrics_port is not None:
         log.info("metrics", port=metrics.serve(settings.metrics_port))
+    allow_open_files(512 + 8 * settings.concurrency)
     stopping = stop or asyncio.Event()
     worker: Worker | None = None
 
@@ -89,6 +91,18 @@ def make_worker(queue: Queue, records: Records, executor: Executor, settings: Se
     return Worker(
         queue, records, executor, settings, lambda claim: Follower(claim, chosen, settings.logs), metrics.observe
     )
+
+
+def allow_open_files(wanted: int) -> None:
+    """Each job needs a few (pipe, process, directory): raise our soft limit as far as the hard one lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("few_open_files", allowed=allowed, wanted=wanted, fix="ulimit -n, or a lower concurrency")
 
 
 async def _stop_when(stopping: asyncio.Event, worker: Worker) -> None:

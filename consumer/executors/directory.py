@@ -1,11 +1,12 @@
 """The private directory of a job that runs on this host: made before it starts, gone after it.
 
-    <directory>/work    working directory     <directory>/home    HOME
-    <directory>/tmp     TMPDIR                <directory>/*.sh    the scripts
+<directory>/work    working directory     <directory>/home    HOME
+<directory>/tmp     TMPDIR                <directory>/*.sh    the scripts
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -75,7 +76,8 @@ class PrivateDirectory:
         except FileNotFoundError:
             pass
         except OSError:
-            subprocess.run(["rm", "-rf", "--", str(self.path)], check=False, capture_output=True)
+            with contextlib.suppress(OSError):
+                subprocess.run(["rm", "-rf", "--", str(self.path)], check=False, capture_output=True)
         if self.path.exists():
             _log.warning("a job's directory can't be removed", path=str(self.path))
 

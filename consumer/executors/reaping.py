@@ -14,7 +14,12 @@ async def ended(process: subprocess.Popen[bytes]) -> None:
         await asyncio.to_thread(process.wait)
         return
     loop = asyncio.get_running_loop()
-    handle = os.pidfd_open(process.pid)
+    try:
+        handle = os.pidfd_open(process.pid)
+    except OSError:  # too many open files: no reason to lose sight of a job
+        while not _over(process.pid):  # noqa: ASYNC110 (no event tells without a file)
+            await asyncio.sleep(0.1)
+        return
     over = asyncio.Event()
     loop.add_reader(handle, over.set)
     try:
@@ -22,6 +27,11 @@ async def ended(process: subprocess.Popen[bytes]) -> None:
     finally:
         loop.remove_reader(handle)
         os.close(handle)
+
+
+def _over(pid: int) -> bool:
+    """It has ended; it isn't reaped."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 async def reap(process: subprocess.Popen[bytes]) -> int:

@@ -46,7 +46,10 @@ async def open_queue(settings: Settings) -> tuple[Queue, Records]:
 
     Raises SetupError for a URL that can't work, QueueUnavailable while the server is away.
     """
-    scheme = urlsplit(settings.queue_url).scheme
+    try:
+        scheme = urlsplit(settings.queue_url).scheme
+    except ValueError as error:
+        raise SetupError(f"queue_url: can't be read: {error}") from None
     opener = _OPENERS.get(scheme)
     if opener is None:
         raise SetupError(

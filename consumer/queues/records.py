@@ -11,12 +11,20 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import ClusterError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from consumer.batch import Batcher
-from consumer.errors import ClaimLost
+from consumer.errors import ClaimLost, SetupError
 from consumer.model import Claim, LogPosition, Settlement, Signal
 from consumer.queues import scripts
 from consumer.settings import Retention
@@ -39,6 +47,8 @@ WHILE_RUNNING = 8 * 86_400
 _TRANSIENT = re.compile(  # 6.2 has the word within the text of a script's error
     r"(^|-)(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|OOM|BUSY|TRYAGAIN|MISCONF|NOREPLICAS|UNKILLABLE)\b"
 )
+_REFUSED = re.compile("Authentication required|username-password|no permissions|DB index")
+"""Within the text of what redis-py calls a ConnectionError."""
 
 
 def transient(error: BaseException) -> bool:
@@ -292,21 +302,35 @@ async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], li
 
 
 async def connect(url: str) -> Redis:
-    """An asyncio Redis client with bounded waits. Raises QueueUnavailable that names the place, never a password."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=None,
-        socket_connect_timeout=5,
-        socket_timeout=30,
-        health_check_interval=30,
-        client_name="longshore",
-        protocol=2,
-    )
+    """An asyncio Redis client with bounded waits.
+
+    Raises QueueUnavailable or SetupError, which name the place and never a password.
+    """
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=None,
+            socket_connect_timeout=5,
+            socket_timeout=30,
+            health_check_interval=30,
+            client_name="longshore",
+            protocol=2,
+        )
+    except ValueError as error:
+        raise SetupError(f"the Redis URL can't be read: {wire.without_secrets(str(error))}") from None
     redis: Redis = Redis.from_pool(pool)
     try:
         await redis.ping()
     except RedisError as error:
         await redis.aclose()
-        raise QueueUnavailable(f"no Redis at {wire.place_of(url)}: {wire.without_secrets(str(error))}") from None
+        raise unusable(url, error) from None
     return redis
+
+
+def unusable(url: str, error: RedisError) -> QueueUnavailable | SetupError:
+    """Why we can't begin to work with a server: it isn't there now, or it won't have us as we are."""
+    said = wire.without_secrets(str(error))
+    if isinstance(error, AuthenticationError) or _REFUSED.search(said) or not transient(error):
+        return SetupError(f"Redis at {wire.place_of(url)} refuses us: {said}")
+    return QueueUnavailable(f"no Redis at {wire.place_of(url)}: {said}")

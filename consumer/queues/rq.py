@@ -21,7 +21,7 @@ from consumer.errors import ClaimLost, SetupError
 from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queues import scripts
-from consumer.queues.records import RecordStore, connect, patiently, run_all, transient
+from consumer.queues.records import RecordStore, connect, patiently, run_all, transient, unusable
 from consumer.queues.rq_words import claim_of, settling
 from consumer.settings import Retention
 from consumer.tasks import end
@@ -111,26 +111,12 @@ class RqQueue:
     async def open(self) -> None:
         """Connect and register as a worker. Raises QueueUnavailable, SetupError."""
         self.redis: Redis = await connect(self.url)
+        try:
+            await self._enter()
+        except RedisError as error:
+            await self.redis.aclose()
+            raise unusable(self.url, error) from None
         self._waiting: Redis = Redis.from_url(self.url, socket_connect_timeout=5, socket_timeout=30, protocol=2)
-        info = await self.redis.info()
-        version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
-        if version < (6, 2):
-            raise SetupError(
-                f"Redis at {record_wire.place_of(self.url)} is {version[0]}.{version[1]}; longshore needs 6.2 or newer"
-            )
-        if info.get("maxmemory") and info.get("maxmemory_policy") not in ("noeviction", None):
-            log.warning(
-                "redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction"
-            )
-        self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention)
-        self._claim = self.redis.register_script(scripts.RQ_CLAIM)
-        self._takeover = self.redis.register_script(scripts.RQ_TAKEOVER)
-        self._beat = self.redis.register_script(scripts.RQ_BEAT)
-        self._settle = self.redis.register_script(scripts.RQ_SETTLE)
-        self._promote = self.redis.register_script(scripts.RQ_PROMOTE)
-        await self.redis.hset(record_wire.consumer_key(self.instance), "since", 0)  # nobody was cut off by our start
-        await self.records.live()
-        await self._register()
         self._last_takeover = 0.0
         self._tasks = [asyncio.create_task(self._stay_alive())]
 
@@ -284,6 +270,27 @@ class RqQueue:
     async def _stop_waiting(self) -> None:
         await end(*self._waiters.values())
         self._waiters = {}
+
+    async def _enter(self) -> None:
+        info = await self.redis.info()
+        version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
+        if version < (6, 2):
+            raise SetupError(
+                f"Redis at {record_wire.place_of(self.url)} is {version[0]}.{version[1]}; longshore needs 6.2 or newer"
+            )
+        if info.get("maxmemory") and info.get("maxmemory_policy") not in ("noeviction", None):
+            log.warning(
+                "redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction"
+            )
+        self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention)
+        self._claim = self.redis.register_script(scripts.RQ_CLAIM)
+        self._takeover = self.redis.register_script(scripts.RQ_TAKEOVER)
+        self._beat = self.redis.register_script(scripts.RQ_BEAT)
+        self._settle = self.redis.register_script(scripts.RQ_SETTLE)
+        self._promote = self.redis.register_script(scripts.RQ_PROMOTE)
+        await self.redis.hset(record_wire.consumer_key(self.instance), "since", 0)  # nobody was cut off by our start
+        await self.records.live()
+        await self._register()
 
     async def _register(self) -> None:
         key, now = wire.worker_key(self.consumer), wire.utc()

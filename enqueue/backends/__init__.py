@@ -16,7 +16,7 @@ def make_backend(
     url: str, records: str | None, queue: str, serializer: Serializer
 ) -> tuple[Backend, str | None, str | None]:
     """The backend for a URL, the Redis URL to use and the Faktory URL to use. Raises UsageError."""
-    scheme = urlsplit(url).scheme
+    scheme, records_scheme = _scheme("queue", url), _scheme("records", records or "")
     if scheme in RQ_SCHEMES:
         from enqueue.backends.rq import RqBackend
 
@@ -26,8 +26,15 @@ def make_backend(
     if scheme in FAKTORY_SCHEMES:
         from enqueue.backends.faktory import FaktoryBackend
 
-        if records and urlsplit(records).scheme not in RQ_SCHEMES:
+        if records and records_scheme not in RQ_SCHEMES:
             raise UsageError("records: must be a Redis URL: redis://, rediss:// or unix://")
         return FaktoryBackend(queue, records=bool(records)), records, url
     known = ", ".join(f"{name}://" for name in (*RQ_SCHEMES, *FAKTORY_SCHEMES))
     raise UsageError(f"the queue URL's scheme '{scheme}' is unknown; use one of {known}")
+
+
+def _scheme(what: str, url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError as error:
+        raise UsageError(f"the {what} URL can't be read: {error}") from None

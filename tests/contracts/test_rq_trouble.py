@@ -16,12 +16,14 @@ import rq
 import structlog
 from redis._parsers.base import BaseParser
 
+from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition, Settlement, Verdict
 from consumer.outcome import log_of, record_claimed, record_ended
+from consumer.queues import open_queue
 from consumer.queues.records import transient
 from consumer.queues.rq import RqQueue
-from consumer.settings import Retention
-from enqueue import Status
+from consumer.settings import Retention, Settings
+from enqueue import Status, UsageError, connect
 from enqueue.errors import QueueUnavailable
 from enqueue.record import Outcome, Where
 from enqueue.wire.records import consumer_key
@@ -172,3 +174,40 @@ async def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_give_a_s
     await holder.close()
     assert await taken_over(other) == ["j1"]
     await other.close()
+
+
+async def test_a_server_that_refuses_us_is_not_waited_for(own_server: RedisServer) -> None:
+    with redis.Redis.from_url(own_server.url(0)) as control:
+        control.execute_command("ACL", "SETUSER", "reader", "on", ">s3cret", "~*", "&*", "+@all", "-eval", "-evalsha")
+        control.execute_command("CONFIG", "SET", "requirepass", "other-s3cret")
+        bare = own_server.url(0).removeprefix("unix://")
+        for user in ("", ":wrong-s3cret@", "reader:s3cret@"):
+            with pytest.raises(SetupError, match="refuses us") as caught:
+                await make_queue(f"unix://{user}{bare}").open()
+            assert "s3cret" not in str(caught.value)
+        control.execute_command("CONFIG", "SET", "requirepass", "")
+
+
+@pytest.mark.parametrize("url", ["redis://:s3cret@[::1/0", "redis://:s3cret@localhost:port/0"])
+async def test_a_url_that_cant_be_read_is_a_sentence(url: str) -> None:
+    with pytest.raises(SetupError, match="can't be read") as caught:
+        await open_queue(Settings(queue_url=url))
+    with pytest.raises(UsageError, match="can't be read") as other:
+        connect(url)
+    assert "s3cret" not in str(caught.value) + str(other.value)
+
+
+async def test_a_suspended_rq_is_asked_less_and_less(redis_url: str, redis_client: redis.Redis) -> None:
+    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB)
+    redis_client.set("rq:suspended", 1)
+    queue = make_queue(redis_url)
+    await queue.open()
+    pauses = []
+    for _ in range(4):
+        assert await queue.claim(1) == []
+        pauses.append(queue._pause)
+    assert pauses == sorted(set(pauses))
+    redis_client.delete("rq:suspended")
+    assert len(await queue.claim(1)) == 1
+    assert queue._pause == 0
+    await queue.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import time
@@ -201,3 +202,12 @@ async def test_deep_trees_are_removed(harness: Harness) -> None:
     assert (await execution.wait()).code == 0
     await execution.remove()
     assert await harness.leftovers() == []
+
+
+async def test_a_job_is_seen_to_its_end_when_files_run_out(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", no_more)
+    exit, log = await harness.run("echo one; sleep 0.05; echo two; exit 3")
+    assert (exit.code, log) == (3, b"one\ntwo\n")
