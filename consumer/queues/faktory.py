@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 BEAT_EVERY = 15.0
 """Seconds between heartbeats; the server forgets a worker after 60."""
+TAKEOVER_EVERY = 5.0
+"""Seconds between two looks for claims of dead consumers."""
 MARGIN = 30.0
 """Seconds before a reservation's end from which on the server may have taken the job back (its clock, its reaper)."""
 _REMEMBERED = 10_000
@@ -96,6 +98,7 @@ class FaktoryQueue:
         self._ready: deque[Claim] = deque()
         self._resolving = 0
         self._held: dict[str, _Held] = {}
+        self._look_at = 0.0
         self._ended: OrderedDict[str, Verdict] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -115,6 +118,9 @@ class FaktoryQueue:
         if slots < 1:
             await asyncio.sleep(0)  # whoever asks in a loop must let the others work
             return []
+        now = asyncio.get_running_loop().time()
+        if self._records is not None and now >= self._look_at and not (self._ready or self._ending):
+            await self._take_over(self._records, slots - self._waiting, now)
         if not self._ready and not self._arrivals and not self._ending:
             try:
                 await self._fetch(slots)
@@ -271,29 +277,38 @@ class FaktoryQueue:
             self._resolving += 1
             self._spawn(self._resolve(self._records, fetched, token))
 
+    def _claim_of(self, fetched: Fetched, token: str, now: float, state: ClaimState) -> Claim:
+        return claim_of(
+            fetched,
+            token=token,
+            now=now,
+            max_bytes=self._max_bytes,
+            attempt=state.attempt,
+            record=state.record,
+            cancelled=state.cancelled,
+        )
+
+    async def _take_over(self, records: FaktoryRecords, slots: int, now: float) -> None:
+        """Go on with what dead consumers held; their reservations are settled by the jid."""
+        self._look_at = now + TAKEOVER_EVERY
+        for taken in await records.takeover(self.queues, slots):
+            log.info("claim_taken_over", job_id=taken.fetched.jid)
+            self._held[taken.fetched.jid] = _Held(taken.token, now + taken.until - time.time())
+            self._ready.append(self._claim_of(taken.fetched, taken.token, time.time(), taken.state))
+
     async def _resolve(self, records: FaktoryRecords, fetched: Fetched, token: str) -> None:
         jid, now, pause = fetched.jid, time.time(), 0.2
         try:
             state: ClaimState | None = None
             while state is None:
                 try:
-                    state = await records.claim(jid, fetched.queue, token, self.consumer, float(fetched.reserve_for))
+                    state = await records.claim(fetched, token)
                 except Exception as error:  # the job is ours for as long as its reservation lasts: try on
                     log.warning("records_unavailable", job_id=jid, error=str(error))
                     await asyncio.sleep(pause)
                     pause = min(5.0, pause * 2)
             if state.verdict == "ours":
-                self._ready.append(
-                    claim_of(
-                        fetched,
-                        token=token,
-                        now=now,
-                        max_bytes=self._max_bytes,
-                        attempt=state.attempt,
-                        record=state.record,
-                        cancelled=state.cancelled,
-                    )
-                )
+                self._ready.append(self._claim_of(fetched, token, now, state))
                 return
             del self._held[jid]
             if state.verdict == "final":

@@ -12,8 +12,9 @@ from redis.exceptions import RedisError
 from consumer.errors import SetupError
 from consumer.ports import Queue, Records
 from consumer.queues.faktory import FaktoryQueue
+from consumer.queues.faktory_records import FaktoryRecords
 from consumer.queues.none import NoRecords
-from consumer.queues.records import FaktoryRecords, connect, transient
+from consumer.queues.records import connect, transient
 from consumer.settings import Settings
 from consumer.tasks import end
 from enqueue.wire.records import without_secrets

@@ -15,6 +15,7 @@ from consumer.queues.faktory_connection import Link
 from consumer.queues.faktory_words import Ending
 from enqueue.errors import ProtocolError, QueueUnavailable
 from enqueue.record import Record
+from enqueue.wire.faktory_fetched import Fetched
 from enqueue.wire.resp import Failed
 
 log = structlog.get_logger()
@@ -43,11 +44,34 @@ class ClaimState(Protocol):
         """Ours to run, held by another living consumer, or at its end (succeeded, cancelled)."""
 
 
+class Taken(Protocol):
+    """A job that a dead consumer held."""
+
+    @property
+    def token(self) -> str:
+        """Fences our writes from now on."""
+
+    @property
+    def fetched(self) -> Fetched:
+        """As the dead consumer fetched it."""
+
+    @property
+    def state(self) -> ClaimState:
+        """What the store knows of it."""
+
+    @property
+    def until(self) -> float:
+        """The end of its reservation, in seconds since the epoch."""
+
+
 class FaktoryRecords(Protocol):
     """Where the Records of Faktory's jobs are kept."""
 
-    async def claim(self, jid: str, queue: str, token: str, consumer: str, seconds: float) -> ClaimState:
-        """Take a fetched job, atomically; `seconds`: how long it may run at most."""
+    async def claim(self, fetched: Fetched, token: str) -> ClaimState:
+        """Take a fetched job, atomically."""
+
+    async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
+        """Up to `slots` claims of dead consumers, now ours."""
 
     async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
         """{token: Signal} of claims that are lost or cancelled."""

@@ -101,7 +101,7 @@ def _retries_left(fetched: Fetched, job: Job | None, record: Record | None) -> i
 def ending_of(settlement: Settlement, *, late: bool, now: float) -> Ending:
     """What to tell Faktory. `late`: the server may have taken the job back and put it into its retries.
 
-    - done: the reply job, ACK; when late the leftover retry is discarded by jid.
+    - done: the reply job, ACK; when late what the server made of the job meanwhile (a retry, a dead job) is discarded.
     - retry: FAIL, and the server's policy says when; a fault of the infrastructure doesn't count as the job's:
       the job is scheduled again under its jid, then ACKed.
     - bury: the reply job, FAIL, and out of the retries into the dead set by jid.
@@ -124,7 +124,8 @@ def ending_of(settlement: Settlement, *, late: bool, now: float) -> Ending:
 
 
 def _done(jid: str, late: bool) -> tuple[bytes, ...]:
-    return (wire.ack(jid), wire.mutate("discard", "retries", jid=jid)) if late else (wire.ack(jid),)
+    left = [wire.mutate("discard", where, jid=jid) for where in ("retries", "dead")] if late else []
+    return (wire.ack(jid), *left)
 
 
 def ack_of(jid: str) -> Ending:

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -25,7 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from consumer.batch import Batcher
 from consumer.errors import ClaimLost, SetupError
-from consumer.model import Claim, LogPosition, Settlement, Signal
+from consumer.model import Claim, LogPosition
 from consumer.queues import scripts
 from consumer.settings import Retention
 from enqueue.errors import QueueUnavailable
@@ -78,20 +77,6 @@ async def patiently(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
             if told:
                 log.info("redis_back", doing=what)
             return result
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimState:
-    """What the store knows of a Faktory job that was just fetched.
-
-    `verdict`: "ours" to run (the attempt is counted), "held" by another living consumer, "final" (succeeded,
-    cancelled).
-    """
-
-    attempt: int
-    record: Record | None
-    cancelled: bool
-    verdict: Literal["ours", "held", "final"]
 
 
 class RecordStore:
@@ -239,54 +224,6 @@ class RecordStore:
     async def cancelled_id(self, message: bytes) -> str | None:
         """The job's id in a message. The job's hash says whether it is meant: channels know no databases."""
         return message.decode("utf-8", "replace")
-
-
-class FaktoryRecords(RecordStore):
-    """Records of Faktory's jobs, which Faktory itself can't keep: hash `longshore:job:<jid>`."""
-
-    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
-        super().__init__(redis, consumer, instance, retention)
-        self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
-        self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
-
-    def key_of(self, claim: Claim) -> str:
-        """The claim's hash."""
-        return wire.faktory_job_key(claim.id)
-
-    def guard_of(self, claim: Claim, record: Record) -> list[Any]:
-        """Arguments 5 to 10 of the WRITE script."""
-        ttl = self._keep(claim)
-        if record.status.final:
-            wanted = claim.job.retention if claim.job else None
-            success = record.status.value == "succeeded"
-            own = (wanted.success if success else wanted.failure) if wanted else None
-            ttl = own or (self.retention.success if success else self.retention.failure)
-        return [ttl, "", "", "0", "", ""]
-
-    async def claim(self, jid: str, queue: str, token: str, consumer: str, seconds: float) -> ClaimState:
-        """Take a fetched job in the store's view; atomic. `seconds`: how long it may run, at most."""
-        answer = await patiently(
-            "claim",
-            lambda: self._script_claim(
-                keys=[wire.faktory_job_key(jid), wire.log_key(jid)],
-                args=[token, self.instance, int(seconds + WHILE_RUNNING)],
-            ),
-        )
-        record = wire.read_record(answer[2]) if answer[2] else None
-        return ClaimState(int(answer[1]), record, bool(answer[3]), answer[0].decode())
-
-    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
-        """{token: Signal} for claims that are lost or to be cancelled."""
-        if not claims:
-            return {}
-        args = [text for claim in claims for text in (claim.id, claim.token)]
-        answers = await patiently("beat", lambda: self._script_beat(keys=[], args=args))
-        signals = {b"lost": Signal.LOST, b"cancel": Signal.CANCEL}
-        return {c.token: signals[a] for c, a in zip(claims, answers, strict=True) if a in signals}
-
-    async def settle(self, settlement: Settlement) -> None:
-        """Store the final Record, or the one of a job that will be tried again. Raises ClaimLost."""
-        await self.write(settlement.claim, settlement.record)
 
 
 async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], list[Any]]]) -> list[Any]:

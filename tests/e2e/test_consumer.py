@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import rq
 
 from enqueue import Job, Status, Variable, aio
 from support.consuming import consuming, until
+from support.fake_faktory import FakeFaktory
 from support.redis_server import RedisServer
 
 
@@ -192,16 +194,23 @@ def own_server() -> Iterator[RedisServer]:
     server.close()
 
 
-async def test_a_consumer_killed_hard_loses_no_job_and_runs_none_twice(redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["rq", "faktory"])
+async def test_a_consumer_killed_hard_loses_no_job_and_runs_none_twice(
+    kind: str, redis_url: str, tmp_path: Path
+) -> None:
     marker = tmp_path / "runs"
-    async with aio.connect(redis_url) as queue:
+    async with contextlib.AsyncExitStack() as stack:
+        url, records = redis_url, None
+        if kind == "faktory":
+            url, records = (await stack.enter_async_context(FakeFaktory())).url, redis_url
+        queue = await stack.enter_async_context(aio.connect(url, records=records))
         handle = await queue.enqueue(Job(commands=[f"echo run >> {marker}; echo $$ >> {tmp_path}/pid; sleep 600"]))
-        first = start(redis_url, tmp_path)
+        first = start(url, tmp_path, *(["--records-url", records] if records else []))
         await until(marker.exists)
         await until(lambda: _running(handle))
         first.kill()
-        first.communicate()
-        async with consuming(redis_url):
+        await asyncio.to_thread(first.communicate)
+        async with consuming(url, records_url=records):
             outcome = await handle.wait(60)  # within 15 s its sign of life has expired
         assert (outcome.status.value, outcome.reason) == ("failed", "consumer_lost")
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

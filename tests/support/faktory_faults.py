@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queues.faktory import FaktoryQueue
-from consumer.queues.records import ClaimState
+from consumer.queues.faktory_records import ClaimState, Taken
 from enqueue.backends.faktory_aio import AsyncFaktoryClient
 from enqueue.job import Job
 from enqueue.record import Outcome, Record, Status
 from enqueue.wire import faktory as wire
+from enqueue.wire.faktory_fetched import Fetched
 from support.fake_faktory import FakeFaktory
 
 JOB = Job(image="alpine:3.20", commands=("true",), retries=3)
@@ -31,7 +32,10 @@ class Store:
     server: FakeFaktory | None = None
     order: list[str] = field(default_factory=list)
 
-    async def claim(self, jid: str, queue: str, token: str, consumer: str, seconds: float) -> ClaimState:
+    async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
+        return []
+
+    async def claim(self, fetched: Fetched, token: str) -> ClaimState:
         if self.claim_errors:
             raise self.claim_errors.pop(0)
         attempt = self.record.attempt if self.record else 0

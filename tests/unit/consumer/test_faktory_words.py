@@ -83,7 +83,7 @@ def verbs(claim: Claim, verdict: Verdict, *, late: bool = False, **changes: Any)
 def test_commands() -> None:
     plain, replying = claimed(fetched(3)), claimed(fetched(3, custom={"reply_to": "answers"}))
     assert verbs(plain, Verdict.DONE) == ["ACK"]
-    assert verbs(plain, Verdict.DONE, late=True) == ["ACK", "MUTATE discard"]
+    assert verbs(plain, Verdict.DONE, late=True) == ["ACK", "MUTATE discard", "MUTATE discard"]
     assert verbs(plain, Verdict.RETRY) == ["FAIL"]
     assert verbs(plain, Verdict.RETRY, infrastructure=True) == ["PUSH", "ACK"]
     assert verbs(plain, Verdict.BURY) == ["FAIL", "MUTATE kill"]

@@ -1,0 +1,129 @@
+"""Records of Faktory's jobs in Redis, and with them what another consumer needs to go on with a claim."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from consumer.model import Claim, Settlement, Signal
+from consumer.queues import scripts
+from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently
+from consumer.settings import Retention
+from enqueue.record import Record
+from enqueue.wire import records as wire
+from enqueue.wire.faktory_fetched import Fetched, decode
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimState:
+    """What the store knows of a Faktory job that was just fetched.
+
+    `verdict`: "ours" to run (the attempt is counted), "held" by another living consumer, "final" (succeeded,
+    cancelled).
+    """
+
+    attempt: int
+    record: Record | None
+    cancelled: bool
+    verdict: Literal["ours", "held", "final"]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A Faktory job that a dead consumer held. `until`: the end of its reservation, seconds since the epoch."""
+
+    token: str
+    fetched: Fetched
+    state: ClaimState
+    until: float
+
+
+class FaktoryRecords(RecordStore):
+    """Records of Faktory's jobs, which Faktory itself can't keep: hash `longshore:job:<jid>`."""
+
+    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
+        super().__init__(redis, consumer, instance, retention)
+        self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
+        self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
+        self._script_takeover = redis.register_script(scripts.FAKTORY_TAKEOVER)
+
+    def key_of(self, claim: Claim) -> str:
+        """The claim's hash."""
+        return wire.faktory_job_key(claim.id)
+
+    def guard_of(self, claim: Claim, record: Record) -> list[Any]:
+        """Arguments 5 to 10 of the WRITE script."""
+        ttl = self._keep(claim)
+        if record.status.final:
+            wanted = claim.job.retention if claim.job else None
+            success = record.status.value == "succeeded"
+            own = (wanted.success if success else wanted.failure) if wanted else None
+            ttl = own or (self.retention.success if success else self.retention.failure)
+        return [ttl, "", "", "0", "", ""]
+
+    async def claim(self, fetched: Fetched, token: str) -> ClaimState:
+        """Take a fetched job in the store's view; atomic.
+
+        Its payload stays in the store while it runs, so that another consumer can go on with it.
+        """
+        jid, seconds = fetched.jid, fetched.reserve_for
+        payload = json.dumps(fetched.native, separators=(",", ":"))
+        answer = await patiently(
+            "claim",
+            lambda: self._script_claim(
+                keys=[wire.faktory_job_key(jid), wire.log_key(jid)],
+                args=[
+                    token,
+                    self.instance,
+                    seconds + WHILE_RUNNING,
+                    jid,
+                    fetched.queue,
+                    payload,
+                    time.time() + seconds,
+                ],
+            ),
+        )
+        record = wire.read_record(answer[2]) if answer[2] else None
+        return ClaimState(int(answer[1]), record, bool(answer[3]), answer[0].decode())
+
+    async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
+        """Up to `slots` claims of dead consumers, now under tokens of ours; none while Redis is away."""
+        tokens = [uuid.uuid4().hex for _ in range(min(slots, 200))]
+        args: list[Any] = [self.instance, len(tokens), len(queues), *queues, *tokens]
+        try:
+            rows = await self._script_takeover(keys=[], args=args)
+        except RedisError as error:
+            log.warning("records_unavailable", error=wire.without_secrets(str(error)))
+            return []
+        return [
+            Taken(
+                token=row[0].decode(),
+                fetched=decode(row[1]),
+                state=ClaimState(int(row[2]), wire.read_record(row[3]), bool(row[4]), "ours"),
+                until=float(row[5]),
+            )
+            for row in rows
+        ]
+
+    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
+        """{token: Signal} for claims that are lost or to be cancelled."""
+        if not claims:
+            return {}
+        args = [text for claim in claims for text in (claim.id, claim.token)]
+        answers = await patiently("beat", lambda: self._script_beat(keys=[], args=args))
+        signals = {b"lost": Signal.LOST, b"cancel": Signal.CANCEL}
+        return {c.token: signals[a] for c, a in zip(claims, answers, strict=True) if a in signals}
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Store the final Record, or the one of a job that will be tried again. Raises ClaimLost."""
+        await self.write(settlement.claim, settlement.record)

@@ -1,0 +1,114 @@
+"""Faktory with Records: a dead consumer's claims pass to a living one, whatever `retry` says."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis
+
+from consumer.errors import ClaimLost
+from consumer.model import Claim, LogPosition, Settlement, Signal, Verdict
+from consumer.outcome import log_of, record_claimed, record_ended, record_running
+from consumer.queues.faktory_open import FaktoryWithRecords
+from consumer.queues.faktory_records import FaktoryRecords
+from consumer.queues.records import connect
+from consumer.settings import Retention
+from enqueue.job import Job
+from enqueue.record import Outcome, Status, Where
+from enqueue.wire import faktory as wire
+from support.faktory_servers import Server, serving
+
+JOB = Job(commands=["true"], retries=0)
+SUCCESS = Outcome(status=Status.SUCCEEDED, exit_code=0)
+Open = Callable[[str, str], Awaitable[FaktoryWithRecords]]
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.faktory)])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with contextlib.asynccontextmanager(serving)(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+async def opened(server: Server, redis_url: str) -> AsyncIterator[Open]:
+    queues: list[FaktoryWithRecords] = []
+
+    async def open_one(name: str, consumer: str) -> FaktoryWithRecords:
+        store = FaktoryRecords(await connect(redis_url), consumer, uuid.uuid4().hex, Retention())
+        queue = FaktoryWithRecords(
+            server.url, [name], records=store, consumer=consumer, max_bytes=100_000, patience=0.01
+        )
+        queue.store = store
+        await queue.open()
+        queues.append(queue)
+        return queue
+
+    yield open_one
+    for queue in queues:
+        await queue.drain()
+        await queue.close()
+
+
+async def claim_one(queue: FaktoryWithRecords) -> Claim:
+    queue._look_at = 0.0
+    while not (claims := await queue.claim(5)):
+        queue._look_at = 0.0
+    (claim,) = claims
+    return claim
+
+
+def ended(claim: Claim, outcome: Outcome = SUCCESS, verdict: Verdict = Verdict.DONE) -> Settlement:
+    record = record_ended(
+        record_claimed(claim, "c", "null", ""), outcome, verdict, Where(), None, log_of("", LogPosition()), time.time()
+    )
+    return Settlement(claim, verdict, outcome, record)
+
+
+async def test_the_same_attempt_goes_on_and_the_dead_one_cant_write(
+    server: Server, opened: Open, redis_client: redis.Redis
+) -> None:
+    name = server.name()
+    dead, living = await opened(name, "dead"), await opened(name, "living")
+    job = wire.build_job(JOB, name)
+    assert job["retry"] == -1  # Faktory itself would bury it
+    await server.push(job)
+    old = await claim_one(dead)
+    await dead.store.write(old, record_running(record_claimed(old, "dead", "null", ""), Where(), time.time()))
+    living._look_at = 0.0
+    assert await living.claim(5) == []  # its consumer lives
+    await dead.store.leave()
+    new = await claim_one(living)
+    assert (new.id, new.attempt, new.job, new.retries_left) == (old.id, 1, JOB, 0)
+    assert new.history is not None
+    assert new.history.status is Status.RUNNING
+    assert await dead.beat([old]) == {old.token: Signal.LOST}
+    refused = await dead.settle([ended(old)])
+    assert isinstance(refused[old.token], ClaimLost)
+    assert await living.settle([ended(new)]) == {}
+    stored: dict[bytes, Any] = redis_client.hgetall(f"longshore:job:{new.id}")
+    assert stored[b"longshore_status"] == b"succeeded"
+    assert b"longshore_payload" not in stored
+    assert redis_client.zcard(f"longshore:claims:{name}") == 0
+    assert redis_client.ttl(f"longshore:job:{new.id}") > 0
+
+
+async def test_nothing_is_left_to_take_over_after_an_end(
+    server: Server, opened: Open, redis_client: redis.Redis
+) -> None:
+    name = server.name()
+    one, other = await opened(name, "one"), await opened(name, "other")
+    await server.push(wire.build_job(JOB, name))
+    claim = await claim_one(one)
+    redis_client.hset(f"longshore:job:{claim.id}", "longshore_cancel", "1")
+    failed = Outcome(status=Status.FAILED, reason="exit_code", message="exited with code 1", exit_code=1)
+    assert await one.settle([ended(claim, failed, Verdict.BURY)]) == {}
+    await one.store.leave()
+    other._look_at = 0.0
+    assert await other.claim(5) == []
+    # an operator who revives it from the dead set doesn't meet an old cancellation
+    assert not redis_client.hexists(f"longshore:job:{claim.id}", "longshore_cancel")
