@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class Closed(BaseModel):
     """A frozen value that refuses unknown fields and never converts one type into another."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,  # which may hold secrets
+    )
 
 
 _WANTED = {

@@ -110,7 +110,7 @@ class Variable(Closed):
     """An environment variable that may be a secret."""
 
     name: EnvironmentName = Field(validation_alias=AliasChoices("name", "key"))
-    value: Text
+    value: Text = Field(repr=False)
     sensitive: bool = Field(False, description="Kept out of pod specs and masked in logs, variables and messages.")
     scope: Literal["all", "init", "main"] = Field(
         "all", description="Which steps see it: both, the init step, or the main one."
@@ -131,7 +131,7 @@ class File(Closed):
     path: Annotated[str, AfterValidator(_file_path)] = Field(
         validation_alias=AliasChoices("path", "name"), description="Relative to the working directory, or absolute."
     )
-    contents: Text
+    contents: Text = Field(repr=False)
     mode: Annotated[str | int, AfterValidator(_mode)] = Field(
         "0644", description='Octal permissions in quotes, such as "0755".'
     )

@@ -70,6 +70,13 @@ def test_an_error_never_shows_the_value() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_neither_does_pydantics_own() -> None:
+    with pytest.raises(ValueError, match="can't stand beside") as caught:
+        Job(commands=["x"], args=["y"], variables=[Variable(name="A", value="hunter2", sensitive=True)])
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(Variable(name="A", value="hunter2", sensitive=True))
+
+
 def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(InvalidJob) as caught:
         Job.load({"image": "A B", "commands": [1], "timeout": -1})
