@@ -223,7 +223,8 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     def script(key: str, commands: tuple[str, ...], field: str) -> list[str]:
         text = "\n".join(commands)
         shell = [*job.shell.split(), "-e"]
-        if len(text.encode()) <= INLINE_SCRIPT:
+        secrets = any(value in text for value in job.sensitive_values())
+        if len(text.encode()) <= INLINE_SCRIPT and not secrets:
             return [*shell, "-c", text]
         items.append(_item(secret.put(key, text, field), 0o444))
         mounts.append({"name": "files", "mountPath": f"{SCRIPTS}/{key}", "subPath": key, "readOnly": True})

@@ -62,7 +62,7 @@ def test_any_job_passes_restricted_and_shows_no_secret(
 ) -> None:
     secret = "~" + secret
     fields: dict[str, Any] = {
-        "commands": [*commands, "true"],
+        "commands": [*commands, f"echo {secret}"],
         "env": env,
         "variables": [{"name": "zz_secret", "value": secret, "sensitive": True}],
         "files": [{"path": "a/b", "contents": secret}],
