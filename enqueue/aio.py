@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,8 +13,9 @@ import redis.asyncio
 from enqueue import protocol
 from enqueue.backends import make_backend
 from enqueue.client import open_redis, unavailable
+from enqueue.errors import QueueUnavailable
 from enqueue.job import Job
-from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps
+from enqueue.protocol import Command, Emit, Heard, Listen, Pause, Push, Step, Steps
 from enqueue.record import Outcome, Record, Status
 from enqueue.wire import records as wire
 from enqueue.wire.rq import Serializer
@@ -79,20 +81,26 @@ class AsyncProducer:
         """Carry out steps; yields what they emit and puts their result into `results`."""
         pubsub: Any = None
         answer: Any = None
+        error: QueueUnavailable | None = None
         try:
             while True:
                 try:
-                    step: Step = steps.send(answer)
+                    step: Step = steps.send(answer) if error is None else steps.throw(error)
                 except StopIteration as end:
                     results.append(end.value)
                     return
+                answer = error = None
                 if isinstance(step, Emit):
                     yield step.data
-                    answer = None
                 elif isinstance(step, Listen):
                     pubsub = await self._listen(step)
+                elif isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
                 else:
-                    answer = await self._do(step, pubsub)
+                    try:
+                        answer = await self._do(step, pubsub)
+                    except QueueUnavailable as away:
+                        error = away
         finally:
             steps.close()
             if pubsub is not None:

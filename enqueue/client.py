@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,7 @@ from enqueue import protocol
 from enqueue.backends import make_backend
 from enqueue.errors import LongshoreError, QueueUnavailable
 from enqueue.job import Job
-from enqueue.protocol import Command, Emit, Heard, Listen, Push, Step, Steps
+from enqueue.protocol import Command, Emit, Heard, Listen, Pause, Push, Step, Steps
 from enqueue.record import Outcome, Record, Status
 from enqueue.wire import records as wire
 from enqueue.wire.rq import Serializer
@@ -86,19 +87,25 @@ class Producer:
         """Carry out steps; yields what they emit and returns their result."""
         pubsub: PubSub | None = None
         answer: Any = None
+        error: QueueUnavailable | None = None
         try:
             while True:
                 try:
-                    step: Step = steps.send(answer)
+                    step: Step = steps.send(answer) if error is None else steps.throw(error)
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
+                answer = error = None
                 if isinstance(step, Emit):
                     yield step.data
-                    answer = None
                 elif isinstance(step, Listen):
                     pubsub = self._listen(step)
+                elif isinstance(step, Pause):
+                    time.sleep(step.seconds)
                 else:
-                    answer = self._do(step, pubsub)
+                    try:
+                        answer = self._do(step, pubsub)
+                    except QueueUnavailable as away:
+                        error = away
         finally:
             steps.close()
             if pubsub is not None:

@@ -6,16 +6,19 @@ One copy of the logic serves `enqueue.client` (sync) and `enqueue.aio` (async): 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from enqueue.errors import InvalidJob, UnknownJob
+from enqueue.errors import InvalidJob, QueueUnavailable, UnknownJob
 from enqueue.job import MAX_JOB_BYTES, Job
 from enqueue.record import HINTS, Outcome, Reason, Record, Status, rfc3339
 from enqueue.wire import records as wire
 
 T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds for which whoever waits for a job, or follows its log, waits for a server that went away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,16 @@ class Emit:
     data: bytes
 
 
-Step = Command | Push | Listen | Heard | Emit
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait; the answer doesn't matter."""
+
+    seconds: float
+
+
+Step = Command | Push | Listen | Heard | Emit | Pause
+"""A step that finds the server away is answered by QueueUnavailable, raised in the generator."""
+
 Steps = Generator[Step, Any, T]
 
 
@@ -93,13 +105,33 @@ def wait(backend: Backend, job_id: str, timeout: float | None) -> Steps[Outcome]
     deadline = None if timeout is None else time.monotonic() + timeout
     yield Listen(wire.record_channel(job_id))
     while True:
-        record = yield from backend.record(job_id)
+        record = yield from _patiently(lambda: backend.record(job_id), deadline)
         if record.outcome is not None:
             return record.outcome
         left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())
         if left <= 0:
             raise TimeoutError(f"job {job_id} is {record.status.value} after {timeout:g} s")
-        yield Heard(left)
+        try:
+            yield Heard(left)
+        except QueueUnavailable:
+            yield Pause(min(0.2, left))
+
+
+def _patiently(make: Callable[[], Steps[T]], deadline: float | None = None) -> Steps[T]:
+    """Again while the server is away, such as for a restart. Raises QueueUnavailable if that lasts."""
+    last = time.monotonic() + PATIENCE
+    last = last if deadline is None else min(last, deadline)
+    while True:
+        try:
+            return (yield from make())
+        except QueueUnavailable:
+            if time.monotonic() >= last:
+                raise
+            yield Pause(0.2)
+
+
+def _one(*args: Any) -> Steps[Any]:
+    return (yield Command(args))
 
 
 def follow(backend: Backend, job_id: str, *, until_end: bool) -> Steps[None]:
@@ -110,7 +142,8 @@ def follow(backend: Backend, job_id: str, *, until_end: bool) -> Steps[None]:
     ended = not until_end
     while True:
         block = () if ended else ("BLOCK", 1000)
-        found = yield Command(("XREAD", "COUNT", 100, *block, "STREAMS", wire.log_key(job_id), last))
+        args = ("XREAD", "COUNT", 100, *block, "STREAMS", wire.log_key(job_id), last)
+        found = yield from _patiently(lambda args=args: _one(*args)) if until_end else _one(*args)  # type: ignore[misc]
         for entry, fields in _entries(found):
             last = entry
             for part in reader.read(entry, fields):
@@ -121,7 +154,7 @@ def follow(backend: Backend, job_id: str, *, until_end: bool) -> Steps[None]:
             if last == "0-0":
                 yield from backend.record(job_id)  # tells an unknown job from an empty log
             return
-        record = yield from backend.record(job_id)
+        record = yield from _patiently(lambda: backend.record(job_id))
         ended = record.status.final  # once more without waiting, then that was all
 
 

@@ -26,7 +26,12 @@ if redis.call('HGET', KEYS[1], 'longshore_call') == ARGV[3] then return 0 end
 local status = redis.call('HGET', KEYS[1], 'status')
 local over = {finished = true, failed = true, canceled = true, stopped = true}
 if status and not over[status] then return -1 end
-redis.call('DEL', KEYS[1], 'rq:results:' .. ARGV[1])
+for _, queue in ipairs({ARGV[2], redis.call('HGET', KEYS[1], 'origin') or ARGV[2]}) do  -- an earlier job with this id
+  for _, kind in ipairs({'finished', 'failed', 'canceled'}) do
+    redis.call('ZREM', 'rq:' .. kind .. ':' .. queue, ARGV[1])
+  end
+end
+redis.call('DEL', KEYS[1], 'rq:results:' .. ARGV[1], 'longshore:log:' .. ARGV[1])
 redis.call('HSET', KEYS[1], 'longshore_call', ARGV[3], unpack(ARGV, 4))
 redis.call('SADD', 'rq:queues', 'rq:queue:' .. ARGV[2])
 redis.call('RPUSH', 'rq:queue:' .. ARGV[2], ARGV[1])

@@ -23,11 +23,11 @@ from consumer.queues import open_queue
 from consumer.queues.records import transient
 from consumer.queues.rq import RqQueue
 from consumer.settings import Retention, Settings
-from enqueue import Status, UsageError, connect
+from enqueue import Job, Status, UsageError, aio, connect
 from enqueue.errors import QueueUnavailable
 from enqueue.record import Outcome, Where
 from enqueue.wire.records import consumer_key
-from support.consuming import until
+from support.consuming import consuming, until
 from support.redis_server import RedisServer
 
 JOB = {"image": "alpine:3.20", "commands": ["echo hi"]}
@@ -211,3 +211,54 @@ async def test_a_suspended_rq_is_asked_less_and_less(redis_url: str, redis_clien
     assert len(await queue.claim(1)) == 1
     assert queue._pause == 0
     await queue.close()
+
+
+async def test_an_id_that_is_used_again_begins_with_nothing_of_the_former_job(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    queue = make_queue(redis_url)
+    await queue.open()
+    with connect(redis_url) as producer:
+        producer.enqueue(Job.load(JOB), queue="q", job_id="same")
+        (claim,) = await queue.claim(1)
+        await queue.records.append(claim, 1, b"of the first one\n")
+        await queue.settle([succeeded(claim)])
+        again = producer.enqueue(Job.load(JOB), queue="elsewhere", job_id="same")
+        assert list(again.logs()) == []
+        assert redis_client.zcard("rq:finished:q") == 0  # `rq requeue` would have put it back beside the new one
+    await queue.close()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_producer_waits_and_follows_across_a_restart(own_server: RedisServer, kind: str) -> None:
+    url = own_server.url(0)
+    own_server.stop()
+    server = own_server
+    server.options = ("--appendonly", "yes")
+    server.start()
+    async with aio.connect(url) as producer, consuming(url):
+        handle = await producer.enqueue(
+            Job(commands=["until test -e go; do sleep 0.05; done", "echo end"], workdir=str(server.directory))
+        )
+        async with asyncio.TaskGroup() as group:
+            if kind == "sync":
+                blocking = connect(url).handle(handle.id)
+                waiting = group.create_task(asyncio.to_thread(blocking.wait, 60))
+                following = group.create_task(asyncio.to_thread(lambda: b"".join(blocking.logs(follow=True))))
+            else:
+                waiting = group.create_task(handle.wait(60))
+                following = group.create_task(whole(handle))
+            await until(lambda: is_running(handle))
+            server.stop(kill=True)
+            (server.directory / "go").touch()
+            server.start()
+        assert waiting.result().succeeded
+        assert following.result() == b"end\n"
+
+
+async def is_running(handle: aio.AsyncHandle) -> bool:
+    return await handle.status() is Status.RUNNING
+
+
+async def whole(handle: aio.AsyncHandle) -> bytes:
+    return b"".join([part async for part in handle.logs(follow=True)])
