@@ -32,7 +32,7 @@ class FaktoryWithRecords(FaktoryQueue):
         """Connect to both. Raises QueueUnavailable, SetupError."""
         await super().open()
         if self.store is not None:
-            await self.store.live()
+            await self.store.arrive()
             self._life = asyncio.create_task(self._stay_alive(self.store))
 
     async def close(self) -> None:

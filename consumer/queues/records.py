@@ -191,6 +191,11 @@ class RecordStore:
         self._stored[claim.token] = lines, size
         return LogPosition(entries=int(entry.split(b"-")[1]), lines=lines, bytes=size)
 
+    async def arrive(self) -> None:
+        """The first sign of life: nobody was cut off by our start, so the dead may be told at once."""
+        await self.redis.hset(wire.consumer_key(self.instance), "since", 0)
+        await self.live()
+
     async def live(self) -> None:
         """One sign of life; to be given every few seconds."""
         await self._script_live(keys=[wire.consumer_key(self.instance)], args=[self.consumer, ALIVE, ALIVE - 5])

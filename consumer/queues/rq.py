@@ -288,8 +288,7 @@ class RqQueue:
         self._beat = self.redis.register_script(scripts.RQ_BEAT)
         self._settle = self.redis.register_script(scripts.RQ_SETTLE)
         self._promote = self.redis.register_script(scripts.RQ_PROMOTE)
-        await self.redis.hset(record_wire.consumer_key(self.instance), "since", 0)  # nobody was cut off by our start
-        await self.records.live()
+        await self.records.arrive()
         await self._register()
 
     async def _register(self) -> None:

@@ -306,6 +306,9 @@ FAKTORY_TAKEOVER = """
 -- instance, slots, number of queues, queues..., tokens...: what dead consumers held; the same attempt goes on
 local slots, queues = tonumber(ARGV[2]), tonumber(ARGV[3])
 local taken, alive = {}, {}
+-- As for RQ: whoever was cut off from this server a moment ago, as we were, can't be told from the dead.
+local since = tonumber(redis.call('HGET', 'longshore:consumer:' .. ARGV[1], 'since') or '')
+if not since or redis.call('TIME')[1] - since < 8 then return taken end
 for i = 1, queues do
   local index = 'longshore:claims:' .. ARGV[3 + i]
   for _, jid in ipairs(redis.call('ZRANGE', index, 0, -1)) do

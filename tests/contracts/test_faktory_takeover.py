@@ -21,6 +21,7 @@ from consumer.settings import Retention
 from enqueue.job import Job
 from enqueue.record import Outcome, Status, Where
 from enqueue.wire import faktory as wire
+from enqueue.wire.records import consumer_key
 from support.faktory_servers import Server, serving
 
 JOB = Job(commands=["true"], retries=0)
@@ -112,3 +113,22 @@ async def test_nothing_is_left_to_take_over_after_an_end(
     assert await other.claim(5) == []
     # an operator who revives it from the dead set doesn't meet an old cancellation
     assert not redis_client.hexists(f"longshore:job:{claim.id}", "longshore_cancel")
+
+
+async def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_give_a_sign(
+    server: Server, opened: Open, redis_client: redis.Redis
+) -> None:
+    name = server.name()
+    holder, other = await opened(name, "holder"), await opened(name, "other")
+    await server.push(wire.build_job(JOB, name))
+    claim = await claim_one(holder)
+    for queue in (holder, other):  # what expires while Redis is away for long
+        assert queue.store is not None
+        redis_client.delete(consumer_key(queue.store.instance))
+    assert holder.store is not None
+    assert other.store is not None
+    await other.store.live()
+    assert await other.store.takeover([name], 5) == []
+    redis_client.hset(consumer_key(other.store.instance), "since", 1)
+    (taken,) = await other.store.takeover([name], 5)
+    assert taken.fetched.jid == claim.id
