@@ -46,6 +46,16 @@ class Switch:
     def __init__(self) -> None:
         self.reason: Stop | None = None
         self._event = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def due(self, seconds: float) -> None:
+        """Say DEADLINE after so many seconds."""
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self.set, Stop.DEADLINE)
+
+    def over(self) -> None:
+        """The job has ended. Its deadline would otherwise stay in memory until it comes, a day or more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def set(self, reason: Stop) -> None:
         """Say it."""
@@ -147,6 +157,7 @@ async def supervise(
         return exit, stopped
     finally:
         await end(watching, ending, stopping)
+        switch.over()
 
 
 async def _watch_start(
@@ -161,7 +172,7 @@ async def _watch_start(
     if plan.timeout is not None:
         elapsed = max(0.0, time.time() - started_at)
         elapsed = elapsed if plan.begun else min(elapsed, time.monotonic() - began)
-        asyncio.get_running_loop().call_later(max(0.0, plan.timeout - elapsed), switch.set, Stop.DEADLINE)
+        switch.due(plan.timeout - elapsed)
     if ending.done():
         return  # the final Record comes at once
     record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))

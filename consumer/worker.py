@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -154,18 +153,28 @@ class Worker:
             await asyncio.sleep(BEAT_INTERVAL)
 
     async def _beat_these(self, jobs: Sequence[tuple[Claim, Switch]]) -> None:
-        with contextlib.suppress(QueueUnavailable):
+        try:
             signals = await self.queue.beat([claim for claim, _ in jobs])
-            for claim, switch in jobs:
-                if claim.token in signals:
-                    switch.set(Stop.LOST if signals[claim.token] is Signal.LOST else Stop.CANCEL)
+        except QueueUnavailable:
+            return
+        except Exception:  # whatever it is, the next beat is due: without any, the jobs would be taken from us
+            log.exception("heartbeat_failed")
+            return
+        for claim, switch in jobs:
+            if claim.token in signals:
+                switch.set(Stop.LOST if signals[claim.token] is Signal.LOST else Stop.CANCEL)
 
     async def _hear_cancellations(self) -> None:
         """What a message announces, a heartbeat confirms."""
-        async for job_id in self.records.cancellations():
-            named = [job for job in self._jobs.values() if job[0].id == job_id]
-            if named:
-                await self._beat_these(named)
+        while True:
+            try:
+                async for job_id in self.records.cancellations():
+                    named = [job for job in self._jobs.values() if job[0].id == job_id]
+                    if named:
+                        await self._beat_these(named)
+            except Exception:  # such as a right that we don't have: the heartbeat finds cancellations as well
+                log.exception("cancellations_not_heard")
+            await asyncio.sleep(BEAT_INTERVAL)
 
     async def _obey_server(self) -> None:
         await self.queue.terminated.wait()
