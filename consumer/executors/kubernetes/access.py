@@ -20,6 +20,8 @@ from consumer.errors import SetupError
 from consumer.settings import Kubernetes
 
 RELOAD_SECONDS = 60.0
+PLUGIN_SECONDS = 60.0
+"""How long an exec plugin may take."""
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -110,9 +112,16 @@ class Access:
                 namespace = _pod_namespace()
                 self.source = "the pod's service account"
             else:
-                self._loader = await load_kube_config(  # type: ignore[no-untyped-call]
-                    path, self._settings.context, client_configuration=found, persist_config=False
+                loading = asyncio.ensure_future(
+                    load_kube_config(  # type: ignore[no-untyped-call]
+                        path, self._settings.context, client_configuration=found, persist_config=False
+                    )
                 )
+                # Not cancelled: an exec plugin that is just being started may make that wait for ever.
+                done, _ = await asyncio.wait({loading}, timeout=PLUGIN_SECONDS)
+                if not done:
+                    raise SetupError(f"the kubeconfig {path} can't be used: its exec plugin gives no answer")
+                self._loader = loading.result()
                 namespace = self._loader.current_context["context"].get("namespace") or "default"
                 self.source = path
         except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -122,6 +131,11 @@ class Access:
                     f"with a service account ({error})"
                 ) from None
             raise SetupError(f"the kubeconfig {path} can't be used: {error}") from None
+        user = getattr(self._loader, "_user", None)
+        if user is not None and "exec" in user and not found.api_key.get("BearerToken") and not found.cert_file:
+            raise SetupError(
+                f"the kubeconfig {path} can't be used: its exec plugin {user['exec']['command']} gave no credentials"
+            )
         self.host = str(found.host).rstrip("/")
         self.namespace = self._settings.namespace or namespace
         self.token = found.api_key.get("BearerToken")

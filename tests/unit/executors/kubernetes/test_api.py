@@ -121,6 +121,23 @@ async def test_an_exec_plugin_gives_the_token(kube: FakeKube, tmp_path: Path) ->
     assert await access.authorization() == "Bearer t"
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("echo junk", "gave no credentials"), ("exit 1", "gave no credentials"), ("sleep 30", "gives no answer")],
+)
+async def test_an_exec_plugin_that_gives_nothing_is_named(
+    kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    monkeypatch.setattr("consumer.executors.kubernetes.access.PLUGIN_SECONDS", 0.5 if "sleep" in command else 20)
+    path = kubeconfig_of(kube.url, tmp_path)
+    config = json.loads(path.read_text())
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", command]}
+    config["users"][0]["user"] = {"exec": plugin | {"interactiveMode": "Never"}}
+    path.write_text(json.dumps(config))
+    with pytest.raises(SetupError, match=said):
+        await Access.load(Kubernetes(kubeconfig=path))
+
+
 async def test_where_the_cluster_is_looked_for(kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
