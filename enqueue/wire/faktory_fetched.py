@@ -84,7 +84,10 @@ def decode(reply: bytes | Oversize) -> Fetched:
     """
     try:
         if isinstance(reply, bytes):
-            native = json.loads(reply)
+            try:
+                native = json.loads(reply)
+            except (ValueError, RecursionError):  # its arguments' doing, such as their depth: it must still be ended
+                native = _beginning(reply) | {"args": None}
             fetched = Fetched(native, len(reply))
         else:
             fetched = Fetched(_beginning(reply.head), reply.size, truncated=True)

@@ -255,3 +255,9 @@ def test_the_beginning_of_an_oversize_job_is_read() -> None:
     assert fetched.truncated
     with pytest.raises(ProtocolError):
         decode(Oversize(5_000_000, text[:40]))
+
+
+@pytest.mark.parametrize("args", [b"[" * 100_000 + b"]" * 100_000, b"[" + b"9" * 5000 + b"]"])
+def test_a_job_whose_arguments_cant_be_read_can_still_be_ended(args: bytes) -> None:
+    fetched = decode(b'{"jid":"12345678","queue":"q","jobtype":"longshore.job","args":%s,"retry":-1}' % args)
+    assert (fetched.jid, fetched.queue, fetched.native["args"]) == ("12345678", "q", None)
