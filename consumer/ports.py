@@ -53,6 +53,9 @@ class Records(Protocol):
     async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
         """Append raw whole lines to the log; `sequence` (1, 2, ...) makes a repeated append no repeat."""
 
+    def missed(self, claim: Claim, lines: int, size: int) -> None:
+        """Lines and bytes of the log that are not stored before the next entry."""
+
     async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
         """Forget entries from the middle of the log (its cap was reached)."""
 
@@ -148,3 +151,6 @@ class StoringSink(Sink, Protocol):
     @property
     def position(self) -> LogPosition:
         """Entries, lines and bytes so far, and the gaps in them."""
+
+    def missed(self, lines: int, size: int) -> None:
+        """Lines and bytes that were dropped before they came here: its readers shall see that."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from consumer.errors import SetupError
 from consumer.ports import Executor
 from consumer.settings import Settings
+from enqueue.errors import UsageError
 
 
 def _process(settings: Settings) -> Executor:
@@ -37,10 +38,10 @@ EXECUTORS: dict[str, Callable[[Settings], Executor]] = {
 
 
 def make_executor(settings: Settings) -> Executor:
-    """The executor that the settings name. Raises SetupError with the names there are."""
+    """The executor that the settings name. Raises UsageError with the names there are, SetupError."""
     factory = EXECUTORS.get(settings.executor)
     if factory is None:
         known = ", ".join(sorted(EXECUTORS))
         later = "; the docker executor isn't built yet" if settings.executor == "docker" else ""
-        raise SetupError(f"there is no executor '{settings.executor}'; known here: {known}{later}")
+        raise UsageError(f"there is no executor '{settings.executor}'; known here: {known}{later}")
     return factory(settings)

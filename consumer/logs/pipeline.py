@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 
+from consumer.errors import ClaimLost
 from consumer.logs.lines import Lines
 from consumer.logs.spool import Hole, Spool
 from consumer.model import LogPosition
-from consumer.ports import Processor, Sink
+from consumer.ports import Processor, Sink, StoringSink
 
 SPOOL = 16 * 1024 * 1024
 """Bytes of a log that may wait for its sinks; what goes beyond is dropped from the middle of the log."""
@@ -169,6 +170,9 @@ class Pipeline:
             self._collect(self._through(b"\n", 0))
         await self._flush(everything=True)
         self._gap("spool_full", lines=hole.lines, bytes=hole.bytes)
+        for sink in self._sinks:
+            if isinstance(sink, StoringSink):
+                sink.missed(hole.lines, hole.bytes)
         self._lines += hole.lines
         self._bytes += hole.bytes
         self._log.warning("log dropped: its sinks are too slow", lines=hole.lines, bytes=hole.bytes)
@@ -230,7 +234,9 @@ class Pipeline:
     def _fail(self, sink: Sink, error: Exception) -> None:
         if sink in self._sinks:
             self._sinks.remove(sink)
-        self._log.warning("log sink failed", sink=type(sink).__name__, error=repr(error), exc_info=error)
+        expected = isinstance(error, ClaimLost)  # another consumer goes on with it
+        trace = None if expected else error
+        self._log.warning("log sink failed", sink=type(sink).__name__, error=repr(error), exc_info=trace)
 
 
 def join(read: LogPosition, stored: LogPosition) -> LogPosition:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from consumer.errors import SetupError
 from consumer.ports import Queue, Records
 from consumer.settings import Settings
+from enqueue.errors import UsageError
 
 
 async def _rq(settings: Settings) -> tuple[Queue, Records]:
@@ -44,15 +44,15 @@ _OPENERS: dict[str, Callable[[Settings], Awaitable[tuple[Queue, Records]]]] = {
 async def open_queue(settings: Settings) -> tuple[Queue, Records]:
     """Connect to the queue that the settings name, and to its store of Records.
 
-    Raises SetupError for a URL that can't work, QueueUnavailable while the server is away.
+    Raises UsageError for a URL that can't work, SetupError, QueueUnavailable while the server is away.
     """
     try:
         scheme = urlsplit(settings.queue_url).scheme
     except ValueError as error:
-        raise SetupError(f"queue_url: can't be read: {error}") from None
+        raise UsageError(f"queue_url: can't be read: {error}") from None
     opener = _OPENERS.get(scheme)
     if opener is None:
-        raise SetupError(
+        raise UsageError(
             f"queue_url: the scheme '{scheme}' is unknown; use redis://, rediss:// or unix:// (RQ), "
             "faktory://, faktory+tls://, tcp:// or tcp+tls:// (Faktory)"
         )

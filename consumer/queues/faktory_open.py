@@ -9,7 +9,6 @@ import uuid
 import structlog
 from redis.exceptions import RedisError
 
-from consumer.errors import SetupError
 from consumer.ports import Queue, Records
 from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.faktory_records import FaktoryRecords
@@ -17,6 +16,7 @@ from consumer.queues.none import NoRecords
 from consumer.queues.records import connect, transient
 from consumer.settings import Settings
 from consumer.tasks import end
+from enqueue.errors import UsageError
 from enqueue.wire.records import without_secrets
 
 log = structlog.get_logger()
@@ -55,9 +55,9 @@ class FaktoryWithRecords(FaktoryQueue):
 
 
 async def open_faktory(settings: Settings) -> tuple[Queue, Records]:
-    """Connect to Faktory and to the store of Records. Raises SetupError, QueueUnavailable."""
+    """Connect to Faktory and to the store of Records. Raises UsageError, SetupError, QueueUnavailable."""
     if settings.records_url is None and not settings.no_records:
-        raise SetupError(
+        raise UsageError(
             "records_url: Faktory keeps no records of its jobs; give --records-url with a Redis for them, or "
             "--no-records to go without (then nobody can wait for a job, read its log or cancel it)"
         )

@@ -18,6 +18,9 @@ class NoRecords:
     async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
         """Nothing is kept."""
 
+    def missed(self, claim: Claim, lines: int, size: int) -> None:
+        """Nothing is kept."""
+
     async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
         """Nothing is kept."""
 

@@ -158,6 +158,11 @@ class RecordStore:
         await self._append(claim, sequence, [b"l", now[0], b"b", now[1], b"d", data])
         self._stored[claim.token] = now
 
+    def missed(self, claim: Claim, lines: int, size: int) -> None:
+        """Lines and bytes that aren't stored before the next entry; its `l` and `b` count them."""
+        before = self._stored.get(claim.token, (0, 0))
+        self._stored[claim.token] = before[0] + lines, before[1] + size
+
     async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
         """Mark the end of this attempt's log."""
         fields: list[Any] = [b"end", claim.attempt]

@@ -90,6 +90,10 @@ class RecordSink:
             self._missed(block[at:])
             raise
 
+    def missed(self, lines: int, size: int) -> None:
+        """Lines and bytes that were dropped before they came here; only the readers of the log are told."""
+        self._records.missed(self._claim, lines, size)
+
     async def finish(self) -> None:
         """Write the log's end with notes for its readers: `lines`, `bytes`, and lines `dropped`. Raises ClaimLost."""
         self._deadline = asyncio.get_running_loop().time() + self._patience

@@ -366,3 +366,16 @@ def test_our_producer_writes_what_stock_rq_writes(redis_url: str, redis_client: 
         k: v for k, v in theirs.items() if k not in volatile | {b"data", b"retry_intervals"}
     }
     assert pickle.loads(zlib.decompress(ours[b"data"])) == pickle.loads(zlib.decompress(theirs[b"data"]))
+
+
+async def test_a_hole_in_the_log_is_seen_by_its_readers(
+    queue: RqQueue, redis_url: str, redis_client: redis.Redis
+) -> None:
+    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1")
+    (claim,) = await queue.claim(5)
+    await queue.records.append(claim, 1, b"a\n")
+    queue.records.missed(claim, 7, 70)
+    await queue.records.append(claim, 2, b"z\n")
+    with connect(redis_url) as producer:
+        assert b"".join(producer.handle("j1").logs()) == b"a\n[longshore: 7 lines dropped here]\nz\n"
+    assert await queue.records.resume(claim) == LogPosition(entries=2, lines=9, bytes=74)

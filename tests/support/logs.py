@@ -84,6 +84,7 @@ class MemoryRecords:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.entries: dict[int, bytes] = {}
+        self.holes: list[tuple[int, int]] = []
         self.ends: list[tuple[int, dict[str, str]]] = []
         self.drops = 0
         self.largest = 0
@@ -107,6 +108,10 @@ class MemoryRecords:
         """Store a Record."""
         self._check()
         self.records.append(record)
+
+    def missed(self, claim: Claim, lines: int, size: int) -> None:
+        """Remember a hole."""
+        self.holes.append((lines, size))
 
     async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
         """Store an entry; a repeated one is no repeat."""

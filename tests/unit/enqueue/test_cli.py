@@ -56,8 +56,8 @@ def test_test_prints_the_log_and_the_record_apart(tmp_path: Path) -> None:
         (["show", "x", "--queue-url", "redis://user:hunter2@127.0.0.1:1/0"], 69, "127.0.0.1:1"),
         (["show", "x", "--queue-url", "http://h"], 64, "scheme 'http' is unknown"),
         (["run", "--concurrency", "0"], 64, "concurrency"),
-        (["run", "--executor", "dokcer"], 125, "there is no executor 'dokcer'"),
-        (["run", "--queue-url", "faktory://localhost:1"], 125, "--records-url"),
+        (["run", "--executor", "dokcer"], 64, "there is no executor 'dokcer'"),
+        (["run", "--queue-url", "faktory://localhost:1"], 64, "--records-url"),
         (["run", "--config", "/no/such"], 64, "there is no file"),
     ],
 )
