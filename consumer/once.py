@@ -32,9 +32,9 @@ async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
 
     claim = Claim(id=uuid.uuid4().hex, queue="test", attempt=1, token=uuid.uuid4().hex, job=job, claimed_at=time.time())
     switch = Switch()
+    await executor.open()  # until then there is nothing to cancel: a signal ends us
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, switch.set, Stop.CANCEL)
-    await executor.open()
     try:
         tools = Tools(
             executor=executor,
