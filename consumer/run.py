@@ -40,6 +40,10 @@ START_PAUSE, START_PAUSE_CAP = 0.5, 10.0
 """Seconds between them, doubled each time."""
 
 
+STOP_PATIENCE = 60.0
+"""Seconds, beyond its grace, until a job that was stopped is given up: its node may be gone."""
+
+
 class Switch:
     """Why a job is to be stopped; the first reason wins."""
 
@@ -92,9 +96,11 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     """
     follower, execution, exit = tools.follower(claim), None, None
     record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
+    if claim.cancelled:
+        switch.set(Stop.CANCEL)
     try:
         try:
-            if claim.cancelled or switch.reason is Stop.CANCEL:
+            if switch.reason is Stop.CANCEL and not _may_run(claim):
                 outcome = cancelled_before_start()
             else:
                 plan = _checked(
@@ -152,7 +158,8 @@ async def supervise(
             raise LetGo
         if stopped is not None:
             await execution.stop(plan.grace)
-        exit = await ending
+            await asyncio.wait({ending}, timeout=plan.grace + STOP_PATIENCE)
+        exit = await ending if ending.done() else Exit(message="it couldn't be seen to end")
         await follower.finish(30)
         return exit, stopped
     finally:
@@ -190,17 +197,21 @@ def _fault_of(error: Exception, claim: Claim) -> Unrunnable | ExecutorFault:
     return ExecutorFault(f"internal error ({type(error).__name__}); the consumer's log tells more", started=True)
 
 
+def _may_run(claim: Claim) -> bool:
+    """A former consumer may have started this very attempt."""
+    before = claim.history
+    started = (Status.STARTING, Status.RUNNING)
+    return before is not None and before.attempt == claim.attempt and before.status in started
+
+
 def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
     """Refuse what this executor can't honour, and what must not run a second time."""
     problems = list(tools.executor.refuse(plan))
     if problems:
         raise Unrunnable("; ".join(problems), Reason.REFUSED)
-    before = claim.history
-    if before is None or before.attempt != claim.attempt or tools.executor.detachable:
-        return plan
-    if before.status in (Status.STARTING, Status.RUNNING):
-        message = f"consumer {before.where.consumer} died while it ran the job"
-        raise ExecutorFault(message, Reason.CONSUMER_LOST, started=True)
+    if _may_run(claim) and not tools.executor.detachable:
+        former = claim.history.where.consumer if claim.history else None
+        raise ExecutorFault(f"consumer {former} died while it ran the job", Reason.CONSUMER_LOST, started=True)
     return plan
 
 
@@ -249,7 +260,8 @@ async def _remove(execution: Execution, claim: Claim, *, ended: bool, grace: flo
         if not ended:  # its outcome is settled, so it must not go on
             await execution.stop(grace)
             with contextlib.suppress(Exception):  # how it ended has been told
-                await execution.wait()
+                async with asyncio.timeout(grace + STOP_PATIENCE):
+                    await execution.wait()
         await execution.remove()
     except ExecutorFault as fault:
         log.warning("not_removed", job=claim.id, error=str(fault), **execution.where.model_dump(exclude_none=True))

@@ -304,3 +304,31 @@ async def test_a_bug_of_ours_ends_the_job_and_what_runs(story: Story, run: Run) 
     assert "KeyError" in (outcome.message or "")
     assert "s3cret" not in (outcome.message or "")
     assert story.steps[-3:] == ["settle", "stop", "remove"]
+
+
+async def test_a_cancelled_claim_that_runs_already_is_found_and_stopped(story: Story, run: Run) -> None:
+    history = Record(id="j", attempt=1, status=Status.RUNNING)
+    executor = Double(story, detachable=True)
+    outcome = await run(executor, history=history, cancelled=True)
+    assert outcome is not None
+    assert (outcome.status, outcome.message) == (Status.CANCELLED, "cancelled while it ran")
+    assert story.steps[-3:] == ["stop", "settle", "remove"]
+
+
+async def test_a_job_whose_end_cant_be_seen_is_given_up(
+    story: Story, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.run.STOP_PATIENCE", -10.0)  # no wait beyond the grace, and none for that
+    executor, switch = Double(story, detachable=True), Switch()
+
+    async def stop(grace: float) -> None:
+        story.steps.append("stop")
+
+    executor.stop = stop  # type: ignore[method-assign]
+    task = run(executor, switch)
+    await executor.begun.wait()
+    switch.set(Stop.CANCEL)
+    outcome = await task
+    assert outcome is not None
+    assert outcome.status is Status.CANCELLED
+    assert story.steps[-4:] == ["stop", "settle", "stop", "remove"]
