@@ -5,13 +5,35 @@ RQ's keys as rq 2.6 to 2.12 keeps them, and beside them ours: in a job's hash `l
 `longshore:consumer:<instance>` lives as long as a consumer does. Keys are computed, so no Redis Cluster.
 """
 
-RQ_CLAIM = """
--- now, consumer, instance, lease, most bytes, slots, number of queues, queues..., tokens...
-if redis.call('EXISTS', 'rq:suspended') == 1 then return {} end
+_RQ_HOLD = """
+-- ARGV of both that claim: now, consumer, instance, lease, most bytes, slots, number of queues, queues..., tokens...
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease, slots, queues = tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local claimed = {}
+local function hold(id, queue, attempt)
+  local token = ARGV[7 + queues + #claimed + 1]
+  local key, member = 'rq:job:' .. id, id .. ':' .. token
+  redis.call('PERSIST', key)
+  redis.call('HSET', key, 'last_heartbeat', ARGV[1], 'worker_name', ARGV[2], 'longshore_token', token)
+  redis.call('HSET', 'rq:execution:' .. member, 'id', token, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', ARGV[2], 'longshore', ARGV[3])
+  redis.call('EXPIRE', 'rq:execution:' .. member, lease + 60)
+  redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, token)
+  redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
+  redis.call('ZADD', 'rq:wip:' .. queue, now + lease, member)
+  local size = redis.call('HSTRLEN', key, 'data')
+  local data = size <= tonumber(ARGV[5]) and redis.call('HGET', key, 'data') or ''
+  claimed[#claimed + 1] = {id, queue, token, attempt, size, data, redis.call('HMGET', key, 'meta', 'timeout',
+    'result_ttl', 'failure_ttl', 'retries_left', 'retry_intervals', 'enqueue_at_front_on_retry', 'enqueued_at',
+    'longshore', 'longshore_cancel')}
+end
+"""
+
+RQ_CLAIM = (
+    _RQ_HOLD
+    + """
+if redis.call('EXISTS', 'rq:suspended') == 1 then return {} end
 for i = 1, queues do
   local queue = ARGV[7 + i]
   while #claimed < slots do
@@ -24,37 +46,22 @@ for i = 1, queues do
       if redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. other) then running = true end
     end
     if status and status ~= 'canceled' and not running then
-      local token = ARGV[7 + queues + #claimed + 1]
-      local member = id .. ':' .. token
-      redis.call('PERSIST', key)
       local attempt = redis.call('HINCRBY', key, 'longshore_attempt', 1)
       if attempt == 1 then redis.call('DEL', 'longshore:log:' .. id) end  -- of an earlier job with this id
-      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[1], 'last_heartbeat', ARGV[1],
-        'worker_name', ARGV[2], 'ended_at', '', 'longshore_token', token)
-      redis.call('HSET', 'rq:execution:' .. member, 'id', token, 'created_at', now, 'last_heartbeat', now,
-        'worker_name', ARGV[2], 'longshore', ARGV[3])
-      redis.call('EXPIRE', 'rq:execution:' .. member, lease + 60)
-      redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, token)
-      redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
-      redis.call('ZADD', 'rq:wip:' .. queue, now + lease, member)
-      local size = redis.call('HSTRLEN', key, 'data')
-      local data = size <= tonumber(ARGV[5]) and redis.call('HGET', key, 'data') or ''
-      claimed[#claimed + 1] = {id, queue, token, attempt, size, data, redis.call('HMGET', key, 'meta', 'timeout',
-        'result_ttl', 'failure_ttl', 'retries_left', 'retry_intervals', 'enqueue_at_front_on_retry', 'enqueued_at',
-        'longshore', 'longshore_cancel')}
+      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[1], 'ended_at', '')
+      hold(id, queue, attempt)
     end
   end
 end
 return claimed
 """
+)
 
-RQ_TAKEOVER = """
--- as RQ_CLAIM with tokens of lost answers behind, but what a dead consumer held, or what we hold without knowing it:
+RQ_TAKEOVER = (
+    _RQ_HOLD
+    + """
+-- tokens of lost answers stand behind the others; what a dead consumer held, or what we hold without knowing it:
 -- the same attempt goes on under a new token
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-local lease, slots, queues = tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local claimed = {}
 local alive = {[ARGV[3]] = true}
 local lost = {}
 -- Whoever was cut off from this server a moment ago, as we were, can't be told from the dead: give them time.
@@ -72,30 +79,16 @@ for i = 1, queues do
     local id, old = string.match(member, '^(.*):([^:]+)$')
     local key = 'rq:job:' .. (id or '')
     if holder and id and (lost[old] or sure and not alive[holder]) and redis.call('EXISTS', key) == 1 then
-      local token = ARGV[7 + queues + #claimed + 1]
-      local fresh = id .. ':' .. token
       redis.call('DEL', 'rq:execution:' .. member)
       redis.call('ZREM', 'rq:wip:' .. queue, member)
       redis.call('ZREM', 'rq:executions:' .. id, old)
-      redis.call('PERSIST', key)
-      redis.call('HSET', key, 'last_heartbeat', ARGV[1], 'worker_name', ARGV[2], 'longshore_token', token)
-      redis.call('HSET', 'rq:execution:' .. fresh, 'id', token, 'created_at', now, 'last_heartbeat', now,
-        'worker_name', ARGV[2], 'longshore', ARGV[3])
-      redis.call('EXPIRE', 'rq:execution:' .. fresh, lease + 60)
-      redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, token)
-      redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
-      redis.call('ZADD', 'rq:wip:' .. queue, now + lease, fresh)
-      local size = redis.call('HSTRLEN', key, 'data')
-      local data = size <= tonumber(ARGV[5]) and redis.call('HGET', key, 'data') or ''
-      local attempt = tonumber(redis.call('HGET', key, 'longshore_attempt') or 1)
-      claimed[#claimed + 1] = {id, queue, token, attempt, size, data,
-        redis.call('HMGET', key, 'meta', 'timeout', 'result_ttl', 'failure_ttl', 'retries_left', 'retry_intervals',
-        'enqueue_at_front_on_retry', 'enqueued_at', 'longshore', 'longshore_cancel')}
+      hold(id, queue, tonumber(redis.call('HGET', key, 'longshore_attempt') or 1))
     end
   end
 end
 return claimed
 """
+)
 
 LIVE = """
 -- KEYS: the consumer's key. 1 its name, 2 seconds to live, 3 seconds that are left if it wasn't cut off

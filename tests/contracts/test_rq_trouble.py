@@ -190,7 +190,7 @@ async def test_a_server_that_refuses_us_is_not_waited_for(own_server: RedisServe
 
 @pytest.mark.parametrize("url", ["redis://:s3cret@[::1/0", "redis://:s3cret@localhost:port/0"])
 async def test_a_url_that_cant_be_read_is_a_sentence(url: str) -> None:
-    with pytest.raises(SetupError, match="can't be read") as caught:
+    with pytest.raises(UsageError, match="can't be read") as caught:
         await open_queue(Settings(queue_url=url))
     with pytest.raises(UsageError, match="can't be read") as other:
         connect(url)
