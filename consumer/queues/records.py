@@ -27,7 +27,7 @@ from consumer.errors import ClaimLost, SetupError
 from consumer.model import Claim, LogPosition
 from consumer.queues import scripts
 from consumer.settings import Retention
-from enqueue.errors import QueueUnavailable
+from enqueue.errors import QueueUnavailable, UsageError
 from enqueue.record import Record
 from enqueue.wire import records as wire
 
@@ -251,7 +251,7 @@ async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], li
 async def connect(url: str) -> Redis:
     """An asyncio Redis client with bounded waits.
 
-    Raises QueueUnavailable or SetupError, which name the place and never a password.
+    Raises UsageError, QueueUnavailable or SetupError, which name the place and never a password.
     """
     try:
         pool = BlockingConnectionPool.from_url(
@@ -265,7 +265,7 @@ async def connect(url: str) -> Redis:
             protocol=2,
         )
     except ValueError as error:
-        raise SetupError(f"the Redis URL can't be read: {wire.without_secrets(str(error))}") from None
+        raise UsageError(f"the Redis URL can't be read: {wire.without_secrets(str(error))}") from None
     redis: Redis = Redis.from_pool(pool)
     try:
         await redis.ping()
