@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -123,19 +125,28 @@ async def test_an_exec_plugin_gives_the_token(kube: FakeKube, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("command", "said"),
-    [("echo junk", "gave no credentials"), ("exit 1", "gave no credentials"), ("sleep 30", "gives no answer")],
+    [
+        ("echo junk", "gave no credentials"),
+        ("exit 1", "gave no credentials"),
+        ("echo $$ > pid; exec sleep 30", "gives no answer"),
+    ],
 )
 async def test_an_exec_plugin_that_gives_nothing_is_named(
     kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str
 ) -> None:
-    monkeypatch.setattr("consumer.executors.kubernetes.access.PLUGIN_SECONDS", 0.5 if "sleep" in command else 20)
+    monkeypatch.setattr("consumer.executors.kubernetes.access.PLUGIN_SECONDS", 2 if "sleep" in command else 20)
     path = kubeconfig_of(kube.url, tmp_path)
     config = json.loads(path.read_text())
+    monkeypatch.chdir(tmp_path)
     plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", command]}
     config["users"][0]["user"] = {"exec": plugin | {"interactiveMode": "Never"}}
     path.write_text(json.dumps(config))
     with pytest.raises(SetupError, match=said):
         await Access.load(Kubernetes(kubeconfig=path))
+    if "sleep" in command:  # end the one that gives no answer, and who waits for it
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*(task for task in others if "load_kube" in repr(task)), return_exceptions=True)
 
 
 async def test_where_the_cluster_is_looked_for(kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
