@@ -320,8 +320,6 @@ class FaktoryQueue:
             self._resolving -= 1
             self._news.set()
 
-    # --- what is held
-
     def _late(self, claim: Claim) -> bool:
         held = self._held.get(claim.id)
         return held is None or asyncio.get_running_loop().time() > held.until - MARGIN
