@@ -77,7 +77,7 @@ class RqBackend:
 
     def enqueue(self, job: Job, queue: str, job_id: str | None) -> Steps[str]:
         """Put one job on a queue; its id. Raises UsageError for an id that is in use."""
-        new_id, fields = wire.new_job(checked(job), queue, job_id=job_id, serializer=self._serializer)
+        new_id, fields = wire.new_job(wire.suited(checked(job)), queue, job_id=job_id, serializer=self._serializer)
         flat = [item for pair in fields.items() for item in pair]
         once = uuid.uuid4().hex
         answer = yield Command(("EVAL", _ENQUEUE, 1, wire.job_key(new_id), new_id, queue, once, *flat))

@@ -187,7 +187,14 @@ def read_payload(data: bytes | None, limit: int = MAX_JOB_BYTES) -> tuple[Job, S
         raise InvalidJob(
             f"'{JOB_NAME}' takes one argument, the Job as an object: enqueue('{JOB_NAME}', {{'image': ...}})"
         )
-    return Job.load(args[0]), serializer
+    return suited(Job.load(args[0])), serializer
+
+
+def suited(job: Job) -> Job:
+    """A job that RQ can carry. Raises InvalidJob for a field that means something on Faktory only."""
+    if job.reply_to is not None:
+        raise InvalidJob("reply_to: is for Faktory; on RQ the Record is kept with the job, so leave it out")
+    return job
 
 
 def serializer_of(data: bytes | None) -> Serializer:

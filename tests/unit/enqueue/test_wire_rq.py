@@ -89,6 +89,7 @@ def test_payloads_of_both_serializers_are_read() -> None:
         (("longshore.job", None, (["x"],), {}), "must be an object"),
         ({"commands": []}, "must be RQ's"),
         (("longshore.job", None, ({"comands": ["x"]},), {}), "did you mean 'commands'"),
+        (("longshore.job", None, ({"commands": ["x"], "reply_to": "q"},), {}), "reply_to: is for Faktory"),
     ],
 )
 def test_payloads_that_are_no_call_of_ours_are_named(call: object, says: str) -> None:
