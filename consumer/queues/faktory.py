@@ -203,7 +203,7 @@ class FaktoryQueue:
 
     def _fetch_more(self, slots: int) -> list[Fetcher]:
         """Have as many FETCHes in flight as there are slots and as the queues seem to fill; returns who can't yet."""
-        wanted = min(self._width, slots) - sum(fetcher.busy for fetcher in self._fetchers) - self._resolving
+        wanted = min(self._width, slots - self._resolving) - sum(fetcher.busy for fetcher in self._fetchers)
         idle = [fetcher for fetcher in self._fetchers if not (fetcher.busy or fetcher.connecting)] if wanted > 0 else []
         idle.sort(key=lambda fetcher: not fetcher.usable)
         for fetcher in idle[:wanted]:

@@ -13,9 +13,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from consumer.batch import Batcher
 from consumer.model import Claim, Settlement, Signal
 from consumer.queues import scripts
-from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently
+from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
 from consumer.settings import Retention
 from enqueue.record import Record
 from enqueue.wire import records as wire
@@ -53,6 +54,7 @@ class FaktoryRecords(RecordStore):
 
     def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
         super().__init__(redis, consumer, instance, retention)
+        self._claims: Batcher[tuple[Fetched, str], ClaimState] = Batcher(self._claim_many)
         self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
         self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
         self._script_takeover = redis.register_script(scripts.FAKTORY_TAKEOVER)
@@ -76,25 +78,23 @@ class FaktoryRecords(RecordStore):
 
         Its payload stays in the store while it runs, so that another consumer can go on with it.
         """
-        jid, seconds = fetched.jid, fetched.reserve_for
-        payload = json.dumps(fetched.native, separators=(",", ":"))
-        answer = await patiently(
-            "claim",
-            lambda: self._script_claim(
-                keys=[wire.faktory_job_key(jid), wire.log_key(jid)],
-                args=[
-                    token,
-                    self.instance,
-                    seconds + WHILE_RUNNING,
-                    jid,
-                    fetched.queue,
-                    payload,
-                    time.time() + seconds,
-                ],
-            ),
-        )
-        record = wire.read_record(answer[2]) if answer[2] else None
-        return ClaimState(int(answer[1]), record, bool(answer[3]), answer[0].decode())
+        return await self._claims.put((fetched, token))
+
+    async def _claim_many(self, batch: Sequence[tuple[Fetched, str]]) -> Sequence[ClaimState | Exception]:
+        answers = await patiently("claim", lambda: run_all(self.redis, self._script_claim, self._calls(batch)))
+        return [answer if isinstance(answer, Exception) else _state_of(answer) for answer in answers]
+
+    def _calls(self, batch: Sequence[tuple[Fetched, str]]) -> list[tuple[list[Any], list[Any]]]:
+        now, calls = time.time(), []
+        for fetched, token in batch:
+            jid, seconds = fetched.jid, fetched.reserve_for
+            payload = json.dumps(fetched.native, separators=(",", ":"))
+            keys: list[Any] = [wire.faktory_job_key(jid), wire.log_key(jid)]
+            args: list[Any] = [
+                token, self.instance, seconds + WHILE_RUNNING, jid, fetched.queue, payload, now + seconds
+            ]  # fmt: skip
+            calls.append((keys, args))
+        return calls
 
     async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
         """Up to `slots` claims of dead consumers, now under tokens of ours; none while Redis is away."""
@@ -127,3 +127,8 @@ class FaktoryRecords(RecordStore):
     async def settle(self, settlement: Settlement) -> None:
         """Store the final Record, or the one of a job that will be tried again. Raises ClaimLost."""
         await self.write(settlement.claim, settlement.record)
+
+
+def _state_of(answer: Sequence[Any]) -> ClaimState:
+    record = wire.read_record(answer[2]) if answer[2] else None
+    return ClaimState(int(answer[1]), record, bool(answer[3]), answer[0].decode())
