@@ -145,8 +145,11 @@ class RqQueue:
                 args += [claim.id, claim.queue, claim.token]
             answers = await patiently("beat", lambda args=args: self._beat(keys=[], args=args))  # type: ignore[misc]
             for claim, answer in zip(part, answers, strict=True):
-                if answer != b"ok":
-                    signals[claim.token] = Signal.LOST if answer == b"lost" else Signal.CANCEL
+                if answer == b"lost":  # it won't be settled by us
+                    self._known.discard(claim.token)
+                    signals[claim.token] = Signal.LOST
+                elif answer != b"ok":
+                    signals[claim.token] = Signal.CANCEL
         return signals
 
     async def settle(self, settlements: Sequence[Settlement]) -> Mapping[str, Exception]:
