@@ -5,6 +5,7 @@ Claim -> Plan -> (Execution) -> Exit -> Outcome -> Verdict; each computed once.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -110,3 +111,11 @@ class LogPosition:
     lines: int = 0
     bytes: int = 0
     gaps: tuple[dict[str, Any], ...] = ()
+
+
+def signal_name(number: int) -> str:
+    """`SIGTERM`, or `signal 40` for those without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from consumer.errors import ExecutorFault, Unrunnable
-from consumer.model import Claim, Exit, LogPosition, Settlement, Stop, Verdict
+from consumer.model import Claim, Exit, LogPosition, Settlement, Stop, Verdict, signal_name
 from enqueue.record import (
     HINTS,
     Attempt,
@@ -72,14 +71,6 @@ def _ended(
         exit_code=code,
         variables=dict(variables),
     )
-
-
-def signal_name(number: int) -> str:
-    """9 -> SIGKILL."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def masked(outcome: Outcome, mask: Callable[[str], str]) -> Outcome:

@@ -19,8 +19,8 @@ import structlog
 from consumer.errors import ExecutorFault, SetupError
 from consumer.executors.directory import PrivateDirectory
 from consumer.executors.output import Output
-from consumer.executors.reaping import ended, kill_group, reap, signal_name
-from consumer.model import Exit, Plan
+from consumer.executors.reaping import ended, kill_group, reap
+from consumer.model import Exit, Plan, signal_name
 from consumer.settings import Process
 from enqueue.record import Reason, Where
 

@@ -49,11 +49,3 @@ def kill_group(number: int, *, kill: bool) -> None:
         os.killpg(number, signal.SIGKILL if kill else signal.SIGTERM)
     except (ProcessLookupError, PermissionError):
         pass
-
-
-def signal_name(number: int) -> str:
-    """`SIGTERM`, or `signal 40` for those without a name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

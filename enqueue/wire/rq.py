@@ -12,7 +12,7 @@ import pickle
 import pickletools
 import uuid
 import zlib
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,8 +23,6 @@ from enqueue.job import JOB_NAME, MAX_JOB_BYTES, Job
 
 Serializer = Literal["pickle", "json"]
 
-SUSPENDED = "rq:suspended"
-QUEUES = "rq:queues"
 WORKERS = "rq:workers"
 
 
@@ -42,10 +40,6 @@ def registry_key(kind: str, queue: str) -> str:
     """A sorted set of job ids: wip, finished, failed, canceled, scheduled, deferred."""
     return f"rq:{kind}:{queue}"
 
-
-def results_key(job_id: str) -> str:
-    """The stream of a job's results."""
-    return f"rq:results:{job_id}"
 
 
 def worker_key(name: str) -> str:
@@ -252,10 +246,6 @@ def pack_value(value: object, serializer: Serializer) -> str:
     """A return value as a result stream keeps it."""
     return b64encode(dumps(value, serializer)).decode()
 
-
-def unpack_value(packed: bytes | str) -> Any:
-    """A return value from a result stream. Raises ValueError if it isn't plain."""
-    return loads(b64decode(packed))[0]
 
 
 def whole(value: bytes | str | None) -> int | None:
