@@ -74,6 +74,8 @@ class Exit:
     ended_at: float | None = None
     started: bool = True
     variables: tuple[tuple[str, str], ...] = ()
+    note: str | None = None
+    """Something that the producer should know besides how it ended."""
 
 
 class Verdict(StrEnum):

@@ -29,6 +29,14 @@ _UNSTARTED_TRIES = 3
 
 def outcome_of(exit: Exit, stopped: Stop | None, timeout: float | None, variables: Mapping[str, str]) -> Outcome:
     """What the producer is told of an execution that ended, or was stopped by us for a reason."""
+    outcome = _outcome(exit, stopped, timeout, variables)
+    if exit.note is None:
+        return outcome
+    message = "; ".join(part for part in (outcome.message, exit.note) if part)
+    return outcome.model_copy(update={"message": message})
+
+
+def _outcome(exit: Exit, stopped: Stop | None, timeout: float | None, variables: Mapping[str, str]) -> Outcome:
     values = {**variables, **dict(exit.variables)}
     if stopped is Stop.CANCEL:
         return _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled while it ran", exit.code, values)

@@ -22,6 +22,8 @@ from enqueue.job import File, Job
 from enqueue.record import Reason
 
 WORKDIR, HOME, TMP, SCRIPTS = "/workspace", "/home/longshore", "/tmp", "/run/longshore"
+OUTCOME = "/dev/termination-log"
+"""The kubelet makes this file in every container, writable by all, and tells its end in the status."""
 INLINE_SCRIPT = 64 * 1024
 """A longer script comes as a file: the kernel takes at most 128 KiB for one argument."""
 LONGEST_ARGUMENT = 128 * 1024 - 1024
@@ -212,6 +214,8 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
             "env": _environment(plan, step, secret),
             "resources": resources_of(job.resources, settings)[0],
             "volumeMounts": list(mounts),
+            "terminationMessagePath": OUTCOME,
+            "terminationMessagePolicy": "File",
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         }
         if command:
@@ -254,6 +258,7 @@ def _environment(plan: Plan, step: str, secret: _Secret) -> list[dict[str, Any]]
     job = plan.job
     plain: dict[str, str] = {"HOME": HOME, "TMPDIR": TMP} | job.env
     plain |= {"LONGSHORE_JOB_ID": plan.id, "LONGSHORE_QUEUE": plan.queue, "LONGSHORE_ATTEMPT": str(plan.attempt)}
+    plain |= {"LONGSHORE_OUTCOME": OUTCOME}
     referred: list[dict[str, Any]] = []
     for i, variable in enumerate(job.variables):
         if variable.scope not in ("all", step):

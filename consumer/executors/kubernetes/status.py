@@ -13,6 +13,7 @@ from typing import Any
 
 from consumer.executors.kubernetes.names import DIGEST, JOB
 from consumer.model import Exit
+from consumer.outcome_file import CAP, parse
 from enqueue.record import Reason, epoch
 
 MAIN, INIT = "main", "init"
@@ -151,7 +152,7 @@ def _container(found: Mapping[str, Any]) -> Container:
             return Container(
                 state=name,
                 reason=said.get("reason") or "",
-                message=(said.get("message") or "")[:_MESSAGE],
+                message=(said.get("message") or "")[: _MESSAGE if name != "terminated" else CAP],
                 code=said.get("exitCode"),
                 signal=said.get("signal") or None,
                 started_at=epoch(said.get("startedAt")),
@@ -173,8 +174,12 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
         return None
     code = main.code if main is not None and ended and main.reason != _NO_STATUS else None
 
+    variables, note = _variables(pod)
+
     def verdict(reason: Reason | None, message: str = "", signal: int | None = None) -> Exit:
         return Exit(
+            variables=variables,
+            note=note,
             code=code,
             signal=signal,
             reason=reason,
@@ -211,6 +216,19 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
         code = 0
         return verdict(None)
     return verdict(Reason.EXECUTOR_ERROR, f"the pod failed: {pod.reason}: {pod.message}".rstrip(": "))
+
+
+def _variables(pod: Pod) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """The outcome variables of the termination messages, the main step's over the init step's, and a note on them."""
+    found: dict[str, str] = {}
+    notes = []
+    for step in (pod.init, pod.main):
+        if step is None or step.state != "terminated" or not step.started or step.reason == _NO_STATUS:
+            continue
+        told = parse(step.message, cut=len(step.message.encode()) >= CAP)
+        found |= dict(told.variables)
+        notes += [told.note] if told.note else []
+    return tuple(found.items()), "; ".join(notes) or None
 
 
 def _of_container(pod: Pod, main: Container, verdict: Any, stopped: bool) -> Exit:

@@ -159,3 +159,9 @@ def test_a_failures_text_says_why_first_and_shows_the_end_of_the_log() -> None:
 
 def test_every_reason_has_a_hint() -> None:
     assert set(HINTS) == set(Reason)
+
+
+def test_a_note_stands_in_the_message() -> None:
+    done = outcome_of(Exit(code=0, note="n", variables=(("a", "2"),)), None, None, {"a": "1", "b": "1"})
+    assert (done.succeeded, done.message, done.variables) == (True, "n", {"a": "2", "b": "1"})
+    assert outcome_of(Exit(code=3, note="n"), None, None, {}).message == "exited with code 3; n"

@@ -146,6 +146,13 @@ def test_both_steps_know_which_job_they_are() -> None:
         assert (env["LONGSHORE_QUEUE"], env["LONGSHORE_ATTEMPT"]) == ("default", "2")
 
 
+def test_the_file_of_variables_is_the_termination_message() -> None:
+    manifest = build(plan_of("j", init={"commands": ["true"]}), Kubernetes())
+    for container in (*manifest.pod["spec"]["initContainers"], *manifest.pod["spec"]["containers"]):
+        assert {"name": "LONGSHORE_OUTCOME", "value": container["terminationMessagePath"]} in container["env"]
+        assert container["terminationMessagePolicy"] == "File"
+
+
 def test_files_scripts_and_the_secret() -> None:
     files = [{"path": "a/b.txt", "contents": "1", "mode": "0700"}, {"path": "/etc/c", "contents": "2"}]
     manifest = made(commands=["#" + "x" * 70_000], files=files)

@@ -134,3 +134,33 @@ def test_what_it_waits_for() -> None:
     assert waiting_for(pod(node=None)) == "it has no node yet"
     assert "init step" in waiting_for(pod(main=WAITS, init={"running": {}}))
     assert "ContainerCreating" in waiting_for(pod(main={"waiting": {"reason": "ContainerCreating"}}))
+
+
+def test_variables_of_the_termination_messages() -> None:
+    both = pod("Succeeded", ended(0, message="a=2\n"), init=ended(0, message="a=1\nb=1\n"))
+    end = exit_of(both)
+    assert end is not None
+    assert dict(end.variables) == {"a": "2", "b": "1"}
+    assert end.note is None
+    alone = exit_of(pod("Failed", WAITS, init=ended(4, message="b=1\nx\n")))
+    assert alone is not None
+    assert dict(alone.variables) == {"b": "1"}
+    assert "line 2 is neither" in (alone.note or "")
+
+
+def test_a_full_termination_message_has_lost_its_beginning() -> None:
+    full = "ost=1\n" + "kept=2\n" + "x=" + "y" * 4080 + "\n"
+    assert len(full) == 4096
+    end = exit_of(pod("Failed", ended(3, message=full)))
+    assert end is not None
+    assert dict(end.variables) == {"kept": "2", "x": "y" * 4080}
+    assert end.note is not None
+    assert "last 4,096 bytes" in end.note
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerStatusUnknown"])
+def test_a_message_that_is_not_the_jobs_sets_nothing(reason: str) -> None:
+    end = exit_of(pod("Failed", ended(128, reason, message="exec: a=1\nb=2")))
+    assert end is not None
+    assert end.variables == ()
+    assert end.note is None

@@ -1,0 +1,133 @@
+"""Outcome variables that a job writes into the file named by `$LONGSHORE_OUTCOME`.
+
+    name=value
+    name<<WORD
+    ...                 any lines
+    WORD
+
+Names and bounds are those of the log's directives. A carriage return at a line's end is dropped, empty lines don't
+count, the last set wins. The file may be longer than CAP, but only its end is read: it then begins in the middle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from consumer.logs.directives import MAX_NAME, MAX_TOTAL, MAX_VALUE, MAX_VARIABLES
+
+CAP = 4096
+"""Bytes at the file's end that count: Kubernetes keeps no more of a termination message."""
+
+_NAME = re.compile(r"[\w-]+", re.ASCII)
+_NOTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeFile:
+    """What a file says, unmasked, and what of it couldn't be used."""
+
+    variables: tuple[tuple[str, str], ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str | None:
+        """The problems as one sentence, for the Outcome's message; None if there are none."""
+        if not self.problems:
+            return None
+        more = f"; and {len(self.problems) - _NOTED} more" if len(self.problems) > _NOTED else ""
+        return "LONGSHORE_OUTCOME: " + "; ".join(self.problems[:_NOTED]) + more
+
+
+def parse(data: bytes | str, *, cut: bool = False) -> OutcomeFile:
+    """Read a file, or its end: `cut` says that something stood before `data`.
+
+    Bytes that aren't UTF-8 are replaced. Nothing is guessed: an assignment that may have lost its beginning, or that
+    lacks its end, is left out and told.
+    """
+    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    problems: list[str] = []
+    if cut:
+        lines = _whole(lines)
+        problems.append(f"only the file's last {CAP:,} bytes are read, what stood before is lost")
+    found: dict[str, str] = {}
+    total = 0
+    for name, value, problem in _assignments(lines):
+        size, former = len(value.encode()), len(found.get(name, "").encode())
+        after = total + size - former + (0 if name in found else len(name))
+        problem = problem or _problem(name, size, len(found) + (name not in found), after)
+        if problem:
+            problems.append(problem)
+            continue
+        found[name], total = value, after
+    return OutcomeFile(tuple(found.items()), tuple(problems))
+
+
+def _whole(lines: list[str]) -> list[str]:
+    """Without the first line, of which a part may be missing, and without the rest of a block that it stood in.
+
+    The end of a block that nobody opened tells that the lines before it belong to a value. A block without an end
+    may be a line of such a value too: then nothing is certain.
+    """
+    rest = lines[1:]
+    begin = at = 0
+    while at < len(rest):
+        split = _split(rest[at])
+        at += 1
+        if split is not None and split[2]:
+            if split[1] not in rest[at:]:
+                return []
+            at = rest.index(split[1], at) + 1
+        elif split is None and rest[at - 1].strip():
+            begin = at
+    return rest[begin:]
+
+
+def _assignments(lines: list[str]) -> Iterator[tuple[str, str, str | None]]:
+    """(name, value, None) for each assignment, in their order, or a problem as the third."""
+    rest = iter(enumerate(lines, 1))
+    for number, line in rest:
+        if not line.strip():
+            continue
+        split = _split(line)
+        if split is None:
+            yield "", "", f"line {number} is neither name=value nor name<<WORD"
+            continue
+        name, value, block = split
+        if not block:
+            yield name, value, None
+            continue
+        inside: list[str] = []
+        for _, inner in rest:
+            if inner == value:
+                yield name, "\n".join(inside), None
+                break
+            inside.append(inner)
+        else:
+            yield name, "", f"the variable '{name[:80]}' lacks its last line {value[:80]}"
+
+
+def _split(line: str) -> tuple[str, str, bool] | None:
+    """(name, value or closing word, whether a block begins here); None for anything else."""
+    match = _NAME.match(line)
+    if match is None:
+        return None
+    rest = line[match.end() :]
+    if rest.startswith("="):
+        return match[0], rest[1:], False
+    word = rest[2:].strip() if rest.startswith("<<") else ""
+    return (match[0], word, True) if word else None
+
+
+def _problem(name: str, size: int, count: int, total: int) -> str | None:
+    if len(name) > MAX_NAME:
+        return f"the name '{name[:80]}...' has {len(name)} bytes, {MAX_NAME} are allowed"
+    if size > MAX_VALUE:
+        return f"the variable '{name}' has more than {MAX_VALUE} bytes"
+    if count > MAX_VARIABLES:
+        return f"there are more than {MAX_VARIABLES} variables"
+    if total > MAX_TOTAL:
+        return f"all variables together have more than {MAX_TOTAL} bytes"
+    return None
