@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -21,14 +21,10 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from consumer.section import Section
+from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
-
-
-class Section(BaseModel):
-    """A closed group of settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Jobs(Section):
@@ -63,34 +59,6 @@ class Process(Section):
     directory: Path | None = Field(
         None, description="Where jobs get their private directories; a temporary one if not given."
     )
-
-
-class Kubernetes(Section):
-    """The kubernetes executor."""
-
-    namespace: str | None = Field(
-        None, description="Namespace of the jobs; the kubeconfig's or the pod's own if not given."
-    )
-    kubeconfig: Path | None = Field(
-        None, description="Path of a kubeconfig; else KUBECONFIG, ~/.kube/config, in-cluster."
-    )
-    context: str | None = Field(None, description="The kubeconfig's context.")
-    image: str | None = Field(None, description="Image of jobs that name none.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    image_pull_grace: float = Field(60, ge=0, description="Seconds for which a failing image pull may still recover.")
-    service_account: str | None = Field(None, description="Service account of jobs that name none.")
-    service_accounts: tuple[str, ...] = Field((), description="Service accounts that jobs may name.")
-    secrets: tuple[str, ...] = Field((), description="Kubernetes Secrets that jobs may refer to.")
-    requests: dict[str, str] = Field(
-        {"cpu": "100m", "memory": "128Mi"}, description="Resource requests of jobs that set none."
-    )
-    limits: dict[str, str] = Field({"memory": "1Gi"}, description="Resource limits of jobs that set none.")
-    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets with the registries' credentials.")
-    rate: float = Field(200, gt=0, description="Requests a second to the API; bursts may be twice as large.")
-    patience: float = Field(300, ge=0, description="Seconds for which an API server that doesn't answer is waited for.")
-    run_as_user: int = Field(65532, ge=1, description="User and group of job containers.")
-    labels: dict[str, str] = Field({}, description="Labels added to every pod.")
-    annotations: dict[str, str] = Field({}, description="Annotations added to every pod.")
 
 
 class Settings(BaseSettings):

@@ -72,12 +72,12 @@ def refusals(plan: Plan, settings: Kubernetes) -> list[tuple[Reason, str]]:
         found.append(
             (Reason.INVALID_JOB, "image: is required by the kubernetes executor (or set kubernetes.image for all jobs)")
         )
-    if job.service_account and job.service_account not in (*settings.service_accounts, settings.service_account):
-        allowed = ", ".join(settings.service_accounts) or "none"
+    if job.service_account and job.service_account not in (*settings.allowed_service_accounts, settings.service_account):
+        allowed = ", ".join(settings.allowed_service_accounts) or "none"
         found.append((Reason.REFUSED, f"service_account: {job.service_account} isn't allowed; allowed: {allowed}"))
     for i, wanted in enumerate(job.secrets):
-        if wanted.secret not in settings.secrets:
-            allowed = ", ".join(settings.secrets) or "none"
+        if wanted.secret not in settings.allowed_secrets:
+            allowed = ", ".join(settings.allowed_secrets) or "none"
             found.append((Reason.REFUSED, f"secrets[{i}].secret: {wanted.secret} isn't allowed; allowed: {allowed}"))
     workdir = workdir_of(job)
     if any(workdir == taken or workdir.startswith(taken + "/") for taken in _TAKEN):

@@ -198,7 +198,7 @@ def test_files_that_cannot_lie_there_are_refused_by_name(paths: list[str], said:
 
 
 def test_what_is_refused_names_the_field() -> None:
-    settings = Kubernetes(service_accounts=("good",), secrets=("mine",))
+    settings = Kubernetes(allowed_service_accounts=("good",), allowed_secrets=("mine",))
     assert build(plan_of(service_account="good"), settings).pod["spec"]["serviceAccountName"] == "good"
     with pytest.raises(Unrunnable, match="service_account: bad isn't allowed; allowed: good") as caught:
         build(plan_of(service_account="bad"), settings)
