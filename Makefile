@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# Most tests wait for servers and processes, so more of them run at a time than there are cores; 0: one after the other.
+TEST_JOBS ?= 4
 # What `make test-cluster` runs: any of cluster, faktory, docker.
 PARTS ?= cluster faktory docker
 
@@ -64,7 +66,7 @@ docs-check: $(STAMP) ## the generated schemas are those of the code
 	@if [ -f enqueue/schema.py ]; then echo "$(BIN)/python -m enqueue.schema --check"; $(BIN)/python -m enqueue.schema --check; fi
 
 unit: $(STAMP) ## the plain test suite alone
-	$(BIN)/pytest -m "not cluster and not faktory and not docker" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m "not cluster and not faktory and not docker" $(PYTEST_ARGS)
 
 test-cluster: $(STAMP) ## tests on real servers: KUBECONFIG, FAKTORY_URL, DOCKER_HOST, else kind and docker
 	@PARTS="$(PARTS)" tests/cluster-up.sh $(BIN)/pytest $(PYTEST_ARGS)
