@@ -86,6 +86,11 @@ class Settings(BaseSettings):
     name: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="This consumer's name."
     )
+    state_directory: Path | None = Field(
+        None,
+        description="Where consumers of this machine see which of them are dead; below the temporary directory "
+        "if not given.",
+    )
     shutdown_grace: float = Field(20, ge=0, description="Seconds that running jobs get to end after TERM.")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of /metrics; off if not given.")
     log_format: Literal["console", "json"] = "console"

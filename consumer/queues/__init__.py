@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 from consumer.ports import Queue, Records
 from consumer.settings import Settings
 from enqueue.errors import UsageError
+from enqueue.wire.records import place_of
 
 
 async def _rq(settings: Settings) -> tuple[Queue, Records]:
+    from consumer.lifeline import Lifeline
     from consumer.queues.rq import RqQueue
 
     queue = RqQueue(
@@ -19,6 +21,7 @@ async def _rq(settings: Settings) -> tuple[Queue, Records]:
         consumer=settings.name,
         max_bytes=settings.jobs.max_bytes,
         retention=settings.retention,
+        lifeline=Lifeline(settings.state_directory, place_of(settings.queue_url)),
     )
     await queue.open()
     return queue, queue.records

@@ -9,6 +9,7 @@ import uuid
 import structlog
 from redis.exceptions import RedisError
 
+from consumer.lifeline import Lifeline
 from consumer.ports import Queue, Records
 from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.faktory_records import FaktoryRecords
@@ -17,7 +18,7 @@ from consumer.queues.records import connect, transient
 from consumer.settings import Settings
 from consumer.tasks import end
 from enqueue.errors import UsageError
-from enqueue.wire.records import without_secrets
+from enqueue.wire.records import place_of, without_secrets
 
 log = structlog.get_logger()
 
@@ -64,7 +65,8 @@ async def open_faktory(settings: Settings) -> tuple[Queue, Records]:
     store = None
     if settings.records_url is not None:
         redis = await connect(settings.records_url)
-        store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention)
+        lifeline = Lifeline(settings.state_directory, place_of(settings.records_url))
+        store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention, lifeline)
     queue = FaktoryWithRecords(
         settings.queue_url, settings.queues, records=store, consumer=settings.name, max_bytes=settings.jobs.max_bytes
     )

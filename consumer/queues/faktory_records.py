@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.batch import Batcher
+from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
 from consumer.queues import scripts
 from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
@@ -23,6 +24,9 @@ from enqueue.wire import records as wire
 from enqueue.wire.faktory_fetched import Fetched, decode
 
 log = structlog.get_logger()
+
+AT_ONCE = 200
+"""Claims that one script takes over at most: meanwhile the server answers nobody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,10 @@ class Taken:
 class FaktoryRecords(RecordStore):
     """Records of Faktory's jobs, which Faktory itself can't keep: hash `longshore:job:<jid>`."""
 
-    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
-        super().__init__(redis, consumer, instance, retention)
+    def __init__(
+        self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None
+    ) -> None:
+        super().__init__(redis, consumer, instance, retention, lifeline)
         self._claims: Batcher[tuple[Fetched, str], ClaimState] = Batcher(self._claim_many)
         self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
         self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
@@ -98,13 +104,18 @@ class FaktoryRecords(RecordStore):
 
     async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
         """Up to `slots` claims of dead consumers, now under tokens of ours; none while Redis is away."""
-        tokens = [uuid.uuid4().hex for _ in range(min(slots, 200))]
-        args: list[Any] = [self.instance, len(tokens), len(queues), *queues, *tokens]
+        rows: list[Any] = []
         try:
-            rows = await self._script_takeover(keys=[], args=args)
+            await self.bury()
+            while (wanted := min(slots - len(rows), AT_ONCE)) > 0:
+                tokens = [uuid.uuid4().hex for _ in range(wanted)]
+                args: list[Any] = [self.instance, wanted, len(queues), *queues, *tokens]
+                some = await self._script_takeover(keys=[], args=args)
+                rows += some
+                if len(some) < wanted:
+                    break
         except RedisError as error:
             log.warning("records_unavailable", error=wire.without_secrets(str(error)))
-            return []
         return [
             Taken(
                 token=row[0].decode(),

@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from consumer.batch import Batcher
 from consumer.errors import ClaimLost, SetupError
+from consumer.lifeline import Lifeline
 from consumer.model import Claim, LogPosition
 from consumer.queues import scripts
 from consumer.settings import Retention
@@ -85,8 +86,11 @@ class RecordStore:
     `redis` must not decode answers. Subclasses say where a claim's hash is and what guards it.
     """
 
-    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
+    def __init__(
+        self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None
+    ) -> None:
         self.redis = redis
+        self._lifeline = lifeline
         self.consumer = consumer
         self.instance = instance
         self.retention = retention
@@ -198,6 +202,8 @@ class RecordStore:
 
     async def arrive(self) -> None:
         """The first sign of life: nobody was cut off by our start, so the dead may be told at once."""
+        if self._lifeline is not None:
+            self._lifeline.hold(self.instance)
         await self.redis.hset(wire.consumer_key(self.instance), "since", 0)
         await self.live()
 
@@ -209,6 +215,15 @@ class RecordStore:
         """Our claims may be taken over at once."""
         with contextlib.suppress(RedisError):
             await self.redis.delete(wire.consumer_key(self.instance))
+        if self._lifeline is not None:
+            self._lifeline.release()
+
+    async def bury(self) -> None:
+        """Consumers of this machine that are dead for certain: their claims may be taken over at once, by anybody."""
+        dead = self._lifeline.dead() if self._lifeline is not None else []
+        if dead and self._lifeline is not None:
+            await self.redis.delete(*map(wire.consumer_key, dead))
+            self._lifeline.forget(dead)
 
     async def cancellations(self) -> AsyncIterator[str]:
         """Ids of jobs that somebody wants cancelled, as they come; reconnects by itself."""

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.errors import ClaimLost, SetupError
+from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queues import scripts
@@ -35,12 +36,19 @@ log = structlog.get_logger()
 LEASE = 3600
 """Seconds that registry scores reach ahead, so that nobody's clean-up takes jobs while all consumers are down."""
 
+TAKEOVER_EVERY = 5.0
+"""Seconds between two looks for claims of dead consumers."""
+AT_ONCE = 200
+"""Claims that one script makes at most: meanwhile the server answers nobody else."""
+
 
 class RqRecords(RecordStore):
     """Records of RQ's jobs: in the job's own hash, a short form in its meta."""
 
-    def __init__(self, redis: Redis, consumer: str, instance: str, retention: Retention) -> None:
-        super().__init__(redis, consumer, instance, retention)
+    def __init__(
+        self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None
+    ) -> None:
+        super().__init__(redis, consumer, instance, retention, lifeline)
         self._sent: dict[str, bytes] = {}
 
     def key_of(self, claim: Claim) -> str:
@@ -91,6 +99,7 @@ class RqQueue:
         max_bytes: int,
         retention: Retention,
         patience: float = 2.0,
+        lifeline: Lifeline | None = None,
     ) -> None:
         self.url = url
         self.queues = tuple(queues)
@@ -102,6 +111,7 @@ class RqQueue:
         self._max_bytes = max_bytes
         self._retention = retention
         self._patience = patience
+        self._lifeline = lifeline
         self._tasks: list[asyncio.Task[None]] = []
         self._waiters: dict[str, asyncio.Task[None]] = {}
         self._unanswered: dict[str, float] = {}
@@ -198,9 +208,11 @@ class RqQueue:
         if self.stopping.is_set():
             return []
         try:
-            if time.monotonic() - self._last_takeover > 5:
+            if time.monotonic() - self._last_takeover > TAKEOVER_EVERY:
+                await self.records.bury()
                 taken = await self._call(self._takeover, slots)
-                self._last_takeover = time.monotonic()
+                if len(taken) < AT_ONCE:  # else there may be more
+                    self._last_takeover = time.monotonic()
                 if taken:
                     log.info("claims_taken_over", count=len(taken))
                     return taken
@@ -214,7 +226,7 @@ class RqQueue:
 
     async def _call(self, script: Any, slots: int) -> list[Claim]:
         """Claim under fresh tokens; those whose answer is lost are looked for by the takeovers of the next minutes."""
-        slots, now = min(slots, 200), time.monotonic()
+        slots, now = min(slots, AT_ONCE), time.monotonic()
         tokens = [uuid.uuid4().hex for _ in range(slots)]
         self._unanswered = {token: since for token, since in self._unanswered.items() if now - since < 300}
         args = [
@@ -285,7 +297,7 @@ class RqQueue:
             log.warning(
                 "redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction"
             )
-        self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention)
+        self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention, self._lifeline)
         self._claim = self.redis.register_script(scripts.RQ_CLAIM)
         self._takeover = self.redis.register_script(scripts.RQ_TAKEOVER)
         self._beat = self.redis.register_script(scripts.RQ_BEAT)

@@ -131,14 +131,21 @@ class KubernetesExecutor:
         for pod in known:
             if pod.name != manifest.name and (pod.over or _on_its_way_out(pod)):
                 continue
-            live = await self._get(pod.name)  # what is listed may be gone since
+            # What is listed may be gone since; if it has begun, its end is heard, whether it is asked for or not.
+            trusted = plan.begun and pod.name == manifest.name and informer.connected.is_set()
+            live = pod if trusted else await self._get(pod.name)
             if live is None or (live.name != manifest.name and live.over):
                 continue
             if _on_its_way_out(live) and not (plan.begun and live.over):
                 continue
             _same_job(live, plan)
             return live
-        return None
+        if not plan.begun:
+            return None  # the create will tell
+        live = await self._get(manifest.name)  # what isn't listed may be there all the same
+        if live is not None:
+            _same_job(live, plan)
+        return live
 
     async def _create(self, plan: Plan, manifest: Manifest) -> Pod:
         api, informer, namespace = self._parts()
