@@ -106,13 +106,45 @@ class Signal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Output that can't be had any more, in its place in the log. None: nobody knows how much it was."""
+
+    reason: str
+    lines: int | None = None
+    bytes: int | None = None
+    message: str | None = None
+
+    def after(self, line: int) -> dict[str, Any]:
+        """As the Record says it."""
+        facts = {"lines": self.lines, "bytes": self.bytes, "message": self.message}
+        known = {name: fact for name, fact in facts.items() if fact is not None}
+        return {"reason": self.reason, **known, "after_line": line}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Between two lines of a source's output, in its own words; `bytes` of the stored log belong to what is before."""
+
+    at: str
+    bytes: int = 0
+
+
+LogPart = bytes | Gap | Place
+
+
+@dataclass(frozen=True, slots=True)
 class LogPosition:
-    """How far a log has been stored: lines and bytes of what was read, dropped parts included."""
+    """How far a log has been stored: lines and bytes of what was read, dropped parts included.
+
+    `open`: the last of the lines lacks its newline yet. `place`: where its source can be read on.
+    """
 
     entries: int = 0
     lines: int = 0
     bytes: int = 0
     gaps: tuple[dict[str, Any], ...] = ()
+    open: bool = False
+    place: Place | None = None
 
 
 def signal_name(number: int) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Signal
+from consumer.model import Claim, Exit, Gap, LogPart, LogPosition, Place, Plan, Settlement, Signal
 from enqueue.record import Record, Where
 
 
@@ -50,17 +50,14 @@ class Records(Protocol):
     async def write(self, claim: Claim, record: Record) -> None:
         """Store the Record of a job that goes on. Raises ClaimLost."""
 
-    async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
-        """Append raw whole lines to the log; `sequence` (1, 2, ...) makes a repeated append no repeat."""
-
-    def missed(self, claim: Claim, lines: int, size: int) -> None:
-        """Lines and bytes of the log that are not stored before the next entry."""
+    async def append(self, claim: Claim, data: bytes, position: LogPosition) -> None:
+        """Append raw whole lines to the log. `position`: the log's, with them; a repeated append is no repeat."""
 
     async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
         """Forget entries from the middle of the log (its cap was reached)."""
 
-    async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
-        """The attempt's log is complete: followers may stop here."""
+    async def end(self, claim: Claim, position: LogPosition) -> None:
+        """The attempt's log ends here: followers may stop."""
 
     async def resume(self, claim: Claim) -> LogPosition:
         """How far a former consumer stored this attempt's log."""
@@ -79,8 +76,12 @@ class Execution(Protocol):
     def where(self) -> Where:
         """Where it runs, as far as known now."""
 
-    def logs(self) -> AsyncIterator[bytes]:
-        """The output in raw chunks, read as fast as it comes, until the end. To be iterated once."""
+    def logs(self, after: str = "") -> AsyncIterator[LogPart]:
+        """The output in raw chunks, read as fast as it comes, until the end. To be iterated once.
+
+        A Gap stands where output is missing, a Place at times between two lines. `after`: a Place that a former
+        consumer reached. All that can still be read comes again: what precedes that same Place, or a Gap, is old.
+        """
 
     async def started(self) -> float:
         """Waits until the main step runs (or has ended); its start in seconds since the epoch."""
@@ -133,12 +134,16 @@ class Processor(Protocol):
     def finish(self) -> bytes:
         """What was held back."""
 
+    @property
+    def holds(self) -> bool:
+        """Something is held back now."""
+
 
 class Sink(Protocol):
     """Ships a log: async, batched, bounded; it may fail without failing the job."""
 
-    async def write(self, block: bytes) -> None:
-        """Whole lines, already masked."""
+    async def write(self, block: bytes, place: Place | None = None) -> None:
+        """Whole lines, already masked. `place`: as far as the source is known to have been read, perhaps beyond."""
 
     async def finish(self) -> None:
         """The log has ended."""
@@ -152,5 +157,5 @@ class StoringSink(Sink, Protocol):
     def position(self) -> LogPosition:
         """Entries, lines and bytes so far, and the gaps in them."""
 
-    def missed(self, lines: int, size: int) -> None:
-        """Lines and bytes that were dropped before they came here: its readers shall see that."""
+    def missed(self, gap: Gap) -> None:
+        """A part of the log that won't come: its readers shall see that."""

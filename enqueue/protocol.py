@@ -5,6 +5,7 @@ One copy of the logic serves `enqueue.client` (sync) and `enqueue.aio` (async): 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -89,8 +90,6 @@ class Backend(Protocol):
 
 def checked(job: Job) -> Job:
     """Refuse a payload that no consumer would take. Raises InvalidJob."""
-    import json
-
     size = len(json.dumps(job.payload()).encode())
     if size > MAX_JOB_BYTES:
         raise InvalidJob(
@@ -164,21 +163,45 @@ class LogReader:
     def __init__(self) -> None:
         self._attempt = b""
         self._lines = 0
+        self._gaps = 0
+        self._open = False
 
     def read(self, entry: bytes, fields: dict[bytes, bytes]) -> Iterable[bytes]:
         """The bytes of one entry."""
         attempt = entry.split(b"-")[0]
         if attempt != self._attempt:
-            self._attempt, self._lines = attempt, 0
-        data = fields.get(b"d")
-        if data is None:
-            return
+            self._attempt, self._lines, self._gaps, self._open = attempt, 0, 0, False
+        data = fields.get(b"d", b"")
         total = int(fields.get(b"l", self._lines + data.count(b"\n")))
         missing = total - data.count(b"\n") - self._lines
-        if missing > 0:
-            yield b"[longshore: %d lines dropped here]\n" % missing
-        self._lines = total
-        yield data
+        gaps = [gap for gap in _gaps_in(fields) if "lines" not in gap]
+        notes = [b"[longshore: %d lines dropped here]\n" % missing] if missing > 0 else []
+        notes += [_missing(str(gap.get("reason"))) for gap in gaps[self._gaps :]]
+        if notes and self._open:
+            yield b"\n"
+        yield from notes
+        self._lines, self._gaps = total, max(len(gaps), self._gaps)
+        if data:
+            self._open = not data.endswith(b"\n")
+            yield data
+
+
+_GAPS = {
+    "rotated": "the node has rotated it away before it could be read",
+    "pod_deleted": "the pod was deleted before it could be read",
+}
+
+
+def _missing(reason: str) -> bytes:
+    return f"[longshore: a part of the log may be missing here: {_GAPS.get(reason, reason)}]\n".encode()
+
+
+def _gaps_in(fields: dict[bytes, bytes]) -> list[dict[str, Any]]:
+    try:
+        gaps = json.loads(fields.get(b"g", b"[]"))
+    except ValueError:
+        return []
+    return [gap for gap in gaps if isinstance(gap, dict)] if isinstance(gaps, list) else []
 
 
 def _entries(found: Any) -> Iterable[tuple[bytes, dict[bytes, bytes]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable
 
-from consumer.model import Exit, Plan
+from consumer.model import Exit, LogPart, Plan
 from enqueue.record import Where
 
 
@@ -43,7 +43,7 @@ class NullExecution:
         self.where = where
         self._ended = time.time()
 
-    async def logs(self) -> AsyncIterator[bytes]:
+    async def logs(self, after: str = "") -> AsyncIterator[LogPart]:
         """No output."""
         nothing: tuple[bytes, ...] = ()
         for chunk in nothing:

@@ -20,7 +20,7 @@ from consumer.errors import ExecutorFault, SetupError
 from consumer.executors.directory import PrivateDirectory
 from consumer.executors.output import Output
 from consumer.executors.reaping import ended, kill_group, reap
-from consumer.model import Exit, Plan, signal_name
+from consumer.model import Exit, LogPart, Plan, signal_name
 from consumer.settings import Process
 from enqueue.record import Reason, Where
 
@@ -122,7 +122,7 @@ class ProcessExecution:
         """This host."""
         return self._where
 
-    def logs(self) -> AsyncIterator[bytes]:
+    def logs(self, after: str = "") -> AsyncIterator[LogPart]:
         """The output until its end, at most a second longer than the processes' end."""
         return self._output.read()
 

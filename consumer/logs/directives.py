@@ -88,6 +88,11 @@ class Directives:
         """Nothing is ever held back."""
         return b""
 
+    @property
+    def holds(self) -> bool:
+        """Nothing is ever held back."""
+        return False
+
     def _rest_of_line(self, block: bytes, out: list[bytes]) -> int:
         """A line that began in the former block: where its beginning went, its rest goes."""
         end = block.find(b"\n") + 1 or len(block)

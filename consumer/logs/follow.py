@@ -67,10 +67,10 @@ class Follower:
             self._stored,
             interval=self._settings.interval,
             tail_lines=self._settings.tail_lines,
-            skip_lines=former.lines,
+            former=former,
             patience=PATIENCE,
         )
-        self._task = asyncio.create_task(self._pipeline.run(execution.logs()))
+        self._task = asyncio.create_task(self._pipeline.run(execution.logs(former.place.at if former.place else "")))
 
     async def finish(self, patience: float) -> None:
         """Waits until the log has been read and stored to its end, at most `patience` seconds."""

@@ -36,6 +36,11 @@ class Lines:
         """The last line, if it has no newline."""
         return self._take()
 
+    @property
+    def holds(self) -> bool:
+        """The last line isn't complete."""
+        return self._held > 0 or self._passing
+
     def _hold(self, part: bytes) -> None:
         if part:
             self._parts.append(part)

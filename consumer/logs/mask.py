@@ -61,6 +61,11 @@ class Mask:
         """What was held back."""
         return self._scan(self._held, last=True)
 
+    @property
+    def holds(self) -> bool:
+        """The end of the log so far may be the beginning of a secret."""
+        return bool(self._held)
+
     def mask_text(self, text: str) -> str:
         """A text by itself (a message, a variable) without secrets; nothing of the log's state is touched."""
         if not self.variants or not text:

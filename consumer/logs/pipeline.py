@@ -1,21 +1,22 @@
 """The way of one job's log: read at full speed, processed in blocks of whole lines, given to the sinks.
 
-    source -> Lines -> Spool (the reader's task)      the source never waits for a sink
-    Spool -> processors -> batch -> sinks             the first line at once, later ones after `interval` at most
+source -> Lines -> Spool (the reader's task)      the source never waits for a sink
+Spool -> processors -> batch -> sinks             the first line at once, later ones after `interval` at most
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from consumer.errors import ClaimLost
 from consumer.logs.lines import Lines
-from consumer.logs.spool import Hole, Spool
-from consumer.model import LogPosition
+from consumer.logs.spool import Memory, Piece, Spool
+from consumer.model import Gap, LogPart, LogPosition, Place
 from consumer.ports import Processor, Sink, StoringSink
 
 SPOOL = 16 * 1024 * 1024
@@ -25,16 +26,17 @@ BATCH = 256 * 1024
 """A sink gets at most this many bytes at a time, and waits for no more."""
 
 _CHUNK = 64 * 1024  # what is processed at a time: it stays in the processor's cache while every mask goes over it
-_TAIL = 64 * 1024
+_TAIL = 8 * 1024  # there are thousands of jobs
 _log = structlog.get_logger("longshore.logs")
 
 
 class Pipeline:
     """Carries one log from its source to its sinks. To be run once.
 
-    `interval`, `patience`: seconds. `skip_lines`: so many lines of the processed log have been stored before (it is
-    read again from its start) and aren't given to the sinks. A sink that fails is reported once and left out; one
-    that still keeps us waiting `patience` seconds after the source's end as well.
+    `interval`, `patience`: seconds. `former`: what has been stored before; it is read again as far as it is still
+    there, for the processors to see, and not given to the sinks. `memory`: what all logs together may hold. A sink
+    that fails is reported once and left out; one that still keeps us waiting `patience` seconds after the source's
+    end as well.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class Pipeline:
         *,
         interval: float = 0.5,
         tail_lines: int = 20,
-        skip_lines: int = 0,
+        former: LogPosition | None = None,
         spool: int = SPOOL,
+        memory: Memory | None = None,
         patience: float = 30.0,
         log: Any = _log,
     ) -> None:
@@ -53,26 +56,32 @@ class Pipeline:
         self._sinks = list(sinks)
         self._interval = interval
         self._tail_lines = tail_lines
-        self._skip = skip_lines
         self._patience = patience
         self._log = log
-        self._spool = Spool(spool)
+        self._spool = Spool(spool, memory)
         self._pending: list[bytes] = []
         self._size = 0  # bytes in _pending
         self._due: float | None = None  # when _pending must go out, on the loop's clock
         self._deadline: float | None = None  # when sinks must be done, once the source has ended
         self._limit: asyncio.Timeout | None = None  # of the write that goes on
         self._hurried = False
-        self._lines = 0
-        self._bytes = 0
-        self._midline = False
+        former = former or LogPosition()
+        self._lines = former.lines - former.open
+        self._bytes = former.bytes
+        self._midline = former.open
+        self._gaps: list[dict[str, Any]] = [dict(gap) for gap in former.gaps]
+        self._after = former.place.at if former.place else ""
+        self._old = bool(self._after)  # what comes has been stored before
+        self._skip = former.bytes - (former.place.bytes if former.place else 0)  # bytes after that, as well
+        self._place = former.place
         self._tail = b""
-        self._gaps: list[dict[str, Any]] = []
 
     @property
     def position(self) -> LogPosition:
         """Lines and bytes that have passed, what was dropped or skipped included, and the gaps."""
-        return LogPosition(lines=self._lines + self._midline, bytes=self._bytes, gaps=tuple(self._gaps))
+        return LogPosition(
+            lines=self._lines + self._midline, bytes=self._bytes, gaps=tuple(self._gaps), open=self._midline
+        )
 
     @property
     def tail(self) -> tuple[str, ...]:
@@ -80,7 +89,7 @@ class Pipeline:
         lines = self._tail.removesuffix(b"\n").rsplit(b"\n", self._tail_lines)[-self._tail_lines :]
         return tuple(line.decode("utf-8", "replace") for line in lines) if self._tail and self._tail_lines else ()
 
-    async def run(self, source: AsyncIterator[bytes]) -> LogPosition:
+    async def run(self, source: AsyncIterator[LogPart]) -> LogPosition:
         """Carry the log to its end. An error of the source, or ours, ends it with a gap.
 
         Cancelled, it lets go at once: what waits isn't shipped, and the sinks aren't told of an end.
@@ -89,25 +98,40 @@ class Pipeline:
         try:
             await self._ship()
             if (failure := await reader) is not None:
-                self._gap("source_error", error=failure)
+                self._gap(Gap("source_error", message=failure))
         except Exception as error:  # a processor's; nothing that it hasn't seen may go out
             self._log.exception("log processor failed")
-            self._gap("processor_error", error=type(error).__name__)
+            self._gap(Gap("processor_error", message=type(error).__name__))
         finally:
             if not reader.done():
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
+            self._spool.clear()
         await asyncio.gather(*(self._end(sink) for sink in self._sinks))
         return self.position
 
-    async def _read(self, source: AsyncIterator[bytes]) -> str | None:
+    async def _read(self, source: AsyncIterator[LogPart]) -> str | None:
         """The source into the spool; what ended it, if not its end."""
         lines = Lines()
         failure: str | None = None
+        old = self._old
         try:
-            async for chunk in source:
-                if block := lines.feed(chunk):
-                    self._spool.put(block)
+            async for part in source:
+                if isinstance(part, bytes):
+                    if block := lines.feed(part):
+                        self._spool.put(block)
+                    continue
+                if isinstance(part, Gap):
+                    self._spool.put(lines.finish())
+                    if old:
+                        self._spool.tell(None)
+                    self._spool.tell(part)
+                    old = False
+                elif not lines.holds:
+                    self._spool.mark(part.at)
+                    if old and part.at == self._after:
+                        self._spool.tell(None)
+                        old = False
         except Exception as error:
             failure = type(error).__name__
             self._log.warning("log source failed", error=failure, exc_info=True)
@@ -124,21 +148,28 @@ class Pipeline:
         """The spool through the processors to the sinks."""
         loop = asyncio.get_running_loop()
         while True:
-            taken = self._spool.take(_CHUNK)
-            if taken is None:
+            piece = self._spool.take(_CHUNK)
+            if piece is None:
                 if self._spool.closed:
                     break
                 await self._wait(loop)
-            elif isinstance(taken, Hole):
-                await self._note(taken)
             else:
-                self._collect(self._through(taken, 0))
+                await self._take(piece)
                 await asyncio.sleep(0)  # others' turn: a job that floods us must not hold up the heartbeat
             if self._size >= BATCH or (self._size and (not self._hurried or loop.time() >= (self._due or 0))):
                 await self._flush()
         for index, processor in enumerate(self._processors):
             self._collect(self._through(processor.finish(), index + 1))
         await self._flush(everything=True)
+
+    async def _take(self, piece: Piece) -> None:
+        if piece.resumed:
+            self._old = False
+        if piece.gap is not None:
+            await self._note(piece.gap)
+        self._collect(self._through(piece.data, 0))
+        if piece.place and not self._old and not any(processor.holds for processor in self._processors):
+            self._place = Place(piece.place, max(self._bytes + self._size - self._skip, 0))
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._due is None:
@@ -158,27 +189,30 @@ class Pipeline:
         return block
 
     def _collect(self, block: bytes) -> None:
-        if block:
+        if self._old:
+            self._tail = (self._tail + block)[-_TAIL:]
+        elif block:
             self._pending.append(block)
             self._size += len(block)
             if self._due is None:
                 self._due = asyncio.get_running_loop().time() + self._interval
 
-    async def _note(self, hole: Hole) -> None:
-        """Blocks were dropped here: end the line before them, if it was cut, and write the gap down."""
+    async def _note(self, gap: Gap) -> None:
+        """Something is missing here: end the line before it, if it was cut, and write the gap down."""
+        self._skip = 0  # what was to be skipped isn't there any more
         if self._midline or (self._pending and not self._pending[-1].endswith(b"\n")):
             self._collect(self._through(b"\n", 0))
         await self._flush(everything=True)
-        self._gap("spool_full", lines=hole.lines, bytes=hole.bytes)
+        self._gap(gap)
+        self._log.warning("log incomplete", reason=gap.reason, lines=gap.lines, bytes=gap.bytes)
+
+    def _gap(self, gap: Gap) -> None:
+        self._gaps.append(gap.after(self._lines + self._midline))
+        self._lines += gap.lines or 0
+        self._bytes += gap.bytes or 0
         for sink in self._sinks:
             if isinstance(sink, StoringSink):
-                sink.missed(hole.lines, hole.bytes)
-        self._lines += hole.lines
-        self._bytes += hole.bytes
-        self._log.warning("log dropped: its sinks are too slow", lines=hole.lines, bytes=hole.bytes)
-
-    def _gap(self, reason: str, **facts: Any) -> None:
-        self._gaps.append({"reason": reason, **facts, "after_line": self.position.lines})
+                sink.missed(gap)
 
     async def _flush(self, *, everything: bool = False) -> None:
         """Give the whole lines that are pending to the sinks, in parts of at most BATCH bytes."""
@@ -205,20 +239,19 @@ class Pipeline:
         return rest if rest < BATCH else 0
 
     async def _emit(self, block: bytes) -> None:
-        lines = block.count(b"\n")
-        self._bytes += len(block)
-        self._midline = not block.endswith(b"\n")
         self._tail = block[-_TAIL:] if len(block) >= _TAIL else (self._tail + block)[-_TAIL:]
-        before, self._lines = self._lines, self._lines + lines
-        if before < self._skip:
-            block = _after_lines(block, self._skip - before)
+        if self._skip:
+            block, self._skip = block[self._skip :], max(self._skip - len(block), 0)
         if not block:
             return
+        self._lines += block.count(b"\n")
+        self._bytes += len(block)
+        self._midline = not block.endswith(b"\n")
         self._hurried = True
         for sink in tuple(self._sinks):
             try:
                 async with asyncio.timeout_at(self._deadline) as self._limit:
-                    await sink.write(block)
+                    await sink.write(block, self._place)
             except Exception as error:
                 self._fail(sink, error)
             finally:
@@ -240,29 +273,12 @@ class Pipeline:
 
 
 def join(read: LogPosition, stored: LogPosition) -> LogPosition:
-    """What the Record says of a log: all that was `read`, what a sink `stored` of it, and the gaps of both.
-
-    A sink counts only lines that it was given; its gaps are moved behind those that the pipeline knows of.
-    """
-    gaps = list(read.gaps)
-    for gap in stored.gaps:
-        after = gap["after_line"]
-        for dropped in read.gaps:
-            after += dropped.get("lines", 0) if dropped["after_line"] <= after else 0
-        gaps.append({**gap, "after_line": after})
-    lines = read.lines - stored.lines - sum(gap.get("lines", 0) for gap in read.gaps)
-    size = read.bytes - stored.bytes - sum(gap.get("bytes", 0) for gap in read.gaps)
+    """What the Record says of a log: all that was `read`, what a sink `stored` of it, and the gaps of both."""
+    unseen = [gap for gap in read.gaps if gap not in stored.gaps]
+    lines = read.lines - stored.lines - sum(gap.get("lines", 0) for gap in unseen)
+    size = read.bytes - stored.bytes - sum(gap.get("bytes", 0) for gap in unseen)
+    gaps = [*stored.gaps, *unseen]
     if size > 0:
-        gaps.append({"reason": "not_stored", "lines": max(lines, 0), "bytes": size, "after_line": read.lines - lines})
+        gaps.append({"reason": "not_stored", "lines": max(lines, 0), "bytes": size, "after_line": stored.lines})
     gaps.sort(key=lambda gap: int(gap["after_line"]))
-    return LogPosition(entries=stored.entries, lines=read.lines, bytes=read.bytes, gaps=tuple(gaps))
-
-
-def _after_lines(block: bytes, count: int) -> bytes:
-    """What follows the first `count` lines."""
-    at = 0
-    for _ in range(count):
-        at = block.find(b"\n", at) + 1
-        if not at:
-            return b""
-    return block[at:]
+    return replace(stored, lines=read.lines, bytes=read.bytes, gaps=tuple(gaps), open=read.open)

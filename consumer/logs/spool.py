@@ -1,47 +1,83 @@
-"""Holds what was read of a log until it is shipped: bounded, and never making the reader wait."""
+"""Holds what was read of logs until it is shipped: bounded, and never making a reader wait."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from consumer.model import Gap
 
 
-@dataclass(slots=True)
-class Hole:
-    """Blocks that were dropped here."""
+class Piece(NamedTuple):
+    """What comes out of a Spool: data, then a place in the source if the data ends there; or a gap."""
 
-    lines: int = 0
-    bytes: int = 0
+    data: bytes = b""
+    place: str = ""
+    gap: Gap | None = None
+    resumed: bool = False
+    """What comes now is new: a former consumer stored what came before."""
+
+
+class Memory:
+    """The bytes that all spools together may hold. When it is used up, the fullest one drops its oldest."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._filled: set[Spool] = set()
+
+    def count(self, spool: Spool, change: int) -> None:
+        """A spool holds more, or less."""
+        self.used += change
+        if spool.bytes:
+            self._filled.add(spool)
+        else:
+            self._filled.discard(spool)
+        while change > 0 and self.used > self.limit and self._filled:
+            max(self._filled, key=lambda filled: filled.bytes).shrink()
 
 
 class Spool:
     """A queue of blocks of whole lines for one writer and one reader.
 
     When it is full, its oldest blocks are dropped: the head of the log has been shipped by then, the tail is still
-    wanted. A Hole stands in the place of what was dropped.
+    wanted. A gap stands in the place of what was dropped.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, memory: Memory | None = None) -> None:
         self._size = size
-        self._blocks: deque[bytes | Hole] = deque()
-        self._bytes = 0
+        self._memory = memory
+        self._pieces: deque[Piece] = deque()
         self._cut = False  # what was dropped last ended within a line: the rest of that line goes too
         self._changed = asyncio.Event()
+        self.bytes = 0
         self.closed = False
 
     def put(self, block: bytes) -> None:
         """Add a block; never waits."""
         if self._cut:
-            if not self._blocks:
-                self._blocks.append(Hole())
-            self._lose(self._blocks[-1], block)
-            self._changed.set()
-            return
-        self._blocks.append(block)
-        self._bytes += len(block)
-        if self._bytes > self._size:
-            self._drop()
+            self._lose(Piece(block))
+        else:
+            self._pieces.append(Piece(block))
+            self._count(len(block))
+            if self.bytes > self._size:
+                self.shrink()
+        self._changed.set()
+
+    def mark(self, place: str) -> None:
+        """What was put ends at this place of the source."""
+        last = self._pieces[-1] if self._pieces else None
+        if last is None or last.resumed:
+            self._pieces.append(Piece(place=place))
+        else:
+            self._pieces[-1] = last._replace(place=place)
+        self._changed.set()
+
+    def tell(self, gap: Gap | None) -> None:
+        """A gap of the source's own; None: from here on all is new."""
+        self._pieces.append(Piece(gap=gap, resumed=gap is None))
+        self._cut = False
         self._changed.set()
 
     def close(self) -> None:
@@ -49,45 +85,59 @@ class Spool:
         self.closed = True
         self._changed.set()
 
+    def clear(self) -> None:
+        """Nobody wants the rest."""
+        self._pieces.clear()
+        self._count(-self.bytes)
+
     async def wait(self) -> None:
         """Until there is something to take, or nothing more comes."""
-        while not self._blocks and not self.closed:
+        while not self._pieces and not self.closed:
             self._changed.clear()
             await self._changed.wait()
 
-    def take(self, limit: int) -> bytes | Hole | None:
-        """The oldest blocks, joined up to about `limit` bytes, or a Hole; None if there is nothing now."""
-        if not self._blocks:
+    def take(self, limit: int) -> Piece | None:
+        """The oldest piece, blocks joined up to about `limit` bytes; None if there is nothing now."""
+        if not self._pieces:
             return None
-        first = self._blocks.popleft()
-        if isinstance(first, Hole):
+        first = self._pieces.popleft()
+        if first.gap is not None or first.resumed:
             return first
-        blocks, size = [first], len(first)
-        while self._blocks and size < limit and isinstance(after := self._blocks[0], bytes):
-            blocks.append(after)
-            size += len(after)
-            self._blocks.popleft()
-        self._bytes -= size
-        return first if len(blocks) == 1 else b"".join(blocks)
+        blocks, size, place = [first.data], len(first.data), first.place
+        while self._pieces and size < limit and (after := self._pieces[0]).gap is None and not after.resumed:
+            blocks.append(after.data)
+            size, place = size + len(after.data), after.place
+            self._pieces.popleft()
+        self._count(-size)
+        return Piece(first.data if len(blocks) == 1 else b"".join(blocks), place)
 
-    def _drop(self) -> None:
-        """Drop the oldest quarter, and on to the end of a line."""
-        first = self._blocks[0]
-        if isinstance(first, Hole):
-            hole = first
-            self._blocks.popleft()
-        else:
-            hole = Hole()
-        target = self._size * 3 // 4
-        while self._blocks and (self._bytes > target or self._cut):
-            block = self._blocks.popleft()
-            self._bytes -= len(block) if isinstance(block, bytes) else 0
-            self._lose(hole, block)
-        self._blocks.appendleft(hole)
+    def shrink(self) -> None:
+        """Drop the oldest quarter of what is held, and on to the end of a line."""
+        keep = self.bytes * 3 // 4
+        hole, resumed = Piece(), False
+        while self._pieces and (self.bytes > keep or self._cut):
+            piece = self._pieces.popleft()
+            self._count(-len(piece.data))
+            if piece.data:
+                self._cut = not piece.data.endswith(b"\n")
+            hole, resumed = _merged(hole, piece), resumed or piece.resumed
+        self._pieces.appendleft(hole._replace(resumed=resumed))
 
-    def _lose(self, hole: bytes | Hole, block: bytes | Hole) -> None:
-        assert isinstance(hole, Hole)
-        assert isinstance(block, bytes)  # a Hole stands only at the front, and that one was taken
-        hole.bytes += len(block)
-        hole.lines += block.count(b"\n")
-        self._cut = not block.endswith(b"\n")
+    def _lose(self, piece: Piece) -> None:
+        """The rest of a line whose beginning was dropped."""
+        last = self._pieces.pop() if self._pieces else Piece()
+        self._pieces.append(_merged(last, piece))
+        self._cut = not piece.data.endswith(b"\n")
+
+    def _count(self, change: int) -> None:
+        self.bytes += change
+        if self._memory is not None:
+            self._memory.count(self, change)
+
+
+def _merged(hole: Piece, piece: Piece) -> Piece:
+    """A gap in the place of two pieces; it ends where the second one does."""
+    lines, size = piece.data.count(b"\n"), len(piece.data)
+    for gap in (hole.gap, piece.gap):
+        lines, size = lines + ((gap and gap.lines) or 0), size + ((gap and gap.bytes) or 0)
+    return Piece(place=piece.place, gap=Gap("spool_full", lines, size))

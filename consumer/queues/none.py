@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from consumer.model import Claim, LogPosition
 from enqueue.record import Record
@@ -15,16 +15,13 @@ class NoRecords:
     async def write(self, claim: Claim, record: Record) -> None:
         """Nothing is kept."""
 
-    async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
-        """Nothing is kept."""
-
-    def missed(self, claim: Claim, lines: int, size: int) -> None:
+    async def append(self, claim: Claim, data: bytes, position: LogPosition) -> None:
         """Nothing is kept."""
 
     async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
         """Nothing is kept."""
 
-    async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
+    async def end(self, claim: Claim, position: LogPosition) -> None:
         """Nothing is kept."""
 
     async def resume(self, claim: Claim) -> LogPosition:

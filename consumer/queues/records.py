@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from consumer.batch import Batcher
 from consumer.errors import ClaimLost, SetupError
 from consumer.lifeline import Lifeline
-from consumer.model import Claim, LogPosition
+from consumer.model import Claim, LogPosition, Place
 from consumer.queues import scripts
 from consumer.settings import Retention
 from enqueue.errors import QueueUnavailable, UsageError
@@ -98,7 +99,6 @@ class RecordStore:
         self._script_write = redis.register_script(scripts.WRITE)
         self._script_append = redis.register_script(scripts.APPEND)
         self._script_live = redis.register_script(scripts.LIVE)
-        self._stored: dict[str, tuple[int, int]] = {}
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -155,30 +155,26 @@ class RecordStore:
         ]
         return await run_all(self.redis, self._script_write, calls)
 
-    async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
-        """Append whole lines to the log; a repeated sequence is no repeat. Raises ClaimLost; RedisError: try again."""
-        lines, size = self._stored.get(claim.token, (0, 0))
-        now = lines + data.count(b"\n"), size + len(data)
-        await self._append(claim, sequence, [b"l", now[0], b"b", now[1], b"d", data])
-        self._stored[claim.token] = now
+    async def append(self, claim: Claim, data: bytes, position: LogPosition) -> None:
+        """Append whole lines to the log; a repeat does no harm. Raises ClaimLost; RedisError: try again."""
+        await self._append(claim, position, [b"d", data])
 
-    def missed(self, claim: Claim, lines: int, size: int) -> None:
-        """Lines and bytes that aren't stored before the next entry; its `l` and `b` count them."""
-        before = self._stored.get(claim.token, (0, 0))
-        self._stored[claim.token] = before[0] + lines, before[1] + size
-
-    async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
+    async def end(self, claim: Claim, position: LogPosition) -> None:
         """Mark the end of this attempt's log."""
-        fields: list[Any] = [b"end", claim.attempt]
-        for name, value in notes.items():
-            fields += [name, value]
-        await self._append(claim, sequence, fields)
-        self._stored.pop(claim.token, None)
+        dropped = sum(gap.get("lines", 0) for gap in position.gaps)
+        totals = [b"lines", position.lines, b"bytes", position.bytes, b"dropped", dropped]
+        await self._append(claim, position, [b"end", claim.attempt, *totals])
 
-    async def _append(self, claim: Claim, sequence: int, fields: list[Any]) -> None:
+    async def _append(self, claim: Claim, position: LogPosition, fields: list[Any]) -> None:
         answer = await self._script_append(
             keys=[self.key_of(claim), self.stream_of(claim)],
-            args=[claim.token, wire.entry_id(claim.attempt, sequence), self._keep(claim), *fields],
+            args=[
+                claim.token,
+                wire.entry_id(claim.attempt, position.entries),
+                self._keep(claim),
+                *position_fields(position),
+                *fields,
+            ],
         )
         if answer == b"lost":
             raise ClaimLost(f"job {claim.id} is no longer ours")
@@ -196,9 +192,7 @@ class RecordStore:
             return LogPosition()
         entry: Any = found[0][0]
         fields: Any = found[0][1]
-        lines, size = int(fields.get(b"l", 0)), int(fields.get(b"b", 0))
-        self._stored[claim.token] = lines, size
-        return LogPosition(entries=int(entry.split(b"-")[1]), lines=lines, bytes=size)
+        return position_of(entry, fields)
 
     async def arrive(self) -> None:
         """The first sign of life: nobody was cut off by our start, so the dead may be told at once."""
@@ -249,6 +243,32 @@ class RecordStore:
     async def cancelled_id(self, message: bytes) -> str | None:
         """The job's id in a message. The job's hash says whether it is meant: channels know no databases."""
         return message.decode("utf-8", "replace")
+
+
+def position_fields(position: LogPosition) -> list[Any]:
+    """What an entry of a log says of the log up to and with it."""
+    fields: list[Any] = [b"l", position.lines - position.open, b"b", position.bytes]
+    if position.place is not None:
+        fields += [b"p", f"{position.place.bytes} {position.place.at}"]
+    if position.gaps:
+        fields += [b"g", json.dumps(position.gaps, separators=(",", ":"))]
+    return fields
+
+
+def position_of(entry: bytes, fields: Mapping[bytes, bytes]) -> LogPosition:
+    """Where a log stands after this entry."""
+    lines = int(fields.get(b"l", 0))
+    data = fields.get(b"d")
+    left_open = int(fields.get(b"lines", lines)) > lines if data is None else not data.endswith(b"\n")
+    size, _, at = fields.get(b"p", b"").decode().partition(" ")
+    return LogPosition(
+        entries=int(entry.split(b"-")[1]),
+        lines=lines + left_open,
+        bytes=int(fields.get(b"b", 0)),
+        gaps=tuple(json.loads(fields.get(b"g", b"[]"))),
+        open=left_open,
+        place=Place(at, int(size)) if at else None,
+    )
 
 
 async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], list[Any]]]) -> list[Any]:

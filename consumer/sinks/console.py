@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from consumer.model import Place
+
 
 class ConsoleSink:
     """A Sink that writes raw bytes to a binary stream and flushes it after each block."""
@@ -11,7 +13,7 @@ class ConsoleSink:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    async def write(self, block: bytes) -> None:
+    async def write(self, block: bytes, place: Place | None = None) -> None:
         """Raises OSError if the stream is gone."""
         self._stream.write(block)
         self._stream.flush()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
 
-from consumer.model import Claim, LogPosition
+from consumer.model import Claim, Gap, LogPosition, Place
 from consumer.ports import Records
 from enqueue.errors import QueueUnavailable
 
@@ -23,6 +24,7 @@ _log = structlog.get_logger("longshore.sinks.record")
 
 class _Entry(NamedTuple):
     sequence: int
+    after: int
     lines: int
     bytes: int
 
@@ -50,7 +52,7 @@ class RecordSink:
         self._records = records
         self._claim = claim
         self._entries = start.entries
-        self._lines = start.lines
+        self._lines = start.lines - start.open
         self._bytes = start.bytes
         self._gaps: list[dict[str, Any]] = [dict(gap) for gap in start.gaps]
         self._cap: dict[str, Any] | None = None
@@ -61,7 +63,8 @@ class RecordSink:
         self._tail_bytes = 0
         self._tail: deque[_Entry] = deque()
         self._entry = min(ENTRY, max(max_bytes // 8, 1024))
-        self._midline = False
+        self._midline = start.open
+        self._place = self._reached = start.place
         self._waiting = False
         self._deadline: float | None = None
 
@@ -73,12 +76,14 @@ class RecordSink:
             entries=self._entries,
             lines=self._lines + self._midline,
             bytes=self._bytes,
-            gaps=tuple(sorted(gaps, key=lambda gap: int(gap["after_line"]))),
+            gaps=tuple(sorted(map(dict, gaps), key=lambda gap: int(gap["after_line"]))),
+            open=self._midline,
+            place=self._reached,
         )
 
-    async def write(self, block: bytes) -> None:
+    async def write(self, block: bytes, place: Place | None = None) -> None:
         """Store a block in entries of whole lines. Raises ClaimLost."""
-        at = 0
+        at, self._place = 0, place
         try:
             while at < len(block):
                 end = min(at + self._entry, len(block))
@@ -90,37 +95,46 @@ class RecordSink:
             self._missed(block[at:])
             raise
 
-    def missed(self, lines: int, size: int) -> None:
-        """Lines and bytes that were dropped before they came here; only the readers of the log are told."""
-        self._records.missed(self._claim, lines, size)
+    def missed(self, gap: Gap) -> None:
+        """A part of the log that won't come."""
+        self._gaps.append(gap.after(self._lines + self._midline))
+        self._lines += gap.lines or 0
+        self._bytes += gap.bytes or 0
 
     async def finish(self) -> None:
-        """Write the log's end with notes for its readers: `lines`, `bytes`, and lines `dropped`. Raises ClaimLost."""
+        """Write the log's end. Raises ClaimLost."""
         self._deadline = asyncio.get_running_loop().time() + self._patience
-        position = self.position
-        notes = {
-            "lines": str(position.lines),
-            "bytes": str(position.bytes),
-            "dropped": str(sum(gap.get("lines", 0) for gap in position.gaps)),
-        }
-        await self._try(lambda: self._records.end(self._claim, self._entries + 1, notes))
+        position = replace(self.position, entries=self._entries + 1)
+        await self._try(lambda: self._records.end(self._claim, position))
 
     async def _append(self, data: bytes) -> None:
         lines = data.count(b"\n")
-        sequence = self._entries + 1
         in_head = not self._tail and len(data) <= self._head_room
         if not in_head:
             await self._make_room(len(data))
-        await self._try(lambda: self._records.append(self._claim, sequence, data))
-        self._entries = sequence
-        self._lines += lines
-        self._bytes += len(data)
-        self._midline = not data.endswith(b"\n")
+        before = self._count(data)
+        self._entries += 1
+        if self._place is not None and self._place.bytes <= self._bytes:
+            self._reached = self._place
+        position = self.position
+        try:
+            await self._try(lambda: self._records.append(self._claim, data, position))
+        except BaseException:
+            self._entries, self._lines, self._bytes, self._midline, self._reached = before
+            raise
         if in_head:
             self._head_room -= len(data)
         else:
-            self._tail.append(_Entry(sequence, lines, len(data)))
+            self._tail.append(_Entry(self._entries, self._lines - lines, lines, len(data)))
             self._tail_bytes += len(data)
+
+    def _count(self, data: bytes) -> tuple[int, int, int, bool, Place | None]:
+        """Count what is to be stored; what was before."""
+        before = self._entries, self._lines, self._bytes, self._midline, self._reached
+        self._lines += data.count(b"\n")
+        self._bytes += len(data)
+        self._midline = not data.endswith(b"\n")
+        return before
 
     async def _make_room(self, size: int) -> None:
         """Drop the oldest entries behind the head: some more than needed, so that it isn't for every entry."""
@@ -140,18 +154,13 @@ class RecordSink:
             self._tail.popleft()
         self._tail_bytes = left
         if self._cap is None:
-            first = self._lines - sum(entry.lines for entry in (*dropped, *self._tail))
-            self._cap = {"reason": "cap", "lines": 0, "bytes": 0, "after_line": first}
+            self._cap = {"reason": "cap", "lines": 0, "bytes": 0, "after_line": dropped[0].after}
         self._cap["lines"] += sum(entry.lines for entry in dropped)
         self._cap["bytes"] += sum(entry.bytes for entry in dropped)
 
     def _missed(self, data: bytes) -> None:
-        lines = data.count(b"\n")
-        gap = {"reason": "store_unavailable", "lines": lines, "bytes": len(data), "after_line": self._lines}
-        self._gaps.append(gap)
-        self._lines += lines
-        self._bytes += len(data)
-        self._midline = not data.endswith(b"\n")
+        self._gaps.append(Gap("store_unavailable", data.count(b"\n"), len(data)).after(self._lines))
+        self._count(data)
 
     async def _try(self, action: Callable[[], Awaitable[None]]) -> None:
         """Until the store takes it; raises its error if we are asked to finish and it has been away for too long."""

@@ -41,7 +41,6 @@ def registry_key(kind: str, queue: str) -> str:
     return f"rq:{kind}:{queue}"
 
 
-
 def worker_key(name: str) -> str:
     """The hash of a worker."""
     return f"rq:worker:{name}"
@@ -245,7 +244,6 @@ def pack_text(text: str) -> str:
 def pack_value(value: object, serializer: Serializer) -> str:
     """A return value as a result stream keeps it."""
     return b64encode(dumps(value, serializer)).decode()
-
 
 
 def whole(value: bytes | str | None) -> int | None:

@@ -1,6 +1,6 @@
 """Megabytes per CPU second of the log's whole way: source, lines, directives, mask, batches, a sink that only counts.
 
-    python tests/bench/bench_pipeline.py [megabytes] [chunk in KiB]
+python tests/bench/bench_pipeline.py [megabytes] [chunk in KiB]
 """
 
 from __future__ import annotations

@@ -241,9 +241,7 @@ async def test_an_invalid_payload_says_why_and_is_buried(server: Server, opened:
     for job, (_, problem) in zip(jobs, INVALID, strict=True):
         assert claims[job["jid"]].job is None
         assert problem in str(claims[job["jid"]].problem)
-    settlements = [
-        ended(claim, Verdict.BURY, reason="invalid_job", message=claim.problem) for claim in claims.values()
-    ]
+    settlements = [ended(claim, Verdict.BURY, reason="invalid_job", message=claim.problem) for claim in claims.values()]
     assert await queue.settle(settlements) == {}
     for job, (_, problem) in zip(jobs, INVALID, strict=True):
         entry = await server.entry("dead", job["jid"])

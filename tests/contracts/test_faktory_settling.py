@@ -81,9 +81,7 @@ async def test_a_fault_of_the_infrastructure_is_no_failure_of_the_job(server: Se
 
 
 @pytest.mark.parametrize(("verdict", "replies"), [(Verdict.DONE, 1), (Verdict.BURY, 1), (Verdict.RETRY, 0)])
-async def test_the_reply_job_carries_the_record(
-    server: Server, opened: Open, verdict: Verdict, replies: int
-) -> None:
+async def test_the_reply_job_carries_the_record(server: Server, opened: Open, verdict: Verdict, replies: int) -> None:
     name, answers = server.name(), server.name()
     job = wire.build_job(JOB.model_copy(update={"reply_to": answers}), name)
     await server.push(job)

@@ -7,6 +7,7 @@ import pickle
 import time
 import zlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 
 from consumer.errors import ClaimLost
-from consumer.model import Claim, LogPosition, Settlement, Signal, Verdict
+from consumer.model import Claim, LogPosition, Place, Settlement, Signal, Verdict
 from consumer.outcome import failure_text, log_of, record_claimed, record_ended, record_running
 from consumer.queues.rq import RqQueue
 from consumer.settings import Retention
@@ -239,7 +240,7 @@ async def test_a_dead_consumers_claims_pass_on_with_their_attempt(redis_url: str
     assert new.token != old.token
     assert (await living.beat([old])) == {old.token: Signal.LOST}
     with pytest.raises(ClaimLost):
-        await living.records.append(old, 1, b"late\n")
+        await living.records.append(old, b"late\n", LogPosition(1, 1, 5))
     await living.close()
 
 
@@ -321,16 +322,22 @@ async def test_a_job_that_arrives_wakes_a_waiting_claim(redis_url: str, redis_cl
 async def test_logs_rise_by_attempt_and_repeats_are_no_repeats(queue: RqQueue, redis_client: redis.Redis) -> None:
     rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1", retry=rq.Retry(max=1))
     (claim,) = await queue.claim(5)
-    await queue.records.append(claim, 1, b"a\nb\n")
-    await queue.records.append(claim, 1, b"a\nb\n")
-    assert await queue.records.resume(claim) == LogPosition(entries=1, lines=2, bytes=4)
-    await queue.records.end(claim, 2, {"lines": "2"})
+    gap = {"reason": "rotated", "after_line": 1}
+    first = LogPosition(1, lines=2, bytes=4, gaps=(gap,), place=Place("main 7 of x", 2))
+    await queue.records.append(claim, b"a\nb\n", first)
+    await queue.records.append(claim, b"a\nb\n", first)
+    assert await queue.records.resume(claim) == first
+    second = LogPosition(2, lines=3, bytes=5, open=True)
+    await queue.records.append(claim, b"c", second)
+    assert await queue.records.resume(claim) == second
+    await queue.records.end(claim, replace(second, entries=3))
+    assert await queue.records.resume(claim) == replace(second, entries=3)
     await queue.settle([ended(claim, FAILURE, Verdict.RETRY)])
     (claim,) = await queue.claim(5)
     assert await queue.records.resume(claim) == LogPosition()
-    await queue.records.append(claim, 1, b"c\n")
+    await queue.records.append(claim, b"c\n", LogPosition(1, 1, 2))
     ids = [entry.decode() for entry, _ in redis_client.xrange("longshore:log:j1")]
-    assert ids == ["1-1", "1-2", "2-1"]
+    assert ids == ["1-1", "1-2", "1-3", "2-1"]
     assert redis_client.ttl("longshore:log:j1") > 0
 
 
@@ -343,14 +350,14 @@ async def test_an_id_can_be_used_again_once_its_job_has_ended(
         with pytest.raises(UsageError, match="hasn't ended yet"):
             producer.enqueue(job, queue="q", job_id="again")
         (claim,) = await queue.claim(5)
-        await queue.records.append(claim, 1, b"old\n")
+        await queue.records.append(claim, b"old\n", LogPosition(1, 1, 4))
         with pytest.raises(UsageError, match="hasn't ended yet"):
             producer.enqueue(job, queue="q", job_id="again")
         await queue.settle([ended(claim, SUCCESS, Verdict.DONE)])
         handle = producer.enqueue(job, queue="q", job_id="again")
         assert handle.status is Status.QUEUED
         (claim,) = await queue.claim(5)
-        await queue.records.append(claim, 1, b"new\n")
+        await queue.records.append(claim, b"new\n", LogPosition(1, 1, 4))
         assert b"".join(handle.logs()) == b"new\n"
 
 
@@ -373,9 +380,19 @@ async def test_a_hole_in_the_log_is_seen_by_its_readers(
 ) -> None:
     rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1")
     (claim,) = await queue.claim(5)
-    await queue.records.append(claim, 1, b"a\n")
-    queue.records.missed(claim, 7, 70)
-    await queue.records.append(claim, 2, b"z\n")
+    await queue.records.append(claim, b"a\n", LogPosition(1, 1, 2))
+    full = {"reason": "spool_full", "lines": 7, "bytes": 70, "after_line": 1}
+    await queue.records.append(claim, b"z\n", LogPosition(2, 9, 74, gaps=(full,)))
+    rotated = {"reason": "rotated", "after_line": 9}
+    await queue.records.append(claim, b"y", LogPosition(3, 10, 75, gaps=(full, rotated), open=True))
+    last = {"reason": "pod_deleted", "after_line": 10}
+    end = LogPosition(4, 10, 75, gaps=(full, rotated, last), open=True)
+    await queue.records.end(claim, end)
     with connect(redis_url) as producer:
-        assert b"".join(producer.handle("j1").logs()) == b"a\n[longshore: 7 lines dropped here]\nz\n"
-    assert await queue.records.resume(claim) == LogPosition(entries=2, lines=9, bytes=74)
+        assert b"".join(producer.handle("j1").logs()) == (
+            b"a\n[longshore: 7 lines dropped here]\nz\n"
+            b"[longshore: a part of the log may be missing here: "
+            b"the node has rotated it away before it could be read]\ny\n"
+            b"[longshore: a part of the log may be missing here: the pod was deleted before it could be read]\n"
+        )
+    assert await queue.records.resume(claim) == end

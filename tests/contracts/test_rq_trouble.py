@@ -221,7 +221,7 @@ async def test_an_id_that_is_used_again_begins_with_nothing_of_the_former_job(
     with connect(redis_url) as producer:
         producer.enqueue(Job.load(JOB), queue="q", job_id="same")
         (claim,) = await queue.claim(1)
-        await queue.records.append(claim, 1, b"of the first one\n")
+        await queue.records.append(claim, b"of the first one\n", LogPosition(1, 1, 17))
         await queue.settle([succeeded(claim)])
         again = producer.enqueue(Job.load(JOB), queue="elsewhere", job_id="same")
         assert list(again.logs()) == []

@@ -68,7 +68,7 @@ class Harness:
 
 async def read(execution: Execution) -> bytes:
     """The whole log."""
-    return b"".join([chunk async for chunk in execution.logs()])
+    return b"".join([part async for part in execution.logs() if isinstance(part, bytes)])
 
 
 @asynccontextmanager

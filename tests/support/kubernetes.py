@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from consumer.model import Plan
+from consumer.model import Gap, LogPart, Plan
 from enqueue.job import Job
 
 
@@ -44,10 +44,17 @@ def plan_of(
     return Plan(job_id, "default", attempt, "consumer-1", job, timeout, start_timeout, grace, begun)
 
 
-async def read(chunks: AsyncIterator[bytes], seconds: float = 30) -> bytes:
-    """The whole log."""
+async def read(chunks: AsyncIterator[LogPart], seconds: float = 30) -> bytes:
+    """The whole log, which must have no gap."""
+    parts = await parts_of(chunks, seconds)
+    assert not [part for part in parts if isinstance(part, Gap)]
+    return b"".join(part for part in parts if isinstance(part, bytes))
 
-    async def all_of_it() -> bytes:
-        return b"".join([chunk async for chunk in chunks])
+
+async def parts_of(chunks: AsyncIterator[LogPart], seconds: float = 30) -> list[LogPart]:
+    """All that a log brings."""
+
+    async def all_of_it() -> list[LogPart]:
+        return [part async for part in chunks]
 
     return await asyncio.wait_for(all_of_it(), seconds)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from consumer.errors import ClaimLost
-from consumer.model import Claim, LogPosition
+from consumer.model import Claim, LogPart, LogPosition, Place
 from enqueue.record import Record
 
 
-async def source(chunks: Iterable[bytes], *, then: BaseException | None = None) -> AsyncIterator[bytes]:
+async def source(chunks: Iterable[LogPart], *, then: BaseException | None = None) -> AsyncIterator[LogPart]:
     """The chunks, one a turn of the loop, then an error if there is one."""
     for chunk in chunks:
         yield chunk
@@ -23,9 +23,9 @@ class Feed:
     """A source that a test drives."""
 
     def __init__(self) -> None:
-        self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._chunks: asyncio.Queue[LogPart | None] = asyncio.Queue()
 
-    def send(self, chunk: bytes) -> None:
+    def send(self, chunk: LogPart) -> None:
         """Let the job write this."""
         self._chunks.put_nowait(chunk)
 
@@ -33,7 +33,7 @@ class Feed:
         """Let the job end."""
         self._chunks.put_nowait(None)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[LogPart]:
         """The source."""
         while (chunk := await self._chunks.get()) is not None:
             yield chunk
@@ -57,7 +57,7 @@ class MemorySink:
         """All that was written."""
         return b"".join(self.blocks)
 
-    async def write(self, block: bytes) -> None:
+    async def write(self, block: bytes, place: Place | None = None) -> None:
         """Take a block."""
         self.calls += 1
         self.called.set()
@@ -84,8 +84,8 @@ class MemoryRecords:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.entries: dict[int, bytes] = {}
-        self.holes: list[tuple[int, int]] = []
-        self.ends: list[tuple[int, dict[str, str]]] = []
+        self.position = LogPosition()
+        self.ends: list[LogPosition] = []
         self.drops = 0
         self.largest = 0
         self.away = False
@@ -109,14 +109,11 @@ class MemoryRecords:
         self._check()
         self.records.append(record)
 
-    def missed(self, claim: Claim, lines: int, size: int) -> None:
-        """Remember a hole."""
-        self.holes.append((lines, size))
-
-    async def append(self, claim: Claim, sequence: int, data: bytes) -> None:
+    async def append(self, claim: Claim, data: bytes, position: LogPosition) -> None:
         """Store an entry; a repeated one is no repeat."""
         self._check()
-        self.entries.setdefault(sequence, data)
+        self.entries.setdefault(position.entries, data)
+        self.position = position
         self.largest = max(self.largest, sum(map(len, self.entries.values())))
 
     async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
@@ -126,14 +123,15 @@ class MemoryRecords:
         for sequence in sequences:
             del self.entries[sequence]
 
-    async def end(self, claim: Claim, sequence: int, notes: Mapping[str, str]) -> None:
+    async def end(self, claim: Claim, position: LogPosition) -> None:
         """Note the end."""
         self._check()
-        self.ends.append((sequence, dict(notes)))
+        self.ends.append(position)
+        self.position = position
 
     async def resume(self, claim: Claim) -> LogPosition:
         """How far the log is stored."""
-        return LogPosition(entries=max(self.entries, default=0), lines=self.data.count(b"\n"), bytes=len(self.data))
+        return self.position
 
     def stream_of(self, claim: Claim) -> str:
         """A name."""

@@ -16,7 +16,7 @@ from consumer.executors.kubernetes.logs import follow
 from consumer.executors.kubernetes.manifest import Manifest
 from consumer.executors.kubernetes.status import Container, Pod, Trouble, exit_of, slim, trouble_of, waiting_for
 from consumer.executors.kubernetes.watch import Informer
-from consumer.model import Exit, Plan
+from consumer.model import Exit, LogPart, Plan
 from enqueue.record import Reason, Where
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class PodExecution:
             consumer=self._plan.consumer,
         )
 
-    async def logs(self) -> AsyncGenerator[bytes, None]:
+    async def logs(self, after: str = "") -> AsyncGenerator[LogPart, None]:
         """The init step's log, then the main step's, as they wrote them."""
         steps = ("init", "main") if self._plan.job.init else ("main",)
         for step in steps:

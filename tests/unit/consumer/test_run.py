@@ -70,7 +70,7 @@ class Double:
         self.begun.set()
         return self
 
-    async def logs(self) -> AsyncIterator[bytes]:
+    async def logs(self, after: str = "") -> AsyncIterator[bytes]:
         for chunk in self.output:
             yield chunk
 

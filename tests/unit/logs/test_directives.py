@@ -66,7 +66,7 @@ def test_bytes_that_are_no_text_are_replaced() -> None:
 
 
 def test_a_block() -> None:
-    text = "::start-multiline-outcome-var json\n{\n  \"a\": 1\r\n}\n::end-multiline-outcome-var\nlog\n"
+    text = '::start-multiline-outcome-var json\n{\n  "a": 1\r\n}\n::end-multiline-outcome-var\nlog\n'
     assert run(text) == ({"json": '{\n  "a": 1\n}'}, "log\n")
 
 
@@ -136,7 +136,7 @@ def test_room_is_given_back() -> None:
 
 
 def test_a_block_without_directives_is_passed_on_as_it_is() -> None:
-    block = b"a :: b\n::" b"x\n"
+    block = b"a :: b\n::x\n"
     plain = b"a :: b\n"
     assert Directives().feed(plain) is plain
     assert Directives().feed(block) == block

@@ -31,7 +31,7 @@ async def test_a_last_line_without_newline() -> None:
     pipeline = Pipeline([Mask(["hunter22"])], [sink])
     position = await pipeline.run(source([b"a\nb hun", b"ter22"]))
     assert sink.data == b"a\nb ***"
-    assert position == LogPosition(lines=2, bytes=7)
+    assert position == LogPosition(lines=2, bytes=7, open=True)
     assert pipeline.tail == ("a", "b ***")
 
 
@@ -85,7 +85,7 @@ async def test_a_slow_sink_never_makes_the_source_wait() -> None:
         assert len(sink.blocks) == 0
         sink.gate.set()
         position = await task
-    assert [entry["event"] for entry in logged] == ["log dropped: its sinks are too slow"]
+    assert [entry["event"] for entry in logged] == ["log incomplete"]
     assert (position.lines, position.bytes) == (10_000, 1_000_000)
     (gap,) = position.gaps
     kept = sink.data.splitlines(keepends=True)
@@ -154,7 +154,7 @@ async def test_an_error_of_the_source_is_a_gap() -> None:
     with capture_logs():
         position = await Pipeline([], [sink]).run(source([b"a\nb"], then=OSError("cut")))
     assert sink.data == b"a\nb"
-    assert position.gaps == ({"reason": "source_error", "error": "OSError", "after_line": 2},)
+    assert position.gaps == ({"reason": "source_error", "message": "OSError", "after_line": 2},)
     assert sink.finished == 1
 
 
@@ -170,7 +170,7 @@ async def test_an_error_of_a_processor_lets_nothing_out_that_it_has_not_seen() -
     with capture_logs():
         position = await Pipeline([Broken()], [sink]).run(source([b"a\n"]))
     assert sink.blocks == []
-    assert position.gaps == ({"reason": "processor_error", "error": "ValueError", "after_line": 0},)
+    assert position.gaps == ({"reason": "processor_error", "message": "ValueError", "after_line": 0},)
 
 
 async def test_cancelled_it_lets_go() -> None:
@@ -196,7 +196,7 @@ async def test_cancelled_it_lets_go() -> None:
 
 async def test_lines_that_were_stored_before_are_skipped() -> None:
     sink, directives = MemorySink(), Directives()
-    pipeline = Pipeline([directives], [sink], skip_lines=3, tail_lines=2)
+    pipeline = Pipeline([directives], [sink], former=LogPosition(lines=3, bytes=6), tail_lines=2)
     chunks = [b"1\n::set-outcome-var a=1\n2\n", b"3\n4", b"\n5\n"]
     position = await pipeline.run(source(chunks))
     assert sink.data == b"4\n5\n"
@@ -225,9 +225,10 @@ async def test_one_very_long_line_in_flat_memory() -> None:
 
 def test_joining_what_was_read_with_what_was_stored() -> None:
     full = {"reason": "spool_full", "lines": 20, "bytes": 200, "after_line": 10}
-    read = LogPosition(lines=100, bytes=1000, gaps=(full,))
     cap = {"reason": "cap", "lines": 5, "bytes": 50, "after_line": 30}
-    whole = join(read, LogPosition(entries=7, lines=80, bytes=800, gaps=(cap,)))
-    assert whole == LogPosition(entries=7, lines=100, bytes=1000, gaps=(full, {**cap, "after_line": 50}))
-    missing = join(read, LogPosition(entries=7, lines=70, bytes=700)).gaps[-1]
-    assert missing == {"reason": "not_stored", "lines": 10, "bytes": 100, "after_line": 90}
+    end = {"reason": "source_error", "message": "OSError", "after_line": 100}
+    read = LogPosition(lines=100, bytes=1000, gaps=(full, end))
+    whole = join(read, LogPosition(entries=7, lines=100, bytes=1000, gaps=(full, cap, end)))
+    assert whole == LogPosition(entries=7, lines=100, bytes=1000, gaps=(full, cap, end))
+    rest = {"reason": "not_stored", "lines": 10, "bytes": 100, "after_line": 90}
+    assert join(read, LogPosition(entries=7, lines=90, bytes=900, gaps=(full,))).gaps == (full, rest, end)
