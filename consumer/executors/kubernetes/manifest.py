@@ -72,7 +72,8 @@ def refusals(plan: Plan, settings: Kubernetes) -> list[tuple[Reason, str]]:
         found.append(
             (Reason.INVALID_JOB, "image: is required by the kubernetes executor (or set kubernetes.image for all jobs)")
         )
-    if job.service_account and job.service_account not in (*settings.allowed_service_accounts, settings.service_account):
+    accounts = (*settings.allowed_service_accounts, settings.service_account)
+    if job.service_account and job.service_account not in accounts:
         allowed = ", ".join(settings.allowed_service_accounts) or "none"
         found.append((Reason.REFUSED, f"service_account: {job.service_account} isn't allowed; allowed: {allowed}"))
     for i, wanted in enumerate(job.secrets):
