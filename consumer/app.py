@@ -23,10 +23,11 @@ from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
 from consumer.logs.follow import Follower, Sinks
 from consumer.model import Claim, LogPosition
-from consumer.ports import Executor, Queue, Records, Sink
+from consumer.ports import Executor, Queue, Records, Sink, SweepingExecutor
 from consumer.queues import open_queue
 from consumer.settings import Settings
 from consumer.sinks.record import RecordSink
+from consumer.tasks import end
 from consumer.telemetry import Metrics
 from consumer.worker import Worker
 from enqueue.errors import QueueUnavailable
@@ -70,11 +71,13 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
         )
         if stopping.is_set():
             worker.stop()
-        watcher = asyncio.create_task(_stop_when(stopping, worker))
+        helpers = [asyncio.create_task(_stop_when(stopping, worker))]
+        if isinstance(executor, SweepingExecutor):
+            helpers.append(asyncio.create_task(executor.sweep(records), name="sweeper"))
         try:
             await worker.run()
         finally:
-            watcher.cancel()
+            await end(*helpers)
             await queue.close()
     finally:
         await executor.close()

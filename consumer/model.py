@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from enqueue.job import Job
 from enqueue.record import Outcome, Reason, Record
@@ -51,6 +51,8 @@ class Plan:
     grace: float
     begun: bool = False
     """Its command has begun under a former consumer: find it, never start it again."""
+    source: str = ""
+    """Whose job it is: the identity of the store of Records; empty if there is none."""
 
 
 class Stop(StrEnum):
@@ -96,6 +98,26 @@ class Settlement:
     record: Record
     text: str = ""
     infrastructure: bool = False
+
+
+class AttemptKey(NamedTuple):
+    """One attempt, as what runs it names it."""
+
+    id: str
+    queue: str
+    attempt: int
+
+
+class Standing(StrEnum):
+    """What the store of Records knows of an attempt."""
+
+    HELD = "held"
+    """Claimed, or to be claimed again: hands off what runs it."""
+    ENDED = "ended"
+    FAILED = "failed"
+    """Its outcome is recorded and the queue has been told."""
+    GONE = "gone"
+    """Nobody knows the job any more, or it ended without this attempt."""
 
 
 class Signal(StrEnum):

@@ -7,7 +7,7 @@ from consumer.model import Claim, Plan
 from consumer.settings import Jobs
 
 
-def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False) -> Plan:
+def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, source: str = "") -> Plan:
     """All that an executor needs to run this claim.
 
     The Job's own timeout wins over the queue's, which wins over the operator's default. Raises Unrunnable for a claim
@@ -26,4 +26,5 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False) -> 
         start_timeout=job.start_timeout or jobs.start_timeout,
         grace=jobs.grace,
         begun=begun,
+        source=source,
     )

@@ -6,7 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from consumer.model import Claim, Exit, Gap, LogPart, LogPosition, Place, Plan, Settlement, Signal
+from consumer.model import (
+    AttemptKey,
+    Claim,
+    Exit,
+    Gap,
+    LogPart,
+    LogPosition,
+    Place,
+    Plan,
+    Settlement,
+    Signal,
+    Standing,
+)
 from enqueue.record import Record, Where
 
 
@@ -47,6 +59,9 @@ class Queue(Protocol):
 class Records(Protocol):
     """The store of Records and logs, where the producer reads them. Fenced: a claim's token must still be current."""
 
+    source: str
+    """The store's own identity, the same for all who share it; empty if nothing is kept."""
+
     async def write(self, claim: Claim, record: Record) -> None:
         """Store the Record of a job that goes on. Raises ClaimLost."""
 
@@ -67,6 +82,9 @@ class Records(Protocol):
 
     def cancellations(self) -> AsyncIterator[str]:
         """Ids of jobs that somebody wants cancelled, as they come."""
+
+    async def standing(self, attempts: Sequence[AttemptKey]) -> Sequence[Standing]:
+        """Where each attempt stands. Raises QueueUnavailable while the store can't say."""
 
 
 class Execution(Protocol):
@@ -92,8 +110,11 @@ class Execution(Protocol):
     async def stop(self, grace: float) -> None:
         """TERM now, KILL after `grace` seconds; `wait` then ends. Idempotent."""
 
-    async def remove(self) -> None:
-        """Leave nothing behind. Only after the outcome is settled. Idempotent."""
+    async def remove(self, *, failed: bool = False) -> None:
+        """Leave nothing behind. Only after the outcome is settled. Idempotent.
+
+        What `failed` may be kept for a while, for people to look at, if the operator wants that.
+        """
 
     async def detach(self) -> None:
         """Let go without touching what runs."""
@@ -123,6 +144,14 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Free what is held; running executions stay as they are if `detachable`."""
+
+
+@runtime_checkable
+class SweepingExecutor(Executor, Protocol):
+    """An Executor that clears away what dead consumers left of jobs that have ended."""
+
+    async def sweep(self, records: Records) -> None:
+        """Goes on until cancelled; after `open`."""
 
 
 class Processor(Protocol):

@@ -103,9 +103,9 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             if switch.reason is Stop.CANCEL and not _may_run(claim):
                 outcome = cancelled_before_start()
             else:
-                plan = _checked(
-                    plan_of(claim, tools.settings.jobs, tools.settings.name, begun=has_begun(claim)), claim, tools
-                )
+                name, source = tools.settings.name, tools.records.source
+                plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source)
+                plan = _checked(plan, claim, tools)
                 await tools.records.write(claim, record)
                 execution = await _start(plan, tools.executor, switch)
                 if execution is None:
@@ -135,9 +135,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         await follower.abandon()
         return None
     if execution is not None:
-        await _remove(
-            execution, claim, ended=exit is not None and exit.ended_at is not None, grace=tools.settings.jobs.grace
-        )
+        ended = exit is not None and exit.ended_at is not None
+        await _remove(execution, claim, outcome, ended=ended, grace=tools.settings.jobs.grace)
     return outcome
 
 
@@ -255,13 +254,13 @@ async def _let_go(execution: Execution | None, executor: Executor, switch: Switc
     await execution.remove()
 
 
-async def _remove(execution: Execution, claim: Claim, *, ended: bool, grace: float) -> None:
+async def _remove(execution: Execution, claim: Claim, outcome: Outcome, *, ended: bool, grace: float) -> None:
     try:
         if not ended:  # its outcome is settled, so it must not go on
             await execution.stop(grace)
             with contextlib.suppress(Exception):  # how it ended has been told
                 async with asyncio.timeout(grace + STOP_PATIENCE):
                     await execution.wait()
-        await execution.remove()
+        await execution.remove(failed=outcome.status is Status.FAILED)
     except ExecutorFault as fault:
         log.warning("not_removed", job=claim.id, error=str(fault), **execution.where.model_dump(exclude_none=True))

@@ -34,5 +34,12 @@ class Kubernetes(Section):
     rate: float = Field(200, gt=0, description="Requests a second to the API; bursts may be twice as large.")
     patience: float = Field(300, ge=0, description="Seconds for which an API server that doesn't answer is waited for.")
     run_as_user: int = Field(65532, ge=1, description="User and group of job containers.")
+    keep_failed: float = Field(
+        0, ge=0, description="Seconds for which a failed job's pod, and its Secret, are kept for people to look at."
+    )
+    keep_failed_pods: int = Field(50, ge=0, description="So many failed pods are kept at most; the oldest go first.")
+    sweep_interval: float = Field(60, gt=0, description="Seconds between two looks for pods that nobody holds.")
+    lease: str = Field("longshore-sweeper", description="The Lease of the one consumer that sweeps.")
+    lease_seconds: float = Field(30, gt=0, description="Seconds after which a silent sweeper's Lease may be taken.")
     labels: dict[str, str] = Field({}, description="Labels added to every pod.")
     annotations: dict[str, str] = Field({}, description="Annotations added to every pod.")

@@ -60,7 +60,7 @@ class NullExecution:
     async def stop(self, grace: float) -> None:
         """Has ended already."""
 
-    async def remove(self) -> None:
+    async def remove(self, *, failed: bool = False) -> None:
         """Leaves nothing."""
 
     async def detach(self) -> None:

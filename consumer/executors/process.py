@@ -151,7 +151,7 @@ class ProcessExecution:
         elif first and self._process is not None:
             kill_group(self._process.pid, kill=False)
 
-    async def remove(self) -> None:
+    async def remove(self, *, failed: bool = False) -> None:
         """Delete the private directory; what still runs is killed first."""
         await self.stop(0)
         await asyncio.gather(asyncio.shield(self._task), return_exceptions=True)

@@ -15,9 +15,10 @@ from redis.exceptions import RedisError
 
 from consumer.batch import Batcher
 from consumer.lifeline import Lifeline
-from consumer.model import Claim, Settlement, Signal
+from consumer.model import AttemptKey, Claim, Settlement, Signal
 from consumer.queues import scripts
 from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
+from consumer.queues.standing import FAKTORY_STANDING
 from consumer.settings import Retention
 from enqueue.record import Record
 from enqueue.wire import records as wire
@@ -64,6 +65,7 @@ class FaktoryRecords(RecordStore):
         self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
         self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
         self._script_takeover = redis.register_script(scripts.FAKTORY_TAKEOVER)
+        self._script_standing = redis.register_script(FAKTORY_STANDING)
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -78,6 +80,10 @@ class FaktoryRecords(RecordStore):
             own = (wanted.success if success else wanted.failure) if wanted else None
             ttl = own or (self.retention.success if success else self.retention.failure)
         return [ttl, "", "", "0", "", ""]
+
+    def look_at(self, attempt: AttemptKey) -> tuple[Any, list[Any], list[Any]]:
+        """The script that says where an attempt stands, its keys and its arguments."""
+        return self._script_standing, [wire.faktory_job_key(attempt.id)], []
 
     async def claim(self, fetched: Fetched, token: str) -> ClaimState:
         """Take a fetched job in the store's view; atomic.

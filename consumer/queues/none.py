@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from consumer.model import Claim, LogPosition
+from consumer.model import AttemptKey, Claim, LogPosition, Standing
 from enqueue.record import Record
 
 
 class NoRecords:
     """Keeps nothing: for `--no-records`."""
+
+    source = ""
 
     async def write(self, claim: Claim, record: Record) -> None:
         """Nothing is kept."""
@@ -36,3 +38,7 @@ class NoRecords:
         """There is no way to ask for one."""
         await asyncio.Event().wait()
         yield ""
+
+    async def standing(self, attempts: Sequence[AttemptKey]) -> Sequence[Standing]:
+        """Nothing is known, so nothing is to be touched."""
+        return [Standing.HELD for _ in attempts]

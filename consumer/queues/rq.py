@@ -19,11 +19,12 @@ from redis.exceptions import RedisError
 
 from consumer.errors import ClaimLost, SetupError
 from consumer.lifeline import Lifeline
-from consumer.model import Claim, Settlement, Signal
+from consumer.model import AttemptKey, Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queues import scripts
 from consumer.queues.records import RecordStore, connect, patiently, run_all, transient, unusable
 from consumer.queues.rq_words import claim_of, settling
+from consumer.queues.standing import RQ_STANDING
 from consumer.settings import Retention
 from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
@@ -50,6 +51,7 @@ class RqRecords(RecordStore):
     ) -> None:
         super().__init__(redis, consumer, instance, retention, lifeline)
         self._sent: dict[str, bytes] = {}
+        self._script_standing = redis.register_script(RQ_STANDING)
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -69,6 +71,10 @@ class RqRecords(RecordStore):
         """Somebody changed the meta meanwhile: take theirs and try again."""
         claim.native.meta = answer[1]
         return True
+
+    def look_at(self, attempt: AttemptKey) -> tuple[Any, list[Any], list[Any]]:
+        """The script that says where an attempt stands, its keys and its arguments."""
+        return self._script_standing, [wire.job_key(attempt.id)], [attempt.id, attempt.queue]
 
     def channels(self) -> list[str]:
         """Our own cancellations, and RQ's commands to this worker."""

@@ -11,6 +11,9 @@ from enqueue.record import Record
 CANCELLATIONS = "longshore:cancel"
 """Channel that carries the ids of jobs that somebody wants cancelled."""
 
+SOURCE = "longshore:source"
+"""Key of the store's own identity: a random word, the same for all who share the store."""
+
 
 def faktory_job_key(jid: str) -> str:
     """The hash that stands in for the job metadata that Faktory doesn't have."""

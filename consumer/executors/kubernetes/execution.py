@@ -15,6 +15,7 @@ from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.logs import follow
 from consumer.executors.kubernetes.manifest import Manifest
 from consumer.executors.kubernetes.status import Container, Pod, Trouble, exit_of, slim, trouble_of, waiting_for
+from consumer.executors.kubernetes.sweep import Leftovers
 from consumer.executors.kubernetes.watch import Informer
 from consumer.model import Exit, LogPart, Plan
 from enqueue.record import Reason, Where
@@ -35,10 +36,18 @@ class PodExecution:
     """A pod that was created or adopted. Needs `begin` once."""
 
     def __init__(
-        self, api: Api, informer: Informer, namespace: str, plan: Plan, manifest: Manifest, pod: Pod, pull_grace: float
+        self,
+        api: Api,
+        informer: Informer,
+        namespace: str,
+        plan: Plan,
+        manifest: Manifest,
+        pod: Pod,
+        pull_grace: float,
+        leftovers: Leftovers,
     ) -> None:
         self._api, self._informer, self._namespace = api, informer, namespace
-        self._plan, self._manifest = plan, manifest
+        self._plan, self._manifest, self._leftovers = plan, manifest, leftovers
         self._graces = {Trouble.NOW: 0.0, Trouble.PULL: pull_grace, Trouble.CONFIG: CONFIG_SECONDS}
         self._pod = pod
         self._uid = pod.uid
@@ -117,15 +126,18 @@ class PodExecution:
             raise
         self._notify()
 
-    async def remove(self) -> None:
-        """Delete the pod and with it its Secret. Raises ApiError."""
+    async def remove(self, *, failed: bool = False) -> None:
+        """Delete the pod and with it its Secret, unless it `failed` and is to be kept for now. Raises ApiError."""
         await self.detach()
         if self._gone or (self._missing and self._pod.over):
+            return
+        if not self._leftovers.settled(self._pod, failed=failed):
             return
         if self._pod.over:
             await self._delete(0)
         elif not self._pod.deleting:
             await self._delete(max(1, math.ceil(self._plan.grace)))
+        self._leftovers.deleted(self._uid)
 
     async def detach(self) -> None:
         """Let go of the pod; it runs on."""

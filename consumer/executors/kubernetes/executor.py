@@ -20,8 +20,10 @@ from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals
 from consumer.executors.kubernetes.rights import check, sentence_of
 from consumer.executors.kubernetes.status import Pod, slim
+from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
 from consumer.executors.kubernetes.watch import Informer
 from consumer.model import Plan
+from consumer.ports import Records
 from consumer.settings import Kubernetes
 from enqueue.errors import LongshoreError
 from enqueue.record import Reason
@@ -42,6 +44,7 @@ class KubernetesExecutor:
     def __init__(self, settings: Kubernetes, consumer: str) -> None:
         self._settings, self._consumer = settings, consumer
         self._opened: tuple[Api, Informer, str] | None = None
+        self._leftovers = Leftovers(settings.keep_failed)
 
     def refuse(self, plan: Plan) -> Iterable[str]:
         """A sentence for each field that can't be honoured here."""
@@ -98,7 +101,14 @@ class KubernetesExecutor:
             if pod.name != manifest.name:  # the pod of another attempt, and so is its Secret
                 manifest = build(replace(plan, attempt=int(pod.name.rpartition("-")[2])), self._settings)
             execution = PodExecution(
-                api, informer, namespace, plan, manifest, pod, pull_grace=self._settings.image_pull_grace
+                api,
+                informer,
+                namespace,
+                plan,
+                manifest,
+                pod,
+                pull_grace=self._settings.image_pull_grace,
+                leftovers=self._leftovers,
             )
             for seen, gone in heard:
                 if seen.uid:
@@ -116,6 +126,11 @@ class KubernetesExecutor:
             await execution.detach()
             raise
         return execution
+
+    async def sweep(self, records: Records) -> None:
+        """Delete pods that outlived their jobs, until cancelled."""
+        api, informer, namespace = self._parts()
+        await Sweeper(api, namespace, informer, self._leftovers, self._settings, self._consumer).run(records)
 
     async def _find(self, plan: Plan, manifest: Manifest) -> Pod | None:
         """A pod that runs this job already: this attempt's, ended or not, else a running one of another attempt."""

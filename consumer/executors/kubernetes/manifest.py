@@ -291,6 +291,8 @@ def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
         names.ATTEMPT: str(plan.attempt),
         names.CONSUMER: names.label_of(plan.consumer),
     }
+    if plan.source:
+        labels = {**labels, names.SOURCE: plan.source}
     annotations: Mapping[str, str] = {
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",

@@ -18,6 +18,7 @@ CONSUMER = "longshore.dev/consumer"
 JOB_ID = "longshore.dev/job-id"
 QUEUE = "longshore.dev/queue"
 DIGEST = "longshore.dev/job-digest"
+SOURCE = "longshore.dev/source"
 
 
 def job_key(queue: str, job_id: str) -> str:

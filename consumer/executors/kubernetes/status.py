@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from consumer.executors.kubernetes.names import DIGEST, JOB
-from consumer.model import Exit
+from consumer.executors.kubernetes import names
+from consumer.model import AttemptKey, Exit
 from consumer.outcome_file import CAP, parse
 from enqueue.record import Reason, epoch
 
@@ -87,6 +87,9 @@ class Pod:
     main: Container | None = None
     init: Container | None = None
     others_run: bool = False
+    source: str = ""
+    attempt: AttemptKey | None = None
+    """Whose pod it is by its annotations; None if they don't fit its name."""
 
     @property
     def over(self) -> bool:
@@ -111,6 +114,7 @@ class Trouble(Enum):
 def slim(pod: Mapping[str, Any]) -> Pod:
     """Copy the needed fields out of the API's object."""
     meta, spec, status = pod.get("metadata") or {}, pod.get("spec") or {}, pod.get("status") or {}
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
     scheduling = disruption = ""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
@@ -128,8 +132,8 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         name=meta.get("name") or "",
         uid=meta.get("uid") or "",
         version=meta.get("resourceVersion") or "",
-        job=(meta.get("labels") or {}).get(JOB, ""),
-        digest=(meta.get("annotations") or {}).get(DIGEST, ""),
+        job=labels.get(names.JOB, ""),
+        digest=annotations.get(names.DIGEST, ""),
         node=spec.get("nodeName"),
         phase=status.get("phase") or "Pending",
         reason=status.get("reason") or "",
@@ -141,7 +145,16 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         main=main,
         init=init,
         others_run=others,
+        source=labels.get(names.SOURCE, ""),
+        attempt=_attempt_of(meta.get("name") or "", labels, annotations),
     )
+
+
+def _attempt_of(name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> AttemptKey | None:
+    job, queue, number = annotations.get(names.JOB_ID), annotations.get(names.QUEUE), labels.get(names.ATTEMPT, "")
+    if job is None or queue is None or not number.isascii() or not number.isdigit():
+        return None
+    return AttemptKey(job, queue, int(number)) if names.pod_name(queue, job, int(number)) == name else None
 
 
 def _container(found: Mapping[str, Any]) -> Container:

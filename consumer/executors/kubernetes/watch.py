@@ -80,6 +80,14 @@ class Informer:
         """The pods of a job (by its label), of all its attempts."""
         return [self._pods[name] for name in sorted(self._jobs.get(key, ()))]
 
+    def pods(self) -> list[Pod]:
+        """All that are listed."""
+        return list(self._pods.values())
+
+    def listened(self, name: str) -> bool:
+        """Somebody here holds the pod of this name."""
+        return name in self._listeners
+
     def listen(self, name: str, listener: Listener) -> None:
         """Tell `listener` of every change of this pod, until `unlisten`."""
         self._listeners.setdefault(name, []).append(listener)

@@ -85,7 +85,7 @@ class Double:
         if not self.ending.done():
             self.end(Exit(code=143, signal=15, ended_at=2.0))
 
-    async def remove(self) -> None:
+    async def remove(self, *, failed: bool = False) -> None:
         self.story.steps.append("remove")
 
     async def detach(self) -> None:
