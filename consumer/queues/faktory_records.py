@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from consumer.batch import Batcher
 from consumer.lifeline import Lifeline
-from consumer.model import AttemptKey, Claim, Settlement, Signal
+from consumer.model import Claim, Settlement, Signal
 from consumer.queues import scripts
 from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
 from consumer.queues.standing import FAKTORY_STANDING
@@ -57,6 +57,8 @@ class Taken:
 class FaktoryRecords(RecordStore):
     """Records of Faktory's jobs, which Faktory itself can't keep: hash `longshore:job:<jid>`."""
 
+    look = FAKTORY_STANDING
+
     def __init__(
         self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None
     ) -> None:
@@ -65,7 +67,6 @@ class FaktoryRecords(RecordStore):
         self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
         self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
         self._script_takeover = redis.register_script(scripts.FAKTORY_TAKEOVER)
-        self._script_standing = redis.register_script(FAKTORY_STANDING)
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -80,10 +81,6 @@ class FaktoryRecords(RecordStore):
             own = (wanted.success if success else wanted.failure) if wanted else None
             ttl = own or (self.retention.success if success else self.retention.failure)
         return [ttl, "", "", "0", "", ""]
-
-    def look_at(self, attempt: AttemptKey) -> tuple[Any, list[Any], list[Any]]:
-        """The script that says where an attempt stands, its keys and its arguments."""
-        return self._script_standing, [wire.faktory_job_key(attempt.id)], []
 
     async def claim(self, fetched: Fetched, token: str) -> ClaimState:
         """Take a fetched job in the store's view; atomic.

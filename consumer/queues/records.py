@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -29,7 +28,7 @@ from consumer.errors import ClaimLost, SetupError
 from consumer.lifeline import Lifeline
 from consumer.model import AttemptKey, Claim, LogPosition, Place, Standing
 from consumer.queues import scripts
-from consumer.queues.standing import standing_of
+from consumer.queues.standing import Standings
 from consumer.settings import Retention
 from enqueue.errors import QueueUnavailable, UsageError
 from enqueue.record import Record
@@ -98,10 +97,14 @@ class RecordStore:
         self.instance = instance
         self.retention = retention
         self.source = ""
+        self._standings = Standings(redis, self.look)
         self._writes: Batcher[tuple[Claim, Record], None] = Batcher(self._write_many)
         self._script_write = redis.register_script(scripts.WRITE)
         self._script_append = redis.register_script(scripts.APPEND)
         self._script_live = redis.register_script(scripts.LIVE)
+
+    look: str
+    """The script that says where an attempt stands."""
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -201,8 +204,7 @@ class RecordStore:
         """The first sign of life: nobody was cut off by our start, so the dead may be told at once."""
         if self._lifeline is not None:
             self._lifeline.hold(self.instance)
-        await self.redis.set(wire.SOURCE, uuid.uuid4().hex, nx=True)
-        self.source = await self._identity()
+        self.source = await self._standings.identify()
         await self.redis.hset(wire.consumer_key(self.instance), "since", 0)
         await self.live()
 
@@ -210,34 +212,9 @@ class RecordStore:
         """One sign of life; to be given every few seconds."""
         await self._script_live(keys=[wire.consumer_key(self.instance)], args=[self.consumer, ALIVE, ALIVE - 5])
 
-    def look_at(self, attempt: AttemptKey) -> tuple[Any, list[Any], list[Any]]:
-        """The script that says where an attempt stands, its keys and its arguments."""
-        raise NotImplementedError
-
-    async def _identity(self) -> str:
-        stored: Any = await self.redis.get(wire.SOURCE)
-        return stored.decode() if stored else ""
-
     async def standing(self, attempts: Sequence[AttemptKey]) -> Sequence[Standing]:
-        """Where each attempt stands. Raises QueueUnavailable, also if the store was emptied or isn't the same."""
-        found: list[Standing] = []
-        try:
-            same = not attempts or await self._identity() == self.source
-        except RedisError as error:
-            raise QueueUnavailable(f"the Records can't be read: {wire.without_secrets(str(error))}") from None
-        if not same:
-            raise QueueUnavailable("the Records aren't those that this consumer began with")
-        for start in range(0, len(attempts), 200):
-            part = attempts[start : start + 200]
-            looks = [self.look_at(attempt) for attempt in part]
-            try:
-                answers = await run_all(self.redis, looks[0][0], [(keys, args) for _, keys, args in looks])
-            except RedisError as error:
-                raise QueueUnavailable(f"the Records can't be read: {wire.without_secrets(str(error))}") from None
-            for attempt, answer in zip(part, answers, strict=True):
-                unsure = isinstance(answer, Exception)
-                found.append(Standing.HELD if unsure else standing_of(answer, attempt.attempt))
-        return found
+        """Where each attempt stands. Raises QueueUnavailable."""
+        return await self._standings.ask(attempts)
 
     async def leave(self) -> None:
         """Our claims may be taken over at once."""

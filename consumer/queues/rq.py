@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from consumer.errors import ClaimLost, SetupError
 from consumer.lifeline import Lifeline
-from consumer.model import AttemptKey, Claim, Settlement, Signal
+from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queues import scripts
 from consumer.queues.records import RecordStore, connect, patiently, run_all, transient, unusable
@@ -46,12 +46,13 @@ AT_ONCE = 200
 class RqRecords(RecordStore):
     """Records of RQ's jobs: in the job's own hash, a short form in its meta."""
 
+    look = RQ_STANDING
+
     def __init__(
         self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None
     ) -> None:
         super().__init__(redis, consumer, instance, retention, lifeline)
         self._sent: dict[str, bytes] = {}
-        self._script_standing = redis.register_script(RQ_STANDING)
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -71,10 +72,6 @@ class RqRecords(RecordStore):
         """Somebody changed the meta meanwhile: take theirs and try again."""
         claim.native.meta = answer[1]
         return True
-
-    def look_at(self, attempt: AttemptKey) -> tuple[Any, list[Any], list[Any]]:
-        """The script that says where an attempt stands, its keys and its arguments."""
-        return self._script_standing, [wire.job_key(attempt.id)], [attempt.id, attempt.queue]
 
     def channels(self) -> list[str]:
         """Our own cancellations, and RQ's commands to this worker."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from support.fakekube_http import KINDS, Fault, Request, drop, status
+from support.fakekube_http import KINDS, Fault, Request, drop, replace, status, unmet
 from support.fakekubelet import FakePod, Script, rfc3339, stamp, succeeds
 
 
@@ -62,9 +62,9 @@ class FakeKube:
     async def start(self, port: int = 0) -> None:
         """Serve, on the former port after a stop."""
         app = web.Application(client_max_size=4 * 2**20)
-        app.router.add_route("*", "/api/v1/namespaces/{ns}/{resource}", self._serve)
-        app.router.add_route("*", "/api/v1/namespaces/{ns}/{resource}/{name}", self._serve)
-        app.router.add_route("*", "/api/v1/namespaces/{ns}/{resource}/{name}/{sub}", self._serve)
+        for group in ("/api/v1", "/apis/{group}/v1"):
+            for rest in ("", "/{name}", "/{name}/{sub}"):
+                app.router.add_route("*", group + "/namespaces/{ns}/{resource}" + rest, self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", port or int(self.url.rpartition(":")[2] or 0))
@@ -194,6 +194,8 @@ class FakeKube:
             return status(404, "NotFound", message, {"name": row.name, "kind": row.resource})
         if row.sub == "log":
             return await self._log(request, row, item)
+        if row.method == "PUT":
+            return replace(self.store, row, item, json.loads(body))
         return self._delete(row, item, body) if row.method == "DELETE" else web.json_response(item)
 
     def _create(self, row: Request, namespace: str, item: dict[str, Any]) -> web.StreamResponse:
@@ -228,12 +230,8 @@ class FakeKube:
     def _delete(self, row: Request, item: dict[str, Any], body: bytes) -> web.StreamResponse:
         options = json.loads(body) if body else {}
         meta = item["metadata"]
-        wanted = (options.get("preconditions") or {}).get("uid", meta["uid"])
-        if wanted != meta["uid"]:
-            text = f"the UID in the precondition ({wanted}) does not match the UID in record ({meta['uid']}). "
-            text += "The object might have been deleted and then recreated"
-            message = f'Operation cannot be fulfilled on {KINDS[row.resource]} "{row.name}": {text}'
-            return status(409, "Conflict", message, {"name": row.name, "kind": KINDS[row.resource]})
+        if (refused := unmet(row, meta, options.get("preconditions") or {})) is not None:
+            return refused
         grace = options.get("gracePeriodSeconds", item.get("spec", {}).get("terminationGracePeriodSeconds", 30))
         over = item.get("status", {}).get("phase") in ("Succeeded", "Failed")
         if row.resource != "pods" or over or grace == 0 or not item["spec"].get("nodeName"):

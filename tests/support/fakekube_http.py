@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
-KINDS = {"pods": "Pod", "secrets": "Secret"}
+KINDS = {"pods": "Pod", "secrets": "Secret", "leases": "Lease", "events": "Event"}
+_VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Request:
     @property
     def verb(self) -> str:
         """As RBAC says it, with the subresource: list, create pods, get pods/log."""
-        verb = {"POST": "create", "DELETE": "delete"}.get(self.method) or ("get" if self.name else "list")
+        verb = _VERBS.get(self.method) or ("get" if self.name else "list")
         if self.query.get("watch") == "true":
             verb = "watch"
         return f"{verb} {self.resource}" + (f"/{self.sub}" if self.sub else "")
@@ -59,3 +60,34 @@ def status(
     body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
     body |= {"reason": reason, "details": dict(details or {}), "code": code}  # type: ignore[dict-item]
     return web.json_response(body, status=code, headers=headers)
+
+
+def conflict(request: Request, why: str) -> web.Response:
+    """409 for an object that isn't as the caller thinks."""
+    kind = KINDS[request.resource]
+    message = f'Operation cannot be fulfilled on {kind} "{request.name}": {why}'
+    return status(409, "Conflict", message, {"name": request.name, "kind": kind})
+
+
+def unmet(request: Request, meta: Mapping[str, Any], conditions: Mapping[str, str]) -> web.Response | None:
+    """409 if a delete's preconditions aren't met."""
+    for name, what in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        wanted = conditions.get(name, meta[name])
+        if wanted != meta[name]:
+            text = f"the {what} in the precondition ({wanted}) does not match the {what} in record ({meta[name]}). "
+            return conflict(request, text + "The object might have been deleted and then recreated")
+    return None
+
+
+def replace(
+    store: Callable[[str, str, dict[str, Any]], None], request: Request, item: dict[str, Any], new: dict[str, Any]
+) -> web.Response:
+    """An update: refused if it was made from another version."""
+    version = item["metadata"]["resourceVersion"]
+    if new["metadata"].get("resourceVersion", version) != version:
+        why = "the object has been modified; please apply your changes to the latest version and try again"
+        return conflict(request, why)
+    new["metadata"] = {**item["metadata"], **new["metadata"]}
+    if not request.query.get("dryRun"):
+        store("MODIFIED", request.resource, new)
+    return web.json_response(new)

@@ -1,13 +1,16 @@
-"""Checks at the start that namespace and rights are there, without leaving a trace, and says what is missing."""
+"""What we must be allowed to do, verb by verb, and a look at whether we are: it leaves no trace."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from consumer.executors.kubernetes import names
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.lease import leases_path
 from consumer.executors.kubernetes.manifest import build
 from consumer.model import Plan
 from consumer.settings import Kubernetes
@@ -16,36 +19,149 @@ from enqueue.job import Job
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 3.0
+NOBODY = "ls-check"
+"""The name of an object that isn't there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A verb on a resource. `lack`: what doesn't work without it; a `needed` one is needed for any job."""
+
+    verb: str
+    resource: str
+    needed: bool = True
+    lack: str = "no job can run"
+    group: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}"
+
+
+_NO_SWEEP = "pods that a dead consumer left of settled jobs stay until somebody deletes them"
+_LEASES = "coordination.k8s.io"
+
+RIGHTS = (
+    Right("list", "pods"),
+    Right("watch", "pods"),
+    Right("create", "pods"),
+    Right("get", "pods"),
+    Right("delete", "pods"),
+    Right("get", "pods/log"),
+    Right("create", "secrets"),
+    Right("list", "events", False, "a pod that doesn't start is explained by its status alone"),
+    Right("get", "leases", False, _NO_SWEEP, _LEASES),
+    Right("create", "leases", False, _NO_SWEEP, _LEASES),
+    Right("update", "leases", False, _NO_SWEEP, _LEASES),
+)
+"""Exactly the Role in k8s/rbac.yaml."""
+
+
+def sample(settings: Kubernetes, consumer: str, **fields: Any) -> dict[str, Any]:
+    """A pod as a small job would become, for dry runs."""
+    job = Job(image=settings.image or "longshore", commands=("true",), **fields)
+    return build(Plan("check", "longshore", 0, consumer, job, None, 1, 1), settings).pod
 
 
 async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str) -> None:
-    """Try each verb on an object that isn't there, each create as a dry run. Raises ApiError for a missing right.
+    """Try what the informer doesn't try anyway. Raises ApiError for a right without which no job can run.
 
-    Whatever else the cluster says (no dry runs in a webhook, a full quota) is no reason not to start.
+    Another right that is missing is told, once. Whatever else the cluster says (no dry runs in a webhook, a full quota)
+    is no reason not to start.
     """
-    plan = Plan("check", "longshore", 0, consumer, Job(image="longshore", commands=("true",)), None, 1, 1)
-    pod = build(plan, settings.model_copy(update={"image": settings.image or "longshore"})).pod
-    meta = {"name": names.pod_name("longshore", "check", 0), "labels": {names.MANAGED_BY: "longshore"}}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {}}
-    nobody = "ls-check"
-    dry = {"dryRun": "All"}
-    await asyncio.gather(
-        _probe(api, "POST", path_of(namespace, "pods"), dry, pod),
-        _probe(api, "POST", path_of(namespace, "secrets"), dry, secret),
-        _probe(api, "DELETE", path_of(namespace, "pods", nobody), None, None),
-        _probe(api, "GET", path_of(namespace, "pods", nobody), None, None),
-        _probe(api, "GET", path_of(namespace, "pods", nobody, "log"), None, None),
-    )
+    tried = [right for right in RIGHTS if str(right) not in ("list pods", "watch pods")]
+    answers = await asyncio.gather(*(probe(api, namespace, right, settings, consumer) for right in tried))
+    told: set[str] = set()
+    for right, error in zip(tried, answers, strict=True):
+        if error is None:
+            continue
+        if error.forbidden is None or right.needed:
+            if error.status in (0, 401) or error.forbidden or _no_namespace(error):
+                raise error
+            if error.status not in (404, 409):
+                log.warning("the cluster may refuse jobs: %s", error)
+        elif right.lack not in told:
+            told.add(right.lack)
+            log.warning("%s; meanwhile %s", sentence_of(error, namespace), right.lack)
 
 
-async def _probe(api: Api, method: str, path: str, query: dict[str, str] | None, body: dict[str, Any] | None) -> None:
+async def probe(api: Api, namespace: str, right: Right, settings: Kubernetes, consumer: str) -> ApiError | None:
+    """Use one right on an object that isn't there, or as a dry run: None, or what the API said."""
+    method, path, query, body = _request(namespace, right, settings, consumer)
     try:
-        await api.request(method, path, query=query, body=body, patience=PROBE_SECONDS)
+        if right.verb == "watch":
+            async with api.stream(path, query, sock_read=PROBE_SECONDS):
+                pass
+        else:
+            await api.request(method, path, query=query or None, body=body, patience=PROBE_SECONDS)
     except ApiError as error:
-        if error.status in (0, 401) or error.forbidden or _no_namespace(error):
-            raise
-        if error.status not in (404, 409):
-            log.warning("the cluster may refuse jobs: %s", error)
+        return error
+    return None
+
+
+def _request(
+    namespace: str, right: Right, settings: Kubernetes, consumer: str
+) -> tuple[str, str, dict[str, str], dict[str, Any] | None]:
+    resource, _, sub = right.resource.partition("/")
+    leases = right.group == _LEASES
+    dry = {"dryRun": "All"}
+    if right.verb in ("list", "watch"):
+        watch = {"watch": "true", "timeoutSeconds": "1"} if right.verb == "watch" else {}
+        return "GET", path_of(namespace, resource), {"limit": "1", "labelSelector": names.OURS} | watch, None
+    if right.verb == "create":
+        made: dict[str, Callable[[], dict[str, Any]]] = {
+            "pods": lambda: sample(settings, consumer),
+            "secrets": _secret,
+            "leases": lambda: _lease(NOBODY),
+        }
+        return "POST", leases_path(namespace) if leases else path_of(namespace, resource), dry, made[resource]()
+    if right.verb == "update":  # of a version that never was
+        return "PUT", leases_path(namespace, settings.lease), dry, _lease(settings.lease, resourceVersion="1")
+    if leases:
+        return "GET", leases_path(namespace, settings.lease), {}, None
+    path = path_of(namespace, resource, NOBODY, *([sub] if sub else []))
+    return "DELETE" if right.verb == "delete" else "GET", path, {}, None
+
+
+def _secret() -> dict[str, Any]:
+    meta = {"name": names.pod_name("longshore", "check", 0), "labels": {names.MANAGED_BY: "longshore"}}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {}}
+
+
+def _lease(name: str, **meta: str) -> dict[str, Any]:
+    return {"apiVersion": f"{_LEASES}/v1", "kind": "Lease", "metadata": {"name": name, **meta}, "spec": {}}
+
+
+async def missing(api: Api, namespace: str, settings: Kubernetes, consumer: str) -> Sequence[Right]:
+    """The rights that we don't have: the API is asked, or tried where it doesn't tell. Raises ApiError."""
+    lacking = []
+    for right in RIGHTS:
+        try:
+            allowed = await _allowed(api, namespace, right, settings)
+        except ApiError as error:
+            if error.status not in (401, 403, 404):
+                raise
+            tried = await probe(api, namespace, right, settings, consumer)
+            allowed = tried is None or tried.forbidden is None
+        if not allowed:
+            lacking.append(right)
+    return lacking
+
+
+async def _allowed(api: Api, namespace: str, right: Right, settings: Kubernetes) -> bool:
+    resource, _, sub = right.resource.partition("/")
+    wanted = {"namespace": namespace, "verb": right.verb, "group": right.group, "resource": resource}
+    if sub:
+        wanted["subresource"] = sub
+    if resource == "leases" and right.verb != "create":
+        wanted["name"] = settings.lease
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted},
+    }
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    answer = await api.request("POST", path, body=body, patience=PROBE_SECONDS)
+    return bool((answer.get("status") or {}).get("allowed"))
 
 
 def _no_namespace(error: ApiError) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from consumer.settings import load_settings
+from consumer.executors.kubernetes.rights import RIGHTS
+from consumer.settings import Kubernetes, load_settings
 from support.fakekube import FakeKube
 from support.kubernetes import plan_of, read
 
@@ -23,6 +24,7 @@ def objects(name: str) -> list[dict[str, Any]]:
 async def test_the_role_is_what_is_asked_for(kube: FakeKube, open_executor: Callable[..., Any]) -> None:
     [role] = [item for item in objects("rbac.yaml") if item["kind"] == "Role"]
     granted = {f"{verb} {what}" for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
+    assert granted == {str(right) for right in RIGHTS}
     executor = await open_executor()
     plan = plan_of(variables=[{"name": "T", "value": "x", "sensitive": True}])
     execution = await executor.start(plan)
@@ -30,7 +32,10 @@ async def test_the_role_is_what_is_asked_for(kube: FakeKube, open_executor: Call
     await execution.wait()
     await execution.remove()
     assert set(kube.verbs()) == granted
-    assert all(rule["apiGroups"] == [""] for rule in role["rules"])
+    groups = {right.resource: right.group for right in RIGHTS}
+    assert all(rule["apiGroups"] == [groups[what]] for rule in role["rules"] for what in rule["resources"])
+    [named] = [rule["resourceNames"] for rule in role["rules"] if "resourceNames" in rule]
+    assert named == [Kubernetes().lease]
 
 
 def test_the_deployment_sets_settings_that_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
