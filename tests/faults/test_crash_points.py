@@ -26,8 +26,9 @@ EARLY = ("S1", "S2", "S3", "S4", "S5")
 STEPS = [
     ("S1 rq", "after"),
     *((step, when) for step in ("S2 plan", "S2 record", "S3 create", "S4 secret") for when in ("before", "after")),
-    *((step, when) for step in ("S5 running", "S5 log", "S6 log end", "S8 rq") for when in ("before", "after")),
+    *((step, when) for step in ("S5 running", "S5 log", "S6 log end") for when in ("before", "after")),
     ("S6 ended", "after"),
+    ("S8 rq", "before"),
     ("S9 delete", "after"),
 ]
 JOB = Job(
