@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from consumer.settings import load_settings
 from consumer.telemetry import set_up_logging
 from enqueue.job import Job
 
+GARBAGE = (20_000, 20, 20)
+"""When Python looks for cycles: its own (700, 10, 10) takes a fifth of a busy consumer's CPU time."""
+
 
 def run(config: Path | None, **flags: Any) -> None:
     """Run jobs from a queue until told to stop. Raises UsageError, SetupError."""
@@ -19,6 +23,9 @@ def run(config: Path | None, **flags: Any) -> None:
 
     settings = load_settings(config, **flags)
     set_up_logging(settings.log_level, settings.log_format)
+    gc.collect()
+    gc.freeze()  # what was imported stays: it needn't be looked at again and again
+    gc.set_threshold(*GARBAGE)
     asyncio.run(run_consumer(settings))
 
 

@@ -14,6 +14,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import (
     AuthenticationError,
     ClusterError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -42,6 +43,9 @@ ALIVE = 15
 
 CONNECTIONS = 64
 """Connections of one client at most; whoever needs one more waits for it."""
+
+APPENDS = 32
+"""Entries of logs, of 64 KiB at most, that go in one round trip."""
 
 WHILE_RUNNING = 8 * 86_400
 """Seconds to keep what belongs to a job that hasn't ended, beyond its own timeout."""
@@ -99,6 +103,7 @@ class RecordStore:
         self.source = ""
         self._standings = Standings(redis, self.look)
         self._writes: Batcher[tuple[Claim, Record], None] = Batcher(self._write_many)
+        self._appends: Batcher[tuple[list[Any], list[Any]], bytes] = Batcher(self._append_many, limit=APPENDS)
         self._script_write = redis.register_script(scripts.WRITE)
         self._script_append = redis.register_script(scripts.APPEND)
         self._script_live = redis.register_script(scripts.LIVE)
@@ -172,18 +177,14 @@ class RecordStore:
         await self._append(claim, position, [b"end", claim.attempt, *totals])
 
     async def _append(self, claim: Claim, position: LogPosition, fields: list[Any]) -> None:
-        answer = await self._script_append(
-            keys=[self.key_of(claim), self.stream_of(claim)],
-            args=[
-                claim.token,
-                wire.entry_id(claim.attempt, position.entries),
-                self._keep(claim),
-                *position_fields(position),
-                *fields,
-            ],
-        )
-        if answer == b"lost":
+        keys = [self.key_of(claim), self.stream_of(claim)]
+        entry = wire.entry_id(claim.attempt, position.entries)
+        args = [claim.token, entry, self._keep(claim), *position_fields(position), *fields]
+        if await self._appends.put((keys, args)) == b"lost":
             raise ClaimLost(f"job {claim.id} is no longer ours")
+
+    async def _append_many(self, batch: Sequence[tuple[list[Any], list[Any]]]) -> Sequence[Any]:
+        return await run_all(self.redis, self._script_append, batch)
 
     async def drop(self, claim: Claim, sequences: Sequence[int]) -> None:
         """Forget entries from the middle of the log."""
@@ -284,14 +285,24 @@ def position_of(entry: bytes, fields: Mapping[bytes, bytes]) -> LogPosition:
 
 async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], list[Any]]]) -> list[Any]:
     """Run one script many times in one round trip. Raises RedisError for what concerns the whole batch."""
-    async with redis.pipeline(transaction=False) as pipe:
-        for keys, args in calls:
-            await script(keys=keys, args=args, client=pipe)
-        answers = await pipe.execute(raise_on_error=False)
+    answers: list[Any] = [None] * len(calls)
+    todo: Sequence[int] = range(len(calls))
+    for known in (True, False):
+        if not known:  # the server forgot it: it was restarted
+            await redis.script_load(script.script)
+        async with redis.pipeline(transaction=False) as pipe:  # not with Script's help: it asks each time what is known
+            for i in todo:
+                keys, args = calls[i]
+                pipe.evalsha(script.sha, len(keys), *keys, *args)
+            for i, answer in zip(todo, await pipe.execute(raise_on_error=False), strict=True):
+                answers[i] = answer
+        todo = [i for i in todo if isinstance(answers[i], NoScriptError)]
+        if not todo:
+            break
     for answer in answers:
         if isinstance(answer, RedisError) and transient(answer):
             raise answer
-    return list(answers)
+    return answers
 
 
 async def connect(url: str) -> Redis:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import bisect
 import copy
 import json
 import time
@@ -300,8 +301,9 @@ class FakeKube:
         until = time.monotonic() + float(query.get("timeoutSeconds") or 1800)
         while not self.watch_closes_at_once and not cut.is_set() and time.monotonic() < until:
             news = self._news
-            for version, kind, what, item in list(self._history):
-                if version > position and what == resource and item["metadata"]["namespace"] == namespace:
+            since = bisect.bisect_right(self._history, position, key=lambda entry: entry[0])
+            for version, kind, what, item in self._history[since:]:
+                if what == resource and item["metadata"]["namespace"] == namespace:
                     position = version
                     if self._selected(item, query):
                         await send(kind, item)

@@ -27,6 +27,7 @@ from consumer.executors.kubernetes.access import Access
 CALL_SECONDS = 30.0
 RETRY_FIRST, RETRY_CAP, RETRY_AFTER_CAP = 0.2, 15.0, 60.0
 _LONGEST_MESSAGE = 500
+_PLAIN = re.compile(r"[a-z0-9-]+", re.ASCII)
 
 
 class ApiError(ExecutorFault):
@@ -54,7 +55,8 @@ class ApiError(ExecutorFault):
 
 def path_of(namespace: str, *parts: str) -> str:
     """The URL path of core/v1 objects of a namespace; every part is percent-encoded."""
-    return "/".join(("/api/v1/namespaces", quote(namespace, safe=""), *(quote(part, safe="") for part in parts)))
+    encoded = (part if _PLAIN.fullmatch(part) else quote(part, safe="") for part in (namespace, *parts))
+    return "/".join(("/api/v1/namespaces", *encoded))
 
 
 class Api:

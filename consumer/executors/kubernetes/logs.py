@@ -32,6 +32,8 @@ _NOT_THE_PODS = re.compile(
 LONG_LINE = 64 * 1024
 """A line that grows longer than this is handed on before its end."""
 PAUSE_FIRST, PAUSE_CAP = 0.2, 15.0
+SHORT_SECONDS = 0.25
+"""A job that ends within so long is read once, at its end: to follow it would take a connection for itself."""
 END_SECONDS = 5.0
 """How long the status may lag behind the end of the log before the log is asked for again."""
 OPEN_SECONDS, STALL_SECONDS = 1.0, 15.0
@@ -190,6 +192,8 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
             if source.ended():
                 return
             await source.changed()
+        if not position.stamp:
+            await _ends_within(source, SHORT_SECONDS)
         ended_before = source.ended()
         # What has ended has nothing to wait for; and a kubelet that is simulated may follow it for ever.
         query = {"container": container, "follow": "false" if ended_before else "true", "timestamps": "true"}
@@ -218,10 +222,7 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
         finally:
             patience.end()
         if clean:
-            if not source.ended():  # the kubelet's word on the end comes a moment after the log's
-                until = time.monotonic() + END_SECONDS
-                while not source.ended() and (left := until - time.monotonic()) > 0:
-                    await source.changed(left)
+            await _ends_within(source, END_SECONDS)  # the kubelet's word on the end comes a moment after the log's
             if source.ended() and grew and total >= ROTATED_BYTES:
                 continue
             if source.ended() or ended_before:
@@ -238,6 +239,12 @@ async def follow(api: Api, namespace: str, pod: str, container: str, source: Sou
                 return
         await source.changed(random.uniform(pause / 2, pause))
         pause = min(PAUSE_CAP, pause * 2)
+
+
+async def _ends_within(source: Source, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not source.ended() and (left := until - time.monotonic()) > 0:
+        await source.changed(left)
 
 
 class _Patience:

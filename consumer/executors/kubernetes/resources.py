@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 from consumer.settings import Kubernetes
 from enqueue.job import ResourceList, Resources
@@ -12,6 +13,7 @@ _UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P"
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
+@lru_cache(1024)
 def amount(quantity: str) -> Decimal:
     """A Kubernetes quantity as a number. Raises ValueError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?:([eE][+-]?[0-9]{1,2})|([A-Za-z]{0,2}))", quantity.strip(), re.ASCII)

@@ -6,7 +6,6 @@ Source of the protocol: https://kubernetes.io/docs/reference/using-api/api-conce
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
@@ -14,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
+from pydantic_core import from_json
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.names import OURS
@@ -179,7 +179,7 @@ class Informer:
             self.watches += 1
             self.connected.set()
             async for line in lines_of(response):
-                self._event(json.loads(line))
+                self._event(from_json(line))
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, item = event.get("type"), event.get("object") or {}

@@ -1,0 +1,22 @@
+"""The fake API server of the tests as a process of its own; prints its URL."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from support.fakekube import FakeKube
+
+
+async def main() -> None:
+    """Serve until killed."""
+    async with FakeKube("jobs") as kube:
+        print(kube.url, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
