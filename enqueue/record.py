@@ -45,6 +45,7 @@ class Reason(StrEnum):
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"
     OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_STORAGE = "out_of_storage"
     DEADLINE = "deadline"
     START_TIMEOUT = "start_timeout"
     UNSCHEDULABLE = "unschedulable"
@@ -53,6 +54,7 @@ class Reason(StrEnum):
     START_ERROR = "start_error"
     INIT_FAILED = "init_failed"
     EVICTED = "evicted"
+    PREEMPTED = "preempted"
     NODE_LOST = "node_lost"
     POD_DELETED = "pod_deleted"
     EXECUTOR_ERROR = "executor_error"
@@ -68,6 +70,7 @@ HINTS: dict[Reason, str] = {
     Reason.EXIT_CODE: "The job's own command failed; its log says why.",
     Reason.SIGNAL: "Something sent the job this signal; a job that handles it can say why.",
     Reason.OUT_OF_MEMORY: "The job used more memory than resources.limits.memory; raise it or use less.",
+    Reason.OUT_OF_STORAGE: "The job wrote more to its disk than the limit in the message; write less, or raise it.",
     Reason.DEADLINE: "The job ran longer than its timeout; raise it or make the job faster.",
     Reason.START_TIMEOUT: "The job hadn't started after start_timeout; see the message for what it was waiting for.",
     Reason.UNSCHEDULABLE: "No node has room for the job, or none matches it; see the scheduler's message.",
@@ -76,6 +79,7 @@ HINTS: dict[Reason, str] = {
     Reason.START_ERROR: "The command couldn't be started; check entrypoint, shell, workdir and the image's user.",
     Reason.INIT_FAILED: "The init step failed, so the job didn't start; its log says why.",
     Reason.EVICTED: "The cluster removed the pod from its node; infrastructure_retries lets such a job run again.",
+    Reason.PREEMPTED: "More important pods needed the room; infrastructure_retries lets such a job run again.",
     Reason.NODE_LOST: "The node went away under the job; infrastructure_retries lets such a job run again.",
     Reason.POD_DELETED: "Somebody or something deleted the pod; infrastructure_retries lets such a job run again.",
     Reason.EXECUTOR_ERROR: "The executor couldn't run the job; the consumer's log has the details.",
@@ -93,6 +97,7 @@ FAULT_OF: dict[Reason, Fault] = {
     if reason
     in (
         Reason.EVICTED,
+        Reason.PREEMPTED,
         Reason.NODE_LOST,
         Reason.POD_DELETED,
         Reason.EXECUTOR_ERROR,

@@ -14,8 +14,9 @@ from consumer.errors import ExecutorFault
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.logs import follow
 from consumer.executors.kubernetes.manifest import Manifest
-from consumer.executors.kubernetes.status import Container, Pod, Trouble, exit_of, slim, trouble_of, waiting_for
+from consumer.executors.kubernetes.status import Container, Pod, slim
 from consumer.executors.kubernetes.sweep import Leftovers
+from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
 from consumer.executors.kubernetes.watch import Informer
 from consumer.model import Exit, LogPart, Plan
 from enqueue.record import Reason, Where
@@ -69,7 +70,9 @@ class PodExecution:
     def heard(self, pod: Pod, gone: bool) -> None:
         """News from the informer."""
         if pod.uid == self._uid:
-            self._pod, self._missing, self._unseen = pod, gone, False
+            if not self._pod.over:  # what it said first of its end is the truth: later it may be deleted
+                self._pod = pod
+            self._missing, self._unseen = gone, False
             self._began = self._began or _begun(pod)
         elif gone and not pod.uid:
             self._missing = True

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from consumer.executors.kubernetes.status import Trouble, exit_of, slim, trouble_of, waiting_for
+from consumer.executors.kubernetes.status import slim
+from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
 from enqueue.record import Reason
 
 START, END = "2026-11-21T08:00:00Z", "2026-11-21T08:00:07Z"

@@ -1,0 +1,223 @@
+"""What a pod's status means: pure functions of a slim copy of it.
+
+Source of the words: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions and the
+statuses of real pods in tests/data/pod-statuses.
+"""
+
+from __future__ import annotations
+
+import re
+import signal as signals
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
+
+from consumer.executors.kubernetes.status import MESSAGE, NO_STATUS, NOT_STARTED, Container, Pod
+from consumer.model import Exit, signal_name
+from consumer.outcome_file import CAP, parse
+from enqueue.record import Reason
+
+_FATAL = frozenset((
+    signals.SIGHUP, signals.SIGINT, signals.SIGQUIT, signals.SIGILL, signals.SIGTRAP, signals.SIGABRT, signals.SIGBUS,
+    signals.SIGFPE, signals.SIGKILL, signals.SIGSEGV, signals.SIGPIPE, signals.SIGALRM, signals.SIGTERM,
+    signals.SIGXCPU, signals.SIGXFSZ,
+))  # fmt: skip
+_PULLING = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed")
+_CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
+_ADMISSION = (
+    "UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "NodeAffinity",
+    "NodePorts", "NodeName", "NodeShutdown", "PodFeatureUnsupported", "PodOSNotSupported", "TopologyAffinityError",
+)  # fmt: skip
+_DISRUPTIONS = {
+    "EvictionByEvictionAPI": (Reason.EVICTED, "the pod was evicted through the API, as when its node is drained"),
+    "PreemptionByScheduler": (Reason.PREEMPTED, "a pod of a higher priority took the place of this one"),
+    "DeletionByTaintManager": (Reason.EVICTED, "the pod's node was drained by a taint, or is no longer ready"),
+    "DeletionByPodGC": (Reason.NODE_LOST, "the pod's node is gone"),
+    "TerminationByKubelet": (Reason.EVICTED, "the node ended the pod: it ran short of something or shuts down"),
+}
+_OWN_STORAGE = re.compile(r"exceed(s|ed) (the (total )?limit|its local ephemeral storage limit)")
+"""What a kubelet says when the pod broke its own limit, other than when its node ran short."""
+
+
+class Trouble(Enum):
+    """Why a pod doesn't start: how long it may last is the executor's to say."""
+
+    NOW = "now"
+    PULL = "pull"
+    CONFIG = "config"
+    WAITS = "waits"
+
+
+def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | None:
+    """The Exit of a pod that has ended, or None if it goes on.
+
+    `gone`: the API says that the pod no longer exists, and this is the last that was seen of it. `stopped`: we
+    deleted it ourselves, so its deletion is no reason. The pod's own words (evicted, deadline, node lost) win over
+    the container's; an exit code of 0 wins over a disruption that came too late.
+    """
+    main = pod.main
+    ended = main is not None and main.state == "terminated"
+    if not (gone or pod.over or pod.phase == "Unknown" or (ended and pod.others_run)):
+        return None
+    code = main.code if main is not None and ended and main.reason != NO_STATUS else None
+
+    variables, note = _variables(pod)
+
+    def verdict(reason: Reason | None, message: str = "", signal: int | None = None) -> Exit:
+        return Exit(
+            variables=variables,
+            note=note,
+            code=code,
+            signal=signal,
+            reason=reason,
+            message=message[:MESSAGE] or None,
+            started_at=main.started_at if main else None,
+            ended_at=main.ended_at if main else None,
+            started=pod.started,
+        )
+
+    if pod.reason == "DeadlineExceeded":
+        return verdict(Reason.DEADLINE, pod.message or "the pod's activeDeadlineSeconds have passed")
+    if pod.reason == "NodeLost" or pod.phase == "Unknown":
+        return verdict(Reason.NODE_LOST, pod.message or f"the node {pod.node or ''} no longer answers")
+    if pod.reason in _ADMISSION and not pod.started:
+        return verdict(Reason.UNSCHEDULABLE, f"the node refused the pod: {pod.reason}: {pod.message}".rstrip(": "))
+    if pod.reason in ("Evicted", "Preempting"):
+        return verdict(*_by_the_node(pod))
+    if pod.init is not None and pod.init.failed and not pod.started:
+        code = pod.init.code
+        if not pod.disruption and (not pod.deleting or stopped):
+            return verdict(Reason.INIT_FAILED, _init_message(pod.init))
+    if main is not None and ended and code == 0:
+        return _succeeded(pod, main, verdict(None), stopped)
+    if pod.disruption:
+        reason, sentence = _DISRUPTIONS.get(pod.disruption, (Reason.EVICTED, "the cluster disrupted the pod"))
+        return verdict(reason, f"{sentence} ({pod.disruption}: {pod.disrupted or pod.message})")
+    if pod.reason in ("Terminated", "NodeShutdown"):
+        return verdict(Reason.EVICTED, pod.message or "the node shuts down")
+    if main is not None and ended:
+        return _of_container(pod, main, verdict, stopped)
+    if gone or pod.deleting:
+        where = f" on node {pod.node}" if pod.node else ""
+        return verdict(Reason.POD_DELETED, f"the pod {pod.name}{where} was deleted before its end was seen")
+    if pod.init is not None and pod.init.reason == NO_STATUS:
+        return verdict(Reason.NODE_LOST, pod.init.message or "the init step's end wasn't seen")
+    if pod.phase == "Succeeded":
+        code = 0
+        return verdict(None)
+    return verdict(Reason.EXECUTOR_ERROR, f"the pod failed: {pod.reason}: {pod.message}".rstrip(": "))
+
+
+def _by_the_node(pod: Pod) -> tuple[Reason, str]:
+    """Whose doing it is that the kubelet ended a pod."""
+    message = pod.message.strip() or "the node evicted the pod"
+    if pod.reason == "Preempting":
+        return Reason.PREEMPTED, message
+    own = not pod.disruption and _OWN_STORAGE.search(message)
+    return (Reason.OUT_OF_STORAGE if own else Reason.EVICTED), message
+
+
+def _succeeded(pod: Pod, main: Container, exit: Exit, stopped: bool) -> Exit:
+    """An exit code of 0 counts, but what happened besides is told."""
+    note = None
+    if main.reason == "OOMKilled":
+        note = "a process of the job was killed because it used more memory than the limit"
+    elif pod.disruption or (pod.deleting and not stopped and not _ended_before(pod, main, None)):
+        note = f"the job ended with exit code 0 while its pod was being removed ({pod.disruption or 'deleted'})"
+    return replace(exit, note="; ".join(part for part in (exit.note, note) if part) or None)
+
+
+def _variables(pod: Pod) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """The outcome variables of the termination messages, the main step's over the init step's, and a note on them."""
+    found: dict[str, str] = {}
+    notes = []
+    for step in (pod.init, pod.main):
+        if step is None or step.state != "terminated" or not step.started or step.reason == NO_STATUS:
+            continue
+        told = parse(step.message, cut=len(step.message.encode()) >= CAP)
+        found |= dict(told.variables)
+        notes += [told.note] if told.note else []
+    return tuple(found.items()), "; ".join(notes) or None
+
+
+def _of_container(pod: Pod, main: Container, verdict: Callable[..., Exit], stopped: bool) -> Exit:
+    """What the main container's own end means."""
+    number = signal_of(main)
+    if main.reason == "OOMKilled":
+        killed = "the kernel killed a process of the job, which used more memory than its limit"
+        return verdict(Reason.OUT_OF_MEMORY, f"{killed} (exit code {main.code})", number)
+    if main.reason in NOT_STARTED:
+        return verdict(Reason.START_ERROR, main.message or main.reason)
+    if main.reason == NO_STATUS and (pod.deleting or not main.started):
+        return verdict(Reason.POD_DELETED, f"the pod {pod.name} was deleted before its end was seen")
+    if main.reason == NO_STATUS:
+        return verdict(Reason.NODE_LOST, main.message or "the container's end wasn't seen")
+    if pod.deleting and not stopped and not _ended_before(pod, main, number):
+        return verdict(Reason.POD_DELETED, f"the pod {pod.name} was deleted while it ran", number)
+    if number is None:
+        return verdict(None)
+    return verdict(None, f"killed by {signal_name(number)} (exit code {main.code})", number)
+
+
+def _ended_before(pod: Pod, main: Container, number: int | None) -> bool:
+    """It had ended by itself when its deletion was asked for, or nothing speaks against it.
+
+    The two clocks are the node's and the API server's, so a signal that a deletion sends is taken for the deletion's.
+    """
+    if number in (signals.SIGTERM, signals.SIGKILL):
+        return False
+    return pod.deleted_at is None or (main.ended_at is not None and main.ended_at < pod.deleted_at)
+
+
+def signal_of(container: Container) -> int | None:
+    """The signal that ended a container.
+
+    The status names it seldom; an exit code of 128 + n stands for it if n is a signal that ends a process (a shell
+    reports its child's death the same way). The exit code stays as it is.
+    """
+    if container.signal:
+        return container.signal
+    number = (container.code or 0) - 128
+    return number if number in _FATAL else None
+
+
+def _init_message(init: Container) -> str:
+    if init.reason in NOT_STARTED:
+        return f"the init step couldn't be started: {init.message or init.reason}"
+    if init.reason == "OOMKilled":
+        return "the init step used more memory than its limit"
+    number = signal_of(init)
+    killed = f": killed by {signal_name(number)}" if number else ""
+    return f"the init step ended with exit code {init.code}{killed}"
+
+
+def trouble_of(pod: Pod) -> tuple[Trouble, Reason, str] | None:
+    """Why a pod whose main container hasn't started is waiting; None if nothing is wrong with it."""
+    if pod.started:
+        return None
+    for container in (pod.init, pod.main):
+        if container is None or container.state != "waiting":
+            continue
+        said = f"{container.reason}: {container.message}".rstrip(": ")
+        if container.reason in ("InvalidImageName", "ErrImageNeverPull"):
+            return Trouble.NOW, Reason.IMAGE_PULL, said
+        if container.reason in _PULLING:
+            return Trouble.PULL, Reason.IMAGE_PULL, said
+        if container.reason in _CONFIG:
+            return Trouble.CONFIG, Reason.CONFIG_ERROR, said
+    if pod.node is None and pod.scheduling:
+        return Trouble.WAITS, Reason.UNSCHEDULABLE, pod.scheduling
+    return None
+
+
+def waiting_for(pod: Pod) -> str:
+    """What a pod that hasn't started is waiting for, for people."""
+    trouble = trouble_of(pod)
+    if trouble is not None:
+        return trouble[2]
+    if pod.node is None:
+        return "it has no node yet"
+    if pod.init is not None and pod.init.state == "running":
+        return "its init step still runs"
+    reasons = {c.reason for c in (pod.init, pod.main) if c is not None and c.state == "waiting" and c.reason}
+    return f"node {pod.node} is setting it up ({', '.join(sorted(reasons)) or 'no word from its kubelet'})"
