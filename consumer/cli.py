@@ -46,6 +46,24 @@ def test(job: Job, config: Path | None, as_json: bool, **flags: Any) -> int:
     return exit_code(record)
 
 
+def check(job: Job | None, config: Path | None, as_json: bool, **flags: Any) -> int:
+    """What a job would become, or else what is wrong with the set-up; 0 if all is sound, else 1."""
+    from consumer import check as checks
+    from consumer.show_check import print_findings, print_preview
+
+    settings = load_settings(config, **flags)
+    set_up_logging("error", settings.log_format)
+    if job is not None:
+        if "executor" not in settings.model_fields_set:  # nobody has chosen: what people ask about is the pod
+            settings = settings.model_copy(update={"executor": "kubernetes"})
+        preview = checks.preview(job, settings)
+        print_preview(preview, as_json)
+        return 1 if preview.refused else 0
+    findings = asyncio.run(checks.check_setup(settings))
+    print_findings(findings, as_json)
+    return 0 if checks.sound(findings) else 1
+
+
 def demo() -> int:
     """The tour; 0 if everything came out as it should."""
     from consumer.demo import run_demo

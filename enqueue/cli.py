@@ -1,4 +1,4 @@
-"""The command `longshore`. What runs jobs (`run`, `test`, `demo`) is in the extra `consumer`, loaded when called."""
+"""The command `longshore`. `run`, `test`, `check` and `demo` are in the extra `consumer`, loaded when called."""
 
 from __future__ import annotations
 
@@ -185,6 +185,40 @@ def run_file(
     if kubernetes_namespace is not None:
         flags["kubernetes"] = {"namespace": kubernetes_namespace}
     raise typer.Exit(_consumer().test(load_job(file), config, as_json, **flags))
+
+
+@app.command()
+def check(
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", help="Print what this job would become; needs no server.")
+    ] = None,
+    queue_url: Annotated[str | None, typer.Option(help="The queue's server; see `longshore enqueue`.")] = None,
+    queues: Annotated[str | None, typer.Option(help="Queues with commas between them.")] = None,
+    executor: Annotated[str | None, typer.Option(help="process, kubernetes or null.")] = None,
+    records_url: Annotated[str | None, typer.Option(help="Redis for the Records of Faktory's jobs.")] = None,
+    no_records: Annotated[bool | None, typer.Option("--no-records", help="Faktory without Records.")] = None,
+    kubernetes_namespace: Annotated[str | None, typer.Option(help="Namespace of the jobs' pods.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what is wrong with a set-up before it bites, or print the pod that a job would become, secrets hidden.
+
+    Takes the settings of `longshore run` and changes nothing. Exits 0 if all is sound (warnings don't count), 1 if
+    there is a problem or the job would be refused, 64 on bad usage.
+    """
+    from enqueue.files import load_job
+
+    flags: dict[str, Any] = {
+        "queue_url": queue_url,
+        "queues": queues,
+        "executor": executor,
+        "records_url": records_url,
+        "no_records": no_records,
+    }
+    if kubernetes_namespace is not None:
+        flags["kubernetes"] = {"namespace": kubernetes_namespace}
+    job = load_job(file) if file is not None else None
+    raise typer.Exit(_consumer().check(job, config, as_json, **flags))
 
 
 @app.command()

@@ -49,14 +49,18 @@ async def open_queue(settings: Settings) -> tuple[Queue, Records]:
 
     Raises UsageError for a URL that can't work, SetupError, QueueUnavailable while the server is away.
     """
+    return await _OPENERS[scheme_of(settings.queue_url)](settings)
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a queue URL. Raises UsageError if there is no such queue."""
     try:
-        scheme = urlsplit(settings.queue_url).scheme
+        scheme = urlsplit(url).scheme
     except ValueError as error:
         raise UsageError(f"queue_url: can't be read: {error}") from None
-    opener = _OPENERS.get(scheme)
-    if opener is None:
+    if scheme not in _OPENERS:
         raise UsageError(
             f"queue_url: the scheme '{scheme}' is unknown; use redis://, rediss:// or unix:// (RQ), "
             "faktory://, faktory+tls://, tcp:// or tcp+tls:// (Faktory)"
         )
-    return await opener(settings)
+    return scheme

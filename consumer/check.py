@@ -1,0 +1,149 @@
+"""`longshore check`: is this set-up sound, and what would a job become? Nothing is run, nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from consumer.errors import SetupError, Unrunnable
+from consumer.executors import make_executor
+from consumer.findings import Finding, Level
+from consumer.model import Claim, Plan
+from consumer.plan import plan_of
+from consumer.settings import Settings
+from enqueue.job import Job
+
+HIDDEN = "***"
+ORDER = ("settings", "queue", "records", "cluster", "rights", "namespace", "process")
+
+
+async def check_setup(settings: Settings) -> list[Finding]:
+    """Look at everything that the settings name. Raises UsageError for what can't ever work."""
+    from consumer.queues.check import check_queue
+
+    found = [*_settings(settings)]
+    for part in await asyncio.gather(check_queue(settings), _executor(settings)):
+        found += part
+    return sorted(found, key=lambda finding: ORDER.index(finding.area))
+
+
+def sound(findings: Iterable[Finding]) -> bool:
+    """No problem; warnings don't count."""
+    return all(finding.level is not Level.PROBLEM for finding in findings)
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    text = f"executor {settings.executor}, queues {', '.join(settings.queues)}, {settings.concurrency} jobs at a time"
+    found = [Finding("settings", Level.GOOD, text)]
+    wanted, (_, hard) = 512 + 8 * settings.concurrency, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        text = f"{hard} open files are allowed, and {settings.concurrency} jobs at a time may need {wanted}"
+        found.append(Finding("settings", Level.WARNING, text, "ulimit -n, or a lower concurrency"))
+    if settings.executor == "kubernetes":
+        probe = Job(image=settings.kubernetes.image or "longshore", commands=("true",))
+        for refusal in _refusals(probe, settings) if settings.kubernetes.image else ():
+            text = f"kubernetes.image: jobs that name no image would be refused: {refusal}"
+            found.append(Finding("settings", Level.PROBLEM, text, "name an image that the policy allows"))
+    return found
+
+
+async def _executor(settings: Settings) -> list[Finding]:
+    if settings.executor == "kubernetes":
+        from consumer.executors.kubernetes.check import check_cluster
+
+        return await check_cluster(settings.kubernetes, settings.name)
+    make_executor(settings)
+    return [_directory(settings.process.directory)] if settings.executor == "process" else []
+
+
+def _directory(chosen: Path | None) -> Finding:
+    directory = chosen or Path(tempfile.gettempdir())
+    above = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    fix = "name another one with process.directory"
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        return Finding("process", Level.PROBLEM, f"no directories for jobs can be made in {directory}", fix)
+    free = os.statvfs(above)
+    if free.f_bavail * free.f_frsize < 100 * 2**20 or (free.f_files and free.f_favail < 1000):
+        return Finding("process", Level.WARNING, f"{above} is nearly full", fix)
+    return Finding("process", Level.GOOD, f"jobs get their directories in {directory}")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a job would become. `refused`: why it wouldn't run."""
+
+    executor: str
+    refused: tuple[str, ...] = ()
+    objects: tuple[dict[str, Any], ...] = ()
+    process: dict[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: value for name, value in asdict(self).items() if value or name == "refused"}
+
+
+def preview(job: Job, settings: Settings) -> Preview:
+    """Needs no server. Raises UsageError for an unknown executor."""
+    if refused := tuple(_refusals(job, settings)):
+        return Preview(settings.executor, refused)
+    plan = _plan(job, settings)
+    if settings.executor == "kubernetes":
+        from consumer.executors.kubernetes.manifest import build
+
+        try:
+            manifest = build(plan, settings.kubernetes)
+        except (Unrunnable, SetupError) as error:
+            return Preview(settings.executor, (str(error),))
+        hidden = dict.fromkeys(manifest.secret_data, HIDDEN)
+        secret = manifest.secret("") | {"data": hidden}
+        secret["metadata"] = {k: v for k, v in secret["metadata"].items() if k != "ownerReferences"}
+        objects = (manifest.pod, *([secret] if hidden else []))
+        return Preview(settings.executor, objects=tuple(_hide(item, job.sensitive_values()) for item in objects))
+    return Preview(settings.executor, process=_process(plan) if settings.executor == "process" else {})
+
+
+def _refusals(job: Job, settings: Settings) -> Sequence[str]:
+    return list(make_executor(settings).refuse(_plan(job, settings)))
+
+
+def _plan(job: Job, settings: Settings) -> Plan:
+    claim = Claim(id="JOB_ID", queue=settings.queues[0], attempt=1, token="", job=job)
+    return plan_of(claim, settings.jobs, settings.name)
+
+
+def _process(plan: Plan) -> dict[str, Any]:
+    """What would run on this host."""
+    job = plan.job
+    command = [*job.shell.split(), "-e", "script.sh"] if job.commands else [*job.entrypoint, *job.args]
+    steps: dict[str, Any] = {"init": [*job.shell.split(), "-e", "init.sh"]} if job.init else {}
+    scripts = {"init.sh": "\n".join(job.init.commands)} if job.init else {}
+    if job.commands:
+        scripts["script.sh"] = "\n".join(job.commands)
+    shown = {
+        "command": command,
+        **steps,
+        "scripts": scripts,
+        "workdir": job.workdir or "a directory of its own",
+        "environment": dict(job.env) | {v.name: v.value for v in job.variables},
+        "files": [file.path for file in job.files],
+        "timeout": plan.timeout,
+    }
+    return dict(_hide(shown, job.sensitive_values()))
+
+
+def _hide(value: Any, secrets: Sequence[str]) -> Any:
+    """The same without sensitive values, wherever the job repeats them."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, HIDDEN)
+    elif isinstance(value, dict):
+        return {name: _hide(inner, secrets) for name, inner in value.items()}
+    elif isinstance(value, (list, tuple)):
+        return [_hide(inner, secrets) for inner in value]
+    return value

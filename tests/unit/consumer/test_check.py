@@ -1,0 +1,177 @@
+"""`longshore check`: the preview of a job, the findings about queues and directories, the command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import rq
+import yaml
+
+from consumer.check import check_setup, preview, sound
+from consumer.findings import Finding, Level
+from consumer.settings import load_settings
+from enqueue import Job
+from support.fake_faktory import FakeFaktory
+from support.redis_server import RedisServer
+
+JOB = {
+    "image": "alpine:3.20",
+    "commands": ["echo hunter2-secret", "deploy"],
+    "env": {"PLAIN": "shown"},
+    "variables": [{"name": "T", "value": "hunter2-secret", "sensitive": True}, {"name": "U", "value": "open"}],
+    "files": [{"path": "a.txt", "contents": "file-contents"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def longshore(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "enqueue.cli", "check", *args],
+        input=stdin, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_the_pod_is_shown_without_its_secrets() -> None:
+    done = longshore("-f", "-", stdin=json.dumps(JOB))
+    assert done.returncode == 0, done.stderr
+    pod, secret = yaml.safe_load_all(done.stdout)
+    assert (pod["kind"], secret["kind"]) == ("Pod", "Secret")
+    assert pod["spec"]["containers"][0]["image"] == "alpine:3.20"
+    assert set(secret["data"].values()) == {"***"}
+    assert "shown" in done.stdout
+    for hidden in ("hunter2-secret", "file-contents"):
+        assert hidden not in done.stdout + done.stderr
+
+
+def test_a_sensitive_value_is_hidden_wherever_the_job_repeats_it() -> None:
+    given = {name: value for name, value in JOB.items() if name not in ("commands", "files")}
+    job = Job.load(given | {"entrypoint": ["login"], "args": ["--token=hunter2-secret"]})
+    for executor in ("kubernetes", "process"):
+        shown = json.dumps(preview(job, load_settings(executor=executor)).plain())
+        assert "hunter2-secret" not in shown
+        assert "--token=***" in shown
+
+
+def test_a_process_is_shown_as_it_would_run() -> None:
+    done = longshore("-f", "-", "--executor", "process", "--json", stdin=json.dumps(JOB))
+    shown = json.loads(done.stdout)["process"]
+    assert shown["command"] == ["/bin/sh", "-e", "script.sh"]
+    assert shown["scripts"]["script.sh"] == "echo ***\ndeploy"
+    assert shown["environment"] == {"PLAIN": "shown", "T": "***", "U": "open"}
+
+
+@pytest.mark.parametrize(
+    ("executor", "fields", "says"),
+    [
+        ("kubernetes", {"service_account": "root"}, "service_account: root"),
+        ("kubernetes", {"secrets": [{"name": "A", "secret": "s", "key": "k"}]}, "secrets[0].secret: s"),
+        ("process", {"resources": {"limits": {"cpu": "1"}}}, "resources: the process executor"),
+    ],
+)
+def test_what_policy_refuses_is_said(executor: str, fields: dict[str, Any], says: str) -> None:
+    refused = preview(Job.load(JOB | fields), load_settings(executor=executor))
+    assert refused.plain()["refused"][0].startswith(says)
+    assert refused.objects == ()
+
+
+def test_a_refused_job_is_told_apart_from_a_wrong_file() -> None:
+    done = longshore("-f", "-", stdin=json.dumps(JOB | {"service_account": "root"}))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("longshore: the job would be refused: service_account: root")
+    assert longshore("-f", "-", stdin='{"comands": []}').returncode == 64
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("-f", "/none"), ("--queue-url", "http://x"), ("--executor", "dokcer"), ("--nonsense",), ("--queues", "")],
+)
+def test_bad_usage(args: tuple[str, ...]) -> None:
+    done = longshore(*args)
+    assert done.returncode == 64, done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sound_set_up(redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).config_set("appendonly", "yes")
+    done = longshore("--json", LONGSHORE_QUEUE_URL=redis_url)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["sound"]) == (0, True), said
+    assert {row["area"] for row in said["findings"]} == {"settings", "queue", "process"}
+    done = longshore(LONGSHORE_QUEUE_URL=redis_url)
+    assert done.stdout.rstrip().endswith("all is sound")
+
+
+async def test_a_queue_that_isnt_there_is_a_problem_and_its_password_isnt_shown() -> None:
+    found = await problems(queue_url="redis://user:hunter2@127.0.0.1:1/0")
+    assert "127.0.0.1:1" in found[0].text
+    assert "hunter2" not in str(found)
+    found = await problems(queue_url="faktory://:hunter2@127.0.0.1:1", no_records=True)
+    assert "127.0.0.1:1" in found[0].text
+    assert "hunter2" not in str(found)
+
+
+async def problems(**settings: Any) -> list[Finding]:
+    found = [f for f in await check_setup(load_settings(**settings)) if f.level is Level.PROBLEM]
+    assert all(finding.fix for finding in found)
+    return found
+
+
+async def test_a_redis_that_may_throw_jobs_away() -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        url = server.fresh_url()
+        client = redis.Redis.from_url(url)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert await problems(queue_url=url) == []
+        client.config_set("maxmemory", "100mb")
+        [found] = await problems(queue_url=url)
+        assert "maxmemory-policy is allkeys-lru" in found.text
+        assert found.fix == "CONFIG SET maxmemory-policy noeviction"
+    finally:
+        server.close()
+
+
+async def test_a_stock_worker_on_our_queue(redis_url: str, redis_client: redis.Redis) -> None:
+    worker = rq.SimpleWorker(["shared"], connection=redis_client, name="stock")
+    worker.register_birth()
+    [found] = await problems(queue_url=redis_url, queues="other,shared")
+    assert "'stock' listens on 'shared'" in found.text
+    assert await problems(queue_url=redis_url, queues="other") == []
+
+
+async def test_a_suspended_rq_is_a_warning(redis_url: str, redis_client: redis.Redis) -> None:
+    rq.suspension.suspend(redis_client)
+    found = await check_setup(load_settings(queue_url=redis_url))
+    assert [f.fix for f in found if "suspended" in f.text] == ["rq resume"]
+    assert sound(found)
+
+
+async def test_faktory_wants_records_or_a_plain_no(redis_url: str) -> None:
+    async with FakeFaktory() as faktory:
+        [found] = await problems(queue_url=faktory.url)
+        assert found.text.startswith("records_url: ")
+        assert await problems(queue_url=faktory.url, no_records=True) == []
+        assert await problems(queue_url=faktory.url, records_url=redis_url) == []
+        [found] = await problems(queue_url=faktory.url, no_records=True, queues="a b")
+        assert "a b" in found.text
+
+
+async def test_a_directory_that_cant_be_made(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    [found] = await problems(queue_url=redis_url, process={"directory": str(tmp_path / "file" / "x")})
+    assert found.area == "process"
+    assert not (tmp_path / "y").exists()
+    assert await problems(queue_url=redis_url, process={"directory": str(tmp_path / "y" / "z")}) == []
+    assert not (tmp_path / "y").exists()
