@@ -5,17 +5,21 @@ from __future__ import annotations
 from consumer.errors import Unrunnable
 from consumer.model import Claim, Plan
 from consumer.settings import Jobs
+from enqueue.record import Reason
 
 
 def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, source: str = "") -> Plan:
     """All that an executor needs to run this claim.
 
     The Job's own timeout wins over the queue's, which wins over the operator's default. Raises Unrunnable for a claim
-    whose payload is no valid Job.
+    whose payload is no valid Job, or one that asks for more grace than the operator allows.
     """
     if claim.job is None:
         raise Unrunnable(claim.problem or "the payload can't be read")
     job = claim.job
+    most = max(jobs.grace, jobs.grace_max)
+    if job.grace is not None and job.grace > most:
+        raise Unrunnable(f"grace: {job.grace:g} is more than the {most:g} seconds allowed here", Reason.REFUSED)
     return Plan(
         id=claim.id,
         queue=claim.queue,
@@ -24,7 +28,7 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
         job=job,
         timeout=job.timeout or claim.timeout or jobs.timeout,
         start_timeout=job.start_timeout or jobs.start_timeout,
-        grace=jobs.grace,
+        grace=jobs.grace if job.grace is None else job.grace,
         begun=begun,
         source=source,
     )

@@ -11,7 +11,6 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -25,6 +24,7 @@ from consumer.section import Section
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
+from enqueue.files import load_yaml
 
 
 class Jobs(Section):
@@ -35,6 +35,7 @@ class Jobs(Section):
     )
     start_timeout: float = Field(300, gt=0, description="Seconds until a job must have started.")
     grace: float = Field(10, ge=0, description="Seconds between TERM and KILL when a job is stopped.")
+    grace_max: float = Field(600, ge=0, description="The longest grace that a job may ask for.")
     max_bytes: int = Field(1_000_000, gt=0, description="The largest accepted payload.")
 
 
@@ -154,11 +155,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 def _check_mapping(path: Path) -> None:
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"{path}: isn't YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from None
+        content = load_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     if content is not None and not isinstance(content, dict):

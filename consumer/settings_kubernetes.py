@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from consumer.section import Section
+from enqueue.images import parse_image, parse_pattern
+from enqueue.pod import Toleration
+from enqueue.quantity import amount
+
+
+def _quantity(text: str) -> str:
+    amount(text)
+    return text
+
+
+def _pattern(text: str) -> str:
+    parse_pattern(text)
+    return text
+
+
+Quantities = dict[str, Annotated[str, AfterValidator(_quantity)]]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Kubernetes(Section):
-    """The kubernetes executor."""
+    """The kubernetes executor. What jobs may ask for is empty unless the operator names it: `allowed_...`."""
 
     namespace: str | None = Field(
         None, description="Namespace of the jobs; the kubeconfig's or the pod's own if not given."
@@ -20,20 +38,8 @@ class Kubernetes(Section):
         None, description="Path of a kubeconfig; else KUBECONFIG, ~/.kube/config, in-cluster."
     )
     context: str | None = Field(None, description="The kubeconfig's context.")
-    image: str | None = Field(None, description="Image of jobs that name none.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    image_pull_grace: float = Field(60, ge=0, description="Seconds for which a failing image pull may still recover.")
-    service_account: str | None = Field(None, description="Service account of jobs that name none.")
-    allowed_service_accounts: tuple[str, ...] = Field((), description="Service accounts that jobs may name.")
-    allowed_secrets: tuple[str, ...] = Field((), description="Kubernetes Secrets that jobs may refer to.")
-    requests: dict[str, str] = Field(
-        {"cpu": "100m", "memory": "128Mi"}, description="Resource requests of jobs that set none."
-    )
-    limits: dict[str, str] = Field({"memory": "1Gi"}, description="Resource limits of jobs that set none.")
-    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets with the registries' credentials.")
     rate: float = Field(200, gt=0, description="Requests a second to the API; bursts may be twice as large.")
     patience: float = Field(300, ge=0, description="Seconds for which an API server that doesn't answer is waited for.")
-    run_as_user: int = Field(65532, ge=1, description="User and group of job containers.")
     keep_failed: float = Field(
         0, ge=0, description="Seconds for which a failed job's pod, and its Secret, are kept for people to look at."
     )
@@ -41,5 +47,87 @@ class Kubernetes(Section):
     sweep_interval: float = Field(60, gt=0, description="Seconds between two looks for pods that nobody holds.")
     lease: str = Field("longshore-sweeper", description="The Lease of the one consumer that sweeps.")
     lease_seconds: float = Field(30, gt=0, description="Seconds after which a silent sweeper's Lease may be taken.")
-    labels: dict[str, str] = Field({}, description="Labels added to every pod.")
-    annotations: dict[str, str] = Field({}, description="Annotations added to every pod.")
+
+    profile: Literal["restricted", "baseline", "privileged"] = Field(
+        "restricted", description="Pod Security standard of the pods; what a template may not leave."
+    )
+    run_as_user: int = Field(65532, ge=1, description="User and group of restricted jobs; group of their volumes.")
+    read_only: bool = Field(False, description="Jobs may write to their volumes only, not to the image's files.")
+    host_users: bool | None = Field(None, description="False: pods get a user namespace, where nodes support it.")
+    template: Path | dict[str, Any] | None = Field(
+        None, description="Pod that is merged into each job's: a YAML file, or the object itself."
+    )
+
+    image: str | None = Field(None, description="Image of jobs that name none.")
+    allowed_images: tuple[Pattern, ...] = Field(
+        (), description="Images that jobs may run, as patterns of parsed references; empty: all."
+    )
+    require_digest: bool = Field(False, description="Refuse images that aren't named by a digest.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "IfNotPinned", "Never"] = Field(
+        "IfNotPresent", description="IfNotPinned: Always, but IfNotPresent for an image with a digest."
+    )
+    image_pull_grace: float = Field(60, ge=0, description="Seconds for which a failing image pull may still recover.")
+    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets with the registries' credentials.")
+    allowed_image_pull_secrets: tuple[str, ...] = Field((), description="Further ones that jobs may name.")
+
+    service_account: str | None = Field(None, description="Service account of jobs that name none.")
+    allowed_service_accounts: tuple[str, ...] = Field((), description="Service accounts that jobs may name.")
+    service_account_token: bool = Field(False, description="Jobs get the token of their service account.")
+    allowed_secrets: tuple[str, ...] = Field((), description="Kubernetes Secrets that jobs may refer to.")
+
+    requests: Quantities = Field(
+        {"cpu": "100m", "memory": "128Mi"}, description="Resource requests of jobs that set none."
+    )
+    limits: Quantities = Field(
+        {"memory": "1Gi", "ephemeral-storage": "10Gi"}, description="Resource limits of jobs that set none."
+    )
+    limits_max: Quantities = Field(
+        {}, description="The most that a job may ask for, by name; also names the devices that it may ask for."
+    )
+
+    labels: dict[str, str] = Field({}, description="Labels added to every pod; jobs can't change them.")
+    annotations: dict[str, str] = Field({}, description="Annotations added to every pod; jobs can't change them.")
+    allowed_labels: tuple[str, ...] = Field(("*",), description="Keys that jobs may set, with * for any text.")
+    allowed_annotations: tuple[str, ...] = Field(("*",), description="Keys that jobs may set, with * for any text.")
+    node_selector: dict[str, str] = Field({}, description="Labels that every job's node has; jobs can't change them.")
+    allowed_node_selectors: tuple[str, ...] = Field(
+        (), description="Node labels that jobs may ask for: key or key=value, with * for any text."
+    )
+    tolerations: tuple[Toleration, ...] = Field((), description="Tolerations of every job.")
+    allowed_tolerations: tuple[str, ...] = Field(
+        (), description="Taints that jobs may tolerate: key or key=value:effect, with * for any text."
+    )
+    runtime_class: str | None = Field(None, description="Runtime class of jobs that name none.")
+    allowed_runtime_classes: tuple[str, ...] = Field((), description="Runtime classes that jobs may name.")
+    priority_class: str | None = Field(None, description="Priority class of jobs that name none.")
+    allowed_priority_classes: tuple[str, ...] = Field((), description="Priority classes that jobs may name.")
+    dns_policy: Literal["ClusterFirst", "Default", "ClusterFirstWithHostNet", "None"] | None = Field(
+        None, description="Where names are looked up; None needs a dnsConfig from the template."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Kubernetes:
+        for setting in ("requests", "limits"):
+            for name, quantity in getattr(self, setting).items():
+                most = self.limits_max.get(name)
+                if most is not None and amount(quantity) > amount(most):
+                    raise ValueError(f"{setting}: {name}: {quantity} is more than {most} in limits_max")
+        for setting in ("allowed_node_selectors", "allowed_tolerations"):
+            for text in getattr(self, setting):
+                if not text or text != text.strip():
+                    raise ValueError(f"{setting}: '{text}' isn't a pattern")
+        if self.image is not None:
+            try:
+                image = parse_image(self.image)
+            except ValueError as error:
+                raise ValueError(f"image: {error}") from None
+            if self.allowed_images and not any(parse_pattern(text).matches(image) for text in self.allowed_images):
+                raise ValueError(f"image: {image} isn't among allowed_images")
+            if self.require_digest and not image.digest:
+                raise ValueError("image: must be named by its digest (name@sha256:...) because of require_digest")
+        return self
+
+
+def matches(text: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the patterns stands for this text; `*` is any run of characters, nothing else is special."""
+    return any(fnmatch.fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]")) for pattern in patterns)

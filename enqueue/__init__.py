@@ -17,7 +17,8 @@ from enqueue.errors import (
     UnknownJob,
     UsageError,
 )
-from enqueue.job import JOB_NAME, File, InitStep, Job, Resources, Retention, SecretReference, Variable
+from enqueue.job import JOB_NAME, File, InitStep, Job, Retention, SecretReference, Variable
+from enqueue.pod import Resources, Toleration
 from enqueue.record import Outcome, Reason, Record, Status
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Retention",
     "SecretReference",
     "Status",
+    "Toleration",
     "UnknownJob",
     "UsageError",
     "Variable",

@@ -18,17 +18,22 @@ def load_job(path: str) -> Job:
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror or error}") from None
     try:
-        return Job.load(_parse(raw, name))
+        return Job.load(load_yaml(raw, name))
     except InvalidJob as error:
         raise InvalidJob("\n".join(f"{name}: {problem}" for problem in error.problems), error.problems) from None
 
 
-def _parse(raw: bytes, name: str) -> Any:
+def load_yaml(raw: bytes, name: str) -> Any:
+    """Read YAML or JSON of bounded size, without aliases and with unique keys.
+
+    Raises UsageError that begins with `name`.
+    """
     import yaml
 
     if len(raw) > 2 * MAX_JOB_BYTES:
-        raise UsageError(f"{name}: {len(raw)} bytes are too large for a job file")
+        raise UsageError(f"{name}: {len(raw)} bytes are too large")
     try:
+        _check_events(raw)
         return yaml.load(raw, Loader=_Loader())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -38,25 +43,37 @@ def _parse(raw: bytes, name: str) -> Any:
         raise UsageError(f"{name}: isn't YAML or JSON: {str(error).splitlines()[0]}") from None
 
 
+def _check_events(raw: bytes) -> None:
+    """No aliases: a file of ten lines could stand for gigabytes. No abysses: whoever walks them would fall."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.events.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases (*name) aren't accepted", problem_mark=_mark(event))
+        depth += isinstance(event, yaml.events.CollectionStartEvent) - isinstance(event, yaml.events.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=_mark(event))
+
+
+_DEEPEST = 100
+
+
+def _mark(event: Any) -> Any:
+    return event.start_mark
+
+
 def _Loader() -> Any:
-    """PyYAML's safe loader without aliases (a file of ten lines could stand for gigabytes) and with unique keys."""
+    """PyYAML's safe loader with unique keys."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                event = self.peek_event()
-                raise yaml.composer.ComposerError(
-                    None, None, "aliases (*name) aren't accepted in job files", event.start_mark
-                )
-            return super().compose_node(parent, index)
-
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key, _ in node.value:
-                if key.value in seen:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-                seen.add(key.value)
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
             return super().construct_mapping(node, deep)
 
     return Loader

@@ -12,7 +12,15 @@ from pydantic import AfterValidator, AliasChoices, Field, ValidationError, field
 
 from enqueue.closed import Closed, problems_of
 from enqueue.errors import InvalidJob
-from enqueue.images import parse_image
+from enqueue.pod import (
+    DnsName,
+    ImageReference,
+    Key,
+    LabelValue,
+    OwnKey,
+    Resources,
+    Toleration,
+)
 
 JOB_NAME = "longshore.job"
 """The name of the queue job: RQ's function string and Faktory's job type. Its one argument is the Job."""
@@ -23,10 +31,6 @@ MAX_JOB_BYTES = 1_000_000
 _DAY = 86_400
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _RESERVED = re.compile(r"LD_[A-Z_]+|LONGSHORE_[A-Z0-9_]*|KUBERNETES_[A-Z0-9_]*", re.ASCII)
-_QUANTITY = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[EPTGMk]i?|Ki|m|u|n|[eE][+-]?[0-9]+)?", re.ASCII)
-_LABEL_PREFIX = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*", re.ASCII)
-_LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
-_DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 
 
 def _no_nul(text: str) -> str:
@@ -47,12 +51,6 @@ def _environment_name(name: str) -> str:
     return name
 
 
-def _dns_name(name: str) -> str:
-    if not _DNS_NAME.fullmatch(name):
-        raise ValueError("must be a Kubernetes name: lower-case letters, digits, '-' and '.'")
-    return name
-
-
 def _file_path(path: str) -> str:
     parts = path.split("/")
     if not path or path.endswith("/") or ".." in parts or "." in parts or "" in parts[1:] or path == "/":
@@ -60,32 +58,6 @@ def _file_path(path: str) -> str:
     if len(path) > 1024 or any(len(p.encode()) > 255 for p in parts):
         raise ValueError("is too long")
     return path
-
-
-def _quantity(text: str) -> str:
-    if not _QUANTITY.fullmatch(text):
-        raise ValueError("must be a Kubernetes quantity, such as '500m', '2', '256Mi' or '1.5Gi'")
-    return text
-
-
-def _qualified(key: str) -> str:
-    prefix, slash, name = key.rpartition("/")
-    if (slash and (not _LABEL_PREFIX.fullmatch(prefix) or len(prefix) > 253)) or not _LABEL_NAME.fullmatch(name):
-        raise ValueError("must be a Kubernetes key: [prefix/]name with at most 63 letters, digits, '-', '_' and '.'")
-    if prefix == "longshore" or prefix.endswith(("longshore.dev", "kubernetes.io", "k8s.io")):
-        raise ValueError("has a reserved prefix: longshore.dev, kubernetes.io and k8s.io can't be set by a job")
-    return key
-
-
-def _label_value(value: str) -> str:
-    if value and not _LABEL_NAME.fullmatch(value):
-        raise ValueError("must be a Kubernetes label value: at most 63 letters, digits, '-', '_' and '.'")
-    return value
-
-
-def _image(text: str) -> str:
-    parse_image(text)
-    return text
 
 
 def _mode(value: str | int) -> str | int:
@@ -99,10 +71,6 @@ def _mode(value: str | int) -> str | int:
 Text = Annotated[str, AfterValidator(_no_nul)]
 EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
 Seconds = Annotated[float, Field(gt=0, le=30 * _DAY, allow_inf_nan=False)]
-Quantity = Annotated[str, AfterValidator(_quantity)]
-ImageReference = Annotated[str, AfterValidator(_image)]
-DnsName = Annotated[str, AfterValidator(_dns_name)]
-LabelKey = Annotated[str, AfterValidator(_qualified)]
 Command = Annotated[str, AfterValidator(_no_nul)]
 
 
@@ -151,21 +119,6 @@ class InitStep(Closed):
     _commands = field_validator("commands", mode="before")(lambda cls, v: _listed(v))
 
 
-class ResourceList(Closed):
-    """Amounts as Kubernetes quantities: cpu '500m', memory '256Mi'."""
-
-    cpu: Quantity | None = None
-    memory: Quantity | None = None
-    ephemeral_storage: Quantity | None = Field(None, alias="ephemeral-storage")
-
-
-class Resources(Closed):
-    """What the job asks for and what it may use at most."""
-
-    requests: ResourceList = ResourceList()
-    limits: ResourceList = ResourceList()
-
-
 class Retention(Closed):
     """How long the Record and the log are kept after the end, in seconds."""
 
@@ -208,9 +161,18 @@ class Job(Closed):
     infrastructure_retries: int = Field(
         0, ge=0, le=1000, description="Tries after the first when the infrastructure fails a started job."
     )
-    labels: dict[LabelKey, Annotated[str, AfterValidator(_label_value)]] = {}
-    annotations: dict[LabelKey, Text] = {}
+    grace: float | None = Field(
+        None, ge=0, le=3600, allow_inf_nan=False, description="Seconds between TERM and KILL when the job is stopped."
+    )
+    labels: dict[OwnKey, LabelValue] = {}
+    annotations: dict[OwnKey, Text] = {}
     service_account: DnsName | None = None
+    image_pull_policy: Literal["Always", "IfNotPresent"] | None = None
+    image_pull_secrets: tuple[DnsName, ...] = Field((), description="Secrets with credentials for registries.")
+    node_selector: dict[Key, LabelValue] = Field({}, description="Labels that the node must have.")
+    tolerations: tuple[Toleration, ...] = ()
+    runtime_class: DnsName | None = None
+    priority_class: DnsName | None = None
     retention: Retention = Retention()
     reply_to: str | None = Field(
         None,
@@ -218,9 +180,10 @@ class Job(Closed):
         description="Faktory queue that gets a job with the Record at the end.",
     )
 
-    _lists = field_validator("commands", "entrypoint", "args", "variables", "secrets", "files", mode="before")(
-        lambda cls, v: _listed(v)
-    )
+    _lists = field_validator(
+        "commands", "entrypoint", "args", "variables", "secrets", "files", "image_pull_secrets", "tolerations",
+        mode="before",
+    )(lambda cls, v: _listed(v))  # fmt: skip
 
     @model_validator(mode="after")
     def _whole(self) -> Job:

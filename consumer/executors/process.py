@@ -22,6 +22,7 @@ from consumer.executors.output import Output
 from consumer.executors.reaping import ended, kill_group, reap
 from consumer.model import Exit, LogPart, Plan, signal_name
 from consumer.settings import Process
+from enqueue.pod import POD_FIELDS
 from enqueue.record import Reason, Where
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,7 +50,7 @@ class ProcessExecutor:
     def refuse(self, plan: Plan) -> Iterable[str]:
         """Fields that mean something only in a cluster, and paths that would leave the private directory."""
         job = plan.job
-        for field in ("secrets", "resources", "labels", "annotations", "service_account"):
+        for field in POD_FIELDS:
             if getattr(job, field):
                 yield f"{field}: the process executor has no such thing; use the kubernetes executor"
         for index, file in enumerate(job.files):

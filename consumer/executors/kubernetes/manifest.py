@@ -1,27 +1,41 @@
 """Plan and settings -> the pod and its Secret, as the API wants them. Pure.
 
-A job fills named holes only; everything else is the operator's. The pod meets Pod Security `restricted`. Sensitive
-values, files and long scripts stand in one Secret, never in the pod. Working directory, HOME and /tmp are empty
-volumes that the job's user may write to: a workdir hides what the image holds at that path.
+A job fills named holes only; everything else is the operator's: the profile, the policy, the template. Sensitive
+values, files and long scripts stand in one Secret, never in the pod. HOME, /tmp and the working directory (unless the
+job names one of the image's) are empty volumes that the job's user may write to.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.errors import Unrunnable
+from consumer.errors import SetupError, Unrunnable
 from consumer.executors.kubernetes import names
+from consumer.executors.kubernetes.places import (
+    HOME,
+    SCRIPTS,
+    TMP,
+    folders,
+    misplaced,
+    place_of,
+    scratch_of,
+    workdir_of,
+)
+from consumer.executors.kubernetes.policy import policy_refusals, pull_policy
+from consumer.executors.kubernetes.profiles import container_security, pod_security, violations
 from consumer.executors.kubernetes.resources import resources_of
+from consumer.executors.kubernetes.template import merged, template_of
 from consumer.model import Plan
 from consumer.settings import Kubernetes
-from enqueue.job import File, Job
+from enqueue.job import InitStep, Job
+from enqueue.pod import Toleration
 from enqueue.record import Reason
 
-WORKDIR, HOME, TMP, SCRIPTS = "/workspace", "/home/longshore", "/tmp", "/run/longshore"
 OUTCOME = "/dev/termination-log"
 """The kubelet makes this file in every container, writable by all, and tells its end in the status."""
 INLINE_SCRIPT = 64 * 1024
@@ -30,7 +44,9 @@ LONGEST_ARGUMENT = 128 * 1024 - 1024
 SECRET_BYTES = 1_000_000
 DEADLINE_MARGIN = 120
 """Seconds by which the pod's own deadline lies behind all of the consumer's: it only ends pods that nobody watches."""
-_TAKEN = ("/proc", "/sys", "/dev", "/run/longshore")
+POD_BYTES = 1_300_000
+"""The largest pod as JSON: the cluster's storage takes 1.5 MiB, and the pod's status comes on top."""
+ANNOTATIONS_BYTES = 262_144
 
 
 @dataclass(slots=True)
@@ -67,47 +83,12 @@ _SECRET_LABELS = (names.MANAGED_BY, names.JOB, names.ATTEMPT)
 
 def refusals(plan: Plan, settings: Kubernetes) -> list[tuple[Reason, str]]:
     """Why this job can't be run here: (reason, sentence that begins with the field's name)."""
-    job, found = plan.job, []
+    job, found = plan.job, policy_refusals(plan.job, settings)
     if not (job.image or settings.image):
         found.append(
             (Reason.INVALID_JOB, "image: is required by the kubernetes executor (or set kubernetes.image for all jobs)")
         )
-    accounts = (*settings.allowed_service_accounts, settings.service_account)
-    if job.service_account and job.service_account not in accounts:
-        allowed = ", ".join(settings.allowed_service_accounts) or "none"
-        found.append((Reason.REFUSED, f"service_account: {job.service_account} isn't allowed; allowed: {allowed}"))
-    for i, wanted in enumerate(job.secrets):
-        if wanted.secret not in settings.allowed_secrets:
-            allowed = ", ".join(settings.allowed_secrets) or "none"
-            found.append((Reason.REFUSED, f"secrets[{i}].secret: {wanted.secret} isn't allowed; allowed: {allowed}"))
-    workdir = workdir_of(job)
-    if any(workdir == taken or workdir.startswith(taken + "/") for taken in _TAKEN):
-        found.append((Reason.INVALID_JOB, f"workdir: {workdir} can't be a working directory"))
-    found += [(Reason.INVALID_JOB, text) for text in (*_misplaced(job), *_too_long(job))]
-    found += [(Reason.INVALID_JOB, text) for text in resources_of(job.resources, settings)[1]]
-    return found
-
-
-def _misplaced(job: Job) -> list[str]:
-    """Files that can't lie where they should."""
-    places = {volume: f"{volume} is a directory" for volume in (workdir_of(job), HOME, TMP)}
-    texts = []
-    for i, file in enumerate(job.files):
-        path = _place(file, job)
-        parents = ["/".join(path.split("/")[:depth]) for depth in range(2, path.count("/") + 1)]
-        if any(path == taken or taken in parents for taken in _TAKEN):
-            texts.append(f"files[{i}].path: no file can be laid down at {path}")
-        elif path in places:
-            texts.append(f"files[{i}].path: {places[path]}")
-        elif above := next((parent for parent in parents if places.get(parent) == _A_FILE), None):
-            texts.append(f"files[{i}].path: {above} is a file of this job already")
-        for parent in parents:
-            places.setdefault(parent, f"{parent} is the folder of another file")
-        places.setdefault(path, _A_FILE)
-    return texts
-
-
-_A_FILE = "another file of this job lies there already"
+    return found + [(Reason.INVALID_JOB, text) for text in (*misplaced(job), *_too_long(job))]
 
 
 def _too_long(job: Job) -> list[str]:
@@ -120,39 +101,6 @@ def _too_long(job: Job) -> list[str]:
         for field, value in texts.items()
         if len(value.encode()) > LONGEST_ARGUMENT
     ]
-
-
-def workdir_of(job: Job) -> str:
-    """The absolute working directory."""
-    if not job.workdir:
-        return WORKDIR
-    text = job.workdir if job.workdir.startswith("/") else f"{WORKDIR}/{job.workdir}"
-    return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
-
-
-def _place(file: File, job: Job) -> str:
-    return file.path if file.path.startswith("/") else f"{workdir_of(job)}/{file.path}"
-
-
-def _folders(places: list[str], scratch: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Mounts of the folders of files, so that the job's user may write into them too.
-
-    Where a mount needs a folder, the runtime makes it as root's own. A part of a volume that is mounted is made by the
-    kubelet, with the volume's rights; mounted where it is anyway, it changes nothing else. Parents come first.
-    """
-    mounts: dict[str, dict[str, Any]] = {}
-    for place in places:
-        above = [root for root in scratch if place.startswith(root + "/")]
-        if not above:
-            continue
-        root = max(above, key=len)
-        parts = place[len(root) + 1 :].split("/")
-        for depth in range(1, len(parts)):
-            part = "/".join(parts[:depth])
-            path = f"{root}/{part}"
-            if not any(path == other or other.startswith(path + "/") for other in scratch):
-                mounts[path] = {"name": scratch[root], "mountPath": path, "subPath": part}
-    return [mounts[path] for path in sorted(mounts)]
 
 
 def literal(text: str) -> str:
@@ -193,32 +141,29 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     job = plan.job
     name = names.pod_name(plan.queue, plan.id, plan.attempt)
     secret = _Secret(name)
-    workdir = workdir_of(job)
-    scratch = {"workdir": workdir, "home": HOME, "tmp": TMP}
-    paths: dict[str, str] = {}
-    for volume, path in scratch.items():
-        paths.setdefault(path, volume)
-    mounts: list[dict[str, Any]] = [{"name": volume, "mountPath": path} for path, volume in paths.items()]
+    workdir, scratch = workdir_of(job), scratch_of(job)
+    mounts: list[dict[str, Any]] = [{"name": volume, "mountPath": path} for path, volume in scratch.items()]
     items: list[dict[str, Any]] = []
-    mounts += _folders([_place(file, job) for file in job.files], paths)
+    mounts += folders([place_of(file, job) for file in job.files], scratch)
     for i, file in enumerate(job.files):
         items.append(_item(secret.put(f"file-{i}", file.contents, f"files[{i}] ({file.path})"), file.permissions))
-        place = {"mountPath": _place(file, job), "subPath": f"file-{i}", "readOnly": True}
+        place = {"mountPath": place_of(file, job), "subPath": f"file-{i}", "readOnly": True}
         mounts.append({"name": "files"} | place)
 
     def container(step: str, image: str, command: list[str], args: list[str]) -> dict[str, Any]:
         made: dict[str, Any] = {
             "name": step,
             "image": image,
-            "imagePullPolicy": settings.image_pull_policy,
+            "imagePullPolicy": pull_policy(image, job, settings),
             "workingDir": workdir,
             "env": _environment(plan, step, secret),
             "resources": resources_of(job.resources, settings)[0],
             "volumeMounts": list(mounts),
             "terminationMessagePath": OUTCOME,
             "terminationMessagePolicy": "File",
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         }
+        if security := container_security(settings):
+            made["securityContext"] = security
         if command:
             made["command"] = [literal(part) for part in command]
         if args:
@@ -241,13 +186,45 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     main = container("main", image, command, list(job.args))
     inits = [container("init", job.init.image or image, init_command, [])] if job.init else []
     secret.check()
-    volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": {}} for volume in paths.values()]
+    volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": {}} for volume in scratch.values()]
     if items:
         volumes.append({"name": "files", "secret": {"secretName": name, "items": items}})
     spec = _spec(plan, settings)
     spec |= {"containers": [main], "volumes": volumes} | ({"initContainers": inits} if inits else {})
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(plan, settings, name), "spec": spec}
+    own = container_security(settings) if settings.profile != "privileged" else {}
+    pod = merged(pod, template_of(settings), own)
+    if beyond := violations(pod, settings.profile):
+        said = f"{', '.join(beyond)}: isn't allowed by the profile {settings.profile} (kubernetes.profile)"
+        raise Unrunnable(f"the operator's pod template: {said}", Reason.REFUSED)
+    _check_sizes(pod)
     return Manifest(pod, secret.data)
+
+
+def sample(settings: Kubernetes, consumer: str, **fields: Any) -> dict[str, Any]:
+    """The pod of a small job with an init step, to try settings with. Raises SetupError that names what is wrong."""
+    small: dict[str, Any] = {"image": "longshore", "commands": ("true",), "init": InitStep(commands=("true",))}
+    job = Job(**small | fields)
+    anything = {"image": None, "allowed_images": (), "require_digest": False}
+    try:
+        return build(Plan("check", "longshore", 0, consumer, job, None, 1, 1), settings.model_copy(update=anything)).pod
+    except Unrunnable as error:
+        raise SetupError(f"kubernetes: {error}") from None
+
+
+def _check_sizes(pod: dict[str, Any]) -> None:
+    """The API's own words for what is too large would come late and name no field."""
+    notes = sum(len(key) + len(value.encode()) for key, value in pod["metadata"]["annotations"].items())
+    if notes > ANNOTATIONS_BYTES:
+        raise Unrunnable(
+            f"annotations: have {notes:,} bytes with longshore's own; Kubernetes takes at most {ANNOTATIONS_BYTES:,}"
+        )
+    size = len(json.dumps(pod, separators=(",", ":"), ensure_ascii=False).encode())
+    if size > POD_BYTES:
+        raise Unrunnable(
+            f"env: with variables and arguments it makes a pod of {size:,} bytes (each step has a copy); "
+            f"Kubernetes takes about {POD_BYTES:,}; put large values into files"
+        )
 
 
 def _item(key: str, mode: int) -> dict[str, Any]:
@@ -284,8 +261,8 @@ def _reference(name: str, secret: str, key: str) -> dict[str, Any]:
 
 def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
     labels: Mapping[str, str] = {
-        **settings.labels,
         **plan.job.labels,
+        **settings.labels,
         names.MANAGED_BY: "longshore",
         names.JOB: names.job_key(plan.queue, plan.id),
         names.ATTEMPT: str(plan.attempt),
@@ -296,8 +273,8 @@ def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
     annotations: Mapping[str, str] = {
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
-        **settings.annotations,
         **plan.job.annotations,
+        **settings.annotations,
         names.JOB_ID: plan.id[:4096],
         names.QUEUE: plan.queue[:4096],
         names.DIGEST: plan.job.digest(),
@@ -306,24 +283,34 @@ def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
 
 
 def _spec(plan: Plan, settings: Kubernetes) -> dict[str, Any]:
+    job = plan.job
     grace = max(1, math.ceil(plan.grace))  # 0 would take the pod away before its processes are
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": settings.service_account_token,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": settings.run_as_user,
-            "runAsGroup": settings.run_as_user,
-            "fsGroup": settings.run_as_user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(settings),
     }
     if plan.timeout is not None:
         spec["activeDeadlineSeconds"] = math.ceil(plan.timeout + plan.start_timeout + grace) + DEADLINE_MARGIN
-    if account := plan.job.service_account or settings.service_account:
-        spec["serviceAccountName"] = account
-    if settings.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    tolerations = [*settings.tolerations, *(t for t in job.tolerations if t not in settings.tolerations)]
+    pull_secrets = dict.fromkeys((*settings.image_pull_secrets, *job.image_pull_secrets))
+    wanted = {
+        "serviceAccountName": job.service_account or settings.service_account,
+        "runtimeClassName": job.runtime_class or settings.runtime_class,
+        "priorityClassName": job.priority_class or settings.priority_class,
+        "nodeSelector": job.node_selector | settings.node_selector,
+        "tolerations": [_toleration(toleration) for toleration in tolerations],
+        "imagePullSecrets": [{"name": name} for name in pull_secrets],
+        "dnsPolicy": settings.dns_policy,
+    }
+    spec |= {name: value for name, value in wanted.items() if value}
+    if settings.host_users is not None:
+        spec["hostUsers"] = settings.host_users
     return spec
+
+
+def _toleration(wanted: Toleration) -> dict[str, Any]:
+    given = wanted.model_dump(exclude_none=True)
+    return {"tolerationSeconds" if name == "seconds" else name: value for name, value in given.items()}

@@ -1,62 +1,73 @@
-"""Requests and limits: the job's, else the operator's, and never a request above its limit."""
+"""Requests and limits: the job's, else the operator's; never above the operator's ceiling, never impossible."""
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
-from functools import lru_cache
+from collections.abc import Mapping
 
 from consumer.settings import Kubernetes
-from enqueue.job import ResourceList, Resources
+from enqueue.pod import Resources
+from enqueue.quantity import amount
 
-_UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
-
-
-@lru_cache(1024)
-def amount(quantity: str) -> Decimal:
-    """A Kubernetes quantity as a number. Raises ValueError."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?:([eE][+-]?[0-9]{1,2})|([A-Za-z]{0,2}))", quantity.strip(), re.ASCII)
-    if match is None:
-        raise ValueError(f"{quantity!r} is no quantity, such as '500m' or '256Mi'")
-    number, exponent, unit = Decimal(match[1]), match[2], match[3] or ""
-    if exponent:
-        return number * Decimal(f"1{exponent}")
-    if unit in _BINARY:
-        return number * (1 << _BINARY[unit])
-    if unit in _UNITS:
-        return number * Decimal(10) ** _UNITS[unit]
-    raise ValueError(f"{quantity!r} has the unknown unit {unit!r}")
+Refused = list[str]
+Impossible = list[str]
 
 
-def resources_of(wanted: Resources | None, settings: Kubernetes) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(the container's resources, sentences that name what can't be).
+def resources_of(
+    wanted: Resources | None, settings: Kubernetes
+) -> tuple[dict[str, dict[str, str]], Impossible, Refused]:
+    """(the container's resources, sentences on what can't be, sentences on what isn't allowed).
 
-    What the job says wins, name by name. A default request is lowered to the job's limit, a default limit raised to
-    the job's request; a job whose own request is above its own limit is refused.
+    What the job says wins, name by name. A default request is lowered to the limit, a default limit raised to the
+    job's request; a job whose own request is above its own limit is refused. Where there is a ceiling there is a
+    limit. What a device plugin offers has a request that equals its limit, and needs a ceiling to be allowed at all.
     """
-    asked = _plain(wanted.requests) if wanted else {}
-    capped = _plain(wanted.limits) if wanted else {}
-    requests, limits = {**settings.requests, **asked}, {**settings.limits, **capped}
-    problems = []
+    asked = wanted.requests.amounts() if wanted else {}
+    capped = wanted.limits.amounts() if wanted else {}
+    impossible, refused = _devices(asked, capped), _above(asked, capped, settings.limits_max)
+    for name in (name for name in asked if "/" in name):
+        capped.setdefault(name, asked[name])
+    requests = {**settings.requests, **asked}
+    limits = {**settings.limits_max, **settings.limits, **capped}
+    for name in settings.limits_max:
+        if "/" in name and name not in capped and name not in settings.limits:
+            del limits[name]
     for name in requests.keys() & limits.keys():
-        try:
-            above = amount(requests[name]) > amount(limits[name])
-        except ValueError as error:
-            problems.append(f"resources: {name}: {error}")
-            continue
-        if not above:
+        if amount(requests[name]) <= amount(limits[name]):
             continue
         if name in asked and name in capped:
-            problems.append(
+            impossible.append(
                 f"resources.requests.{name}: {requests[name]} is more than resources.limits.{name}, {limits[name]}"
             )
         elif name in asked:
             limits[name] = requests[name]
         else:
             requests[name] = limits[name]
-    return {"requests": requests, "limits": limits}, problems
+    if _DISK in limits:
+        requests.setdefault(_DISK, "0")  # else Kubernetes reserves the whole limit
+    return {"requests": requests, "limits": limits}, impossible, refused
 
 
-def _plain(given: ResourceList) -> dict[str, str]:
-    return {name: str(value) for name, value in given.model_dump(by_alias=True).items() if value is not None}
+_DISK = "ephemeral-storage"
+
+
+def _devices(asked: Mapping[str, str], capped: Mapping[str, str]) -> Impossible:
+    found = []
+    for name in sorted(name for name in {**asked, **capped} if "/" in name):
+        given = {amount(quantity) for amounts in (asked, capped) if (quantity := amounts.get(name)) is not None}
+        if len(given) > 1:
+            found.append(f"resources.requests.{name}: must equal resources.limits.{name}, or be left out")
+        elif any(value % 1 for value in given):
+            found.append(f"resources.limits.{name}: must be a whole number")
+    return found
+
+
+def _above(asked: Mapping[str, str], capped: Mapping[str, str], ceilings: Mapping[str, str]) -> Refused:
+    found = []
+    for kind, amounts in (("requests", asked), ("limits", capped)):
+        for name, quantity in amounts.items():
+            if name in ceilings and amount(quantity) > amount(ceilings[name]):
+                found.append(f"resources.{kind}.{name}: {quantity} is more than {ceilings[name]}, the most allowed")
+            elif "/" in name and name not in ceilings:
+                allowed = ", ".join(known for known in ceilings if "/" in known) or "none"
+                found.append(f"resources.{kind}.{name}: isn't allowed; allowed of its kind: {allowed}")
+    return found

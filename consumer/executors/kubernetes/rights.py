@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from consumer.errors import SetupError
 from consumer.executors.kubernetes import names
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.lease import leases_path
-from consumer.executors.kubernetes.manifest import build
-from consumer.model import Plan
+from consumer.executors.kubernetes.manifest import sample
 from consumer.settings import Kubernetes
-from enqueue.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +55,12 @@ RIGHTS = (
 """Exactly the Role in k8s/rbac.yaml."""
 
 
-def sample(settings: Kubernetes, consumer: str, **fields: Any) -> dict[str, Any]:
-    """A pod as a small job would become, for dry runs."""
-    job = Job(image=settings.image or "longshore", commands=("true",), **fields)
-    return build(Plan("check", "longshore", 0, consumer, job, None, 1, 1), settings).pod
-
-
 async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str) -> None:
-    """Try what the informer doesn't try anyway. Raises ApiError for a right without which no job can run.
+    """Try what the informer doesn't try anyway.
 
-    Another right that is missing is told, once. Whatever else the cluster says (no dry runs in a webhook, a full quota)
-    is no reason not to start.
+    Raises ApiError for a right without which no job can run, SetupError for a pod template that can't be used. Another
+    right that is missing is told, once. Whatever else the cluster says (no dry runs in a webhook, a full quota) is no
+    reason not to start.
     """
     tried = [right for right in RIGHTS if str(right) not in ("list pods", "watch pods")]
     answers = await asyncio.gather(*(probe(api, namespace, right, settings, consumer) for right in tried))
@@ -77,6 +71,8 @@ async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str) -
         if error.forbidden is None or right.needed:
             if error.status in (0, 401) or error.forbidden or _no_namespace(error):
                 raise error
+            if settings.template is not None and error.status in (400, 422) and str(right) == "create pods":
+                raise SetupError(f"kubernetes.template: the cluster doesn't accept the pod: {error.message}")
             if error.status not in (404, 409):
                 log.warning("the cluster may refuse jobs: %s", error)
         elif right.lack not in told:
@@ -113,7 +109,13 @@ def _request(
             "secrets": _secret,
             "leases": lambda: _lease(NOBODY),
         }
-        return "POST", leases_path(namespace) if leases else path_of(namespace, resource), dry, made[resource]()
+        strict = {"fieldValidation": "Strict"} if resource == "pods" and settings.template is not None else {}
+        return (
+            "POST",
+            leases_path(namespace) if leases else path_of(namespace, resource),
+            dry | strict,
+            made[resource](),
+        )
     if right.verb == "update":  # of a version that never was
         return "PUT", leases_path(namespace, settings.lease), dry, _lease(settings.lease, resourceVersion="1")
     if leases:

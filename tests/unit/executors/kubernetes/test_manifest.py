@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from consumer.errors import Unrunnable
 from consumer.executors.kubernetes.manifest import Manifest, build, literal, refusals
 from consumer.executors.kubernetes.names import job_key, label_of, pod_name
-from consumer.executors.kubernetes.resources import amount
 from consumer.settings import Kubernetes
+from enqueue.quantity import amount
 from enqueue.record import Reason
 from support.kubernetes import plan_of
 
@@ -95,7 +95,10 @@ def test_the_plain_pod() -> None:
     assert {"name": "A", "value": "1"} in main["env"]
     assert main["workingDir"] == "/workspace"
     assert {m["mountPath"] for m in main["volumeMounts"]} == {"/workspace", "/home/longshore", "/tmp"}
-    assert main["resources"] == {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+    assert main["resources"] == {
+        "requests": {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "0"},
+        "limits": {"memory": "1Gi", "ephemeral-storage": "10Gi"},
+    }
     spec = pod["spec"]
     assert spec["automountServiceAccountToken"] is spec["enableServiceLinks"] is False
     assert (spec["restartPolicy"], spec["terminationGracePeriodSeconds"]) == ("Never", 1)
@@ -224,17 +227,21 @@ def test_what_is_refused_names_the_field() -> None:
     ]
 
 
-def test_workdirs() -> None:
-    def mounted(workdir: str) -> list[str]:
-        [main] = made(workdir=workdir).pod["spec"]["containers"]
+def test_a_workdir_is_a_volume_unless_it_is_one_of_the_images() -> None:
+    def mounted(**fields: Any) -> list[str]:
+        manifest = made(**fields)
+        [main] = manifest.pod["spec"]["containers"]
         paths = [m["mountPath"] for m in main["volumeMounts"]]
-        assert main["workingDir"] in paths
         assert len(paths) == len(set(paths))
-        return paths
+        assert {m["name"] for m in main["volumeMounts"]} == {v["name"] for v in manifest.pod["spec"]["volumes"]}
+        return [*(["here"] if main["workingDir"] in paths else []), *paths]
 
-    assert mounted("/tmp") == ["/tmp", "/home/longshore"]
-    assert "/workspace/sub" in mounted("sub")
-    assert "/srv/app" in mounted("/srv//app/")
+    assert mounted(workdir="/tmp") == ["here", "/tmp", "/home/longshore"]
+    assert mounted(workdir="sub") == ["here", "/workspace/sub", "/home/longshore", "/tmp"]
+    assert mounted(workdir="/tmp/build")[:2] == ["here", "/tmp/build"]
+    assert mounted(workdir="/srv//app/") == ["/home/longshore", "/tmp"]
+    assert mounted(workdir="/srv/app", init={"commands": ["x"]})[:2] == ["here", "/srv/app"]
+    assert "/srv/app/conf/a" in mounted(workdir="/srv/app", files=[{"path": "conf/a", "contents": ""}])
 
 
 def test_resources_merge_by_name_and_stay_possible() -> None:
@@ -242,7 +249,7 @@ def test_resources_merge_by_name_and_stay_possible() -> None:
         found: dict[str, Any] = made(resources=given).pod["spec"]["containers"][0]["resources"]
         return found
 
-    assert resources(requests={"cpu": "2"})["requests"] == {"cpu": "2", "memory": "128Mi"}
+    assert resources(requests={"cpu": "2"})["requests"] == {"cpu": "2", "memory": "128Mi", "ephemeral-storage": "0"}
     small = resources(limits={"memory": "64Mi"})
     assert (small["requests"]["memory"], small["limits"]["memory"]) == ("64Mi", "64Mi")
     big = resources(requests={"memory": "4Gi"})

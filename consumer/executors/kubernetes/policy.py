@@ -1,0 +1,116 @@
+"""What a job may ask of its pod, by the operator's settings: pure, one sentence for each thing refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from consumer.executors.kubernetes.resources import resources_of
+from consumer.settings import Kubernetes
+from consumer.settings_kubernetes import matches
+from enqueue.images import parse_image, parse_pattern
+from enqueue.job import Job
+from enqueue.pod import Toleration
+from enqueue.record import Reason
+
+_SHOWN = 10
+"""Allowed names that a sentence lists at most."""
+
+
+def policy_refusals(job: Job, settings: Kubernetes) -> list[tuple[Reason, str]]:
+    """Why this job isn't allowed here: (reason, sentence that begins with the field's name)."""
+    _, impossible, above = resources_of(job.resources, settings)
+    found = [(Reason.INVALID_JOB, text) for text in impossible]
+    found += [(Reason.REFUSED, text) for text in (*above, *_images(job, settings), *_named(job, settings))]
+    found += [(Reason.REFUSED, text) for text in (*_metadata(job, settings), *_nodes(job, settings))]
+    return found
+
+
+def pull_policy(image: str, job: Job, settings: Kubernetes) -> str:
+    """The imagePullPolicy of a container with this image; a job can only make it stricter."""
+    policy: str = settings.image_pull_policy
+    if policy == "IfNotPinned":
+        policy = "IfNotPresent" if parse_image(image).digest else "Always"
+    return "Always" if job.image_pull_policy == "Always" and policy != "Never" else policy
+
+
+def _images(job: Job, settings: Kubernetes) -> Iterator[str]:
+    images = {"image": job.image or settings.image}
+    if job.init is not None and job.init.image:
+        images["init.image"] = job.init.image
+    patterns = [parse_pattern(text) for text in settings.allowed_images]
+    for field, text in images.items():
+        if text is None:
+            continue
+        image = parse_image(text)
+        if patterns and not any(pattern.matches(image) for pattern in patterns):
+            yield f"{field}: {image} isn't allowed; allowed: {_listed(settings.allowed_images)}"
+        if settings.require_digest and not image.digest:
+            yield f"{field}: {image} must be named by its digest here (name@sha256:...)"
+        if job.image_pull_policy and settings.image_pull_policy == "Never" and field == "image":
+            yield "image_pull_policy: no image is pulled here; leave it out"
+        elif job.image_pull_policy == "IfNotPresent" and pull_policy(text, job, settings) == "Always":
+            yield f"image_pull_policy: IfNotPresent isn't allowed for {image}; allowed: Always"
+
+
+def _named(job: Job, settings: Kubernetes) -> Iterator[str]:
+    """Things that have a name in the cluster."""
+    wanted: list[tuple[str, str | None, Sequence[str | None]]] = [
+        ("service_account", job.service_account, (settings.service_account, *settings.allowed_service_accounts)),
+        ("runtime_class", job.runtime_class, (settings.runtime_class, *settings.allowed_runtime_classes)),
+        ("priority_class", job.priority_class, (settings.priority_class, *settings.allowed_priority_classes)),
+    ]
+    wanted += [(f"secrets[{i}].secret", s.secret, settings.allowed_secrets) for i, s in enumerate(job.secrets)]
+    pull = (*settings.image_pull_secrets, *settings.allowed_image_pull_secrets)
+    wanted += [(f"image_pull_secrets[{i}]", name, pull) for i, name in enumerate(job.image_pull_secrets)]
+    for field, name, allowed in wanted:
+        if name is not None and name not in allowed:
+            yield f"{field}: {name} isn't allowed; allowed: {_listed(allowed)}"
+
+
+def _metadata(job: Job, settings: Kubernetes) -> Iterator[str]:
+    for field, given, fixed, allowed in (
+        ("labels", job.labels, settings.labels, settings.allowed_labels),
+        ("annotations", job.annotations, settings.annotations, settings.allowed_annotations),
+    ):
+        for key, value in given.items():
+            if key in fixed and fixed[key] != value:
+                yield f"{field}.{key}: is set by the operator; leave it out"
+            elif key not in fixed and not matches(key, allowed):
+                yield f"{field}.{key}: isn't allowed; allowed: {_listed(allowed)}"
+
+
+def _nodes(job: Job, settings: Kubernetes) -> Iterator[str]:
+    selectors = tuple(text if "=" in text else f"{text}=*" for text in settings.allowed_node_selectors)
+    for key, value in job.node_selector.items():
+        fixed = settings.node_selector.get(key)
+        if fixed is not None and fixed != value:
+            yield f"node_selector.{key}: is {fixed} for every job here; leave it out"
+        elif fixed is None and not matches(f"{key}={value}", selectors):
+            yield f"node_selector.{key}: {value} isn't allowed; allowed: {_listed(settings.allowed_node_selectors)}"
+    for i, wanted in enumerate(job.tolerations):
+        if wanted not in settings.tolerations and not _tolerable(wanted, settings.allowed_tolerations):
+            allowed = _listed(settings.allowed_tolerations)
+            yield f"tolerations[{i}]: {taint_of(wanted)} isn't allowed; allowed: {allowed}"
+
+
+def taint_of(toleration: Toleration) -> str:
+    """key=value:effect; `*` is what the toleration leaves open."""
+    value = "*" if toleration.operator == "Exists" else toleration.value or ""
+    return f"{toleration.key}={value}:{toleration.effect or '*'}"
+
+
+def _tolerable(wanted: Toleration, allowed: tuple[str, ...]) -> bool:
+    """What the toleration leaves open must be left open by the pattern too."""
+    text = taint_of(wanted)
+    for pattern in allowed:
+        key, _, rest = pattern.partition("=")
+        value, _, effect = rest.partition(":") if rest else ("*", "", "*")
+        if matches(text, (f"{key}={value}:{effect or '*'}",)):
+            return True
+    return False
+
+
+def _listed(names: Sequence[str | None]) -> str:
+    """The names that there are to choose from."""
+    shown = list(dict.fromkeys(name for name in names if name))
+    return (", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")) or "none"
