@@ -130,6 +130,10 @@ class Executor(Protocol):
     silent: bool
     """Its executions have no log."""
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be started now, whatever the job: no more are claimed meanwhile. None: it can."""
+
     def refuse(self, plan: Plan) -> Iterable[str]:
         """A sentence, beginning with the field's name, for each field that this executor can't honour."""
 

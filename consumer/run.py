@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -38,6 +39,8 @@ START_TRIES = 3
 """Tries of a start that the infrastructure refused before anything ran."""
 START_PAUSE, START_PAUSE_CAP = 0.5, 10.0
 """Seconds between them, doubled each time."""
+DOWN_PAUSE_CAP = 30.0
+"""The same while the executor can start nothing."""
 
 
 STOP_PATIENCE = 60.0
@@ -217,29 +220,35 @@ def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
 async def _start(plan: Plan, executor: Executor, switch: Switch) -> Execution | None:
     """Start it, with more than one try; None if it was cancelled between two of them.
 
-    A lack of room, such as a full quota, may last as long as a start may.
+    A lack of room, such as a full quota, may last as long as a start may. An executor that can start nothing at all is
+    waited for: that is no job's failure.
     """
-    began, pause, tries = time.monotonic(), START_PAUSE, 0
+    began, pause, tries, looking = time.monotonic(), START_PAUSE, 0, False
     while True:
         try:
             return await executor.start(plan)
         except ExecutorFault as fault:
             tries += 1
+            if looking and fault.started:
+                return None  # not found: none of the tries had started it
             full = fault.reason is Reason.UNSCHEDULABLE and time.monotonic() - began < plan.start_timeout
-            if fault.started or (tries >= START_TRIES and not full):
+            down = executor.trouble is not None
+            if fault.started or (tries >= START_TRIES and not (full or down or looking)):
                 raise
-            if tries == 1 or not full:
+            if tries == 1 or not (full or down):
                 log.warning("start_failed", job=plan.id, error=str(fault), tries=tries, doing="trying again")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await switch.wait()
+                async with asyncio.timeout(random.uniform(pause / 2, pause)):
+                    await (asyncio.Event() if looking else switch).wait()
             if switch.reason is Stop.CANCEL:
-                return None
-            if switch.reason is not None and executor.detachable:
+                if not (down or looking):
+                    return None
+                looking, plan = True, replace(plan, begun=True)  # a try without an answer may have started it
+            elif switch.reason is not None and executor.detachable:
                 raise LetGo from None  # nothing runs, and whoever takes the claim over may be luckier
-            if switch.reason is not None:
+            elif switch.reason is not None:
                 raise
-        pause = min(START_PAUSE_CAP, pause * 2)
+        pause = min(DOWN_PAUSE_CAP if down else START_PAUSE_CAP, pause * 2)
 
 
 async def _let_go(execution: Execution | None, executor: Executor, switch: Switch, grace: float) -> None:

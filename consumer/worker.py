@@ -24,6 +24,8 @@ BEAT_INTERVAL = 5.0
 """Seconds between two heartbeats of a claim, and at most until a cancellation is noticed that wasn't announced."""
 
 
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at an executor in trouble, a queue that gives nothing more, or full slots."""
 LAST_PATIENCE = 30.0
 """Seconds, beyond a job's own grace, for the last outcomes to be taken by the queue when we are to stop."""
 
@@ -90,11 +92,20 @@ class Worker:
 
     async def _claim_loop(self) -> None:
         delay, told = 0.2, False
+        trouble: str | None = None
         while not self._stop.is_set():
+            before, trouble = trouble, self._tools.executor.trouble
+            if trouble is not None:
+                if before is None:
+                    log.warning("executor_unavailable", error=trouble, doing="claiming nothing until it is back")
+                await self._first_of(self._stop.wait(), timeout=LOOK_INTERVAL)
+                continue
+            if before is not None:
+                log.info("executor_back")
             free = self.settings.concurrency - len(self._jobs)
             if free <= 0 or self.queue.stopping.is_set():
                 self._freed.clear()
-                await self._first_of(self._freed.wait(), self._stop.wait(), timeout=1 if free > 0 else None)
+                await self._first_of(self._freed.wait(), self._stop.wait(), timeout=LOOK_INTERVAL)
                 continue
             try:
                 claims = await self.queue.claim(free)

@@ -15,6 +15,7 @@ class NullExecutor:
     name = "null"
     detachable = False
     silent = True
+    trouble = None
 
     def __init__(self, consumer: str = "") -> None:
         self._where = Where(executor=self.name, consumer=consumer or None)

@@ -39,6 +39,7 @@ class ProcessExecutor:
     name = "process"
     detachable = False
     silent = False
+    trouble = None
 
     def __init__(self, settings: Process, consumer: str) -> None:
         self._settings = settings

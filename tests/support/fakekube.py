@@ -31,6 +31,8 @@ class FakeKube:
         """All pods that ever were, the last one of a name."""
         self.created: list[str] = []
         """Uids of all pods that were created."""
+        self.names_created: list[str] = []
+        """Their names: an attempt's pod has always the same."""
         self.ledger: list[Request] = []
         self.faults: list[Fault] = []
         self.forbidden: set[str] = set()
@@ -221,6 +223,7 @@ class FakeKube:
         answer = web.json_response(copy.deepcopy(item), status=201)
         if row.resource == "pods":
             self.created.append(uid)
+            self.names_created.append(name)
             pod = self.pods[name] = FakePod(self, item)
             pod.task = asyncio.ensure_future(self.script(pod))
         owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences") or ()}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
+import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
 from consumer.errors import ExecutorFault
@@ -29,6 +31,8 @@ GONE_SECONDS = 30.0
 """How long, beyond its grace, a deleted pod that never started may take to go."""
 STUCK_SECONDS = 120.0
 """How long, beyond its grace, a deleted pod may take to go before its node counts as lost."""
+INSIST_FIRST, INSIST_CAP = 1.0, 30.0
+"""Seconds between two tries of a call that the API doesn't answer."""
 UNSEEN_SECONDS = 15.0
 """How often a pod is looked at that exists but isn't listed any more (somebody took its labels away)."""
 
@@ -123,7 +127,7 @@ class PodExecution:
             return
         before, self._stopped = self._stopped, seconds
         try:
-            await self._delete(seconds)
+            await self._insist(functools.partial(self._delete, seconds))
         except BaseException:
             self._stopped = before  # so that it may be asked for again
             raise
@@ -204,7 +208,7 @@ class PodExecution:
         deleting: float | None = None
         while True:
             if self._missing or self._unseen:
-                await self._look()
+                await self._insist(self._look)
             pod, now = self._pod, time.monotonic()
             end = exit_of(pod, gone=self._gone, stopped=self._stopped is not None)
             if end is not None:
@@ -239,6 +243,23 @@ class PodExecution:
                 wakes.append(now + UNSEEN_SECONDS)
             await self.changed(max(0.0, min(wakes) - now) if wakes else None)
 
+    async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
+        """A call for as long as the API doesn't answer it, or doesn't let us: what runs is judged by nothing less."""
+        pause, told = INSIST_FIRST, False
+        while True:
+            try:
+                return await call()
+            except ApiError as error:
+                if not (error.passing or error.status in (401, 403)):
+                    raise
+                if not told:
+                    log.warning("the pod %s is waited for: %s", self._pod.name, error)
+                    told = True
+            if self._pod.over and not self._missing:
+                return None
+            await self.changed(random.uniform(pause / 2, pause))
+            pause = min(INSIST_CAP, pause * 2)
+
     async def _look(self) -> None:
         """A pod that isn't listed isn't gone until the API says so."""
         if exit_of(self._pod) is not None:
@@ -258,7 +279,7 @@ class PodExecution:
     async def _give_up(self, reason: Reason, message: str) -> Exit:
         """It doesn't start: delete it, and make sure that it hasn't started at the last moment."""
         self._stopped = max(1, math.ceil(self._plan.grace))
-        await self._delete(self._stopped)
+        await self._insist(functools.partial(self._delete, self._stopped))
         until = time.monotonic() + self._stopped + GONE_SECONDS
         while not (self._missing or self._pod.over) and (left := until - time.monotonic()) > 0:
             await self.changed(left)

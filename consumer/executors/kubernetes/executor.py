@@ -16,6 +16,7 @@ from consumer.errors import ExecutorFault, SetupError, Unrunnable
 from consumer.executors.kubernetes import names
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.circuit import Circuit
 from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals
 from consumer.executors.kubernetes.rights import check, sentence_of
@@ -30,6 +31,8 @@ from enqueue.record import Reason
 
 log = logging.getLogger(__name__)
 
+START_PATIENCE = 10.0
+"""For so many seconds a start insists on an API that doesn't answer; beyond that the job waits outside."""
 TERMINATING_SECONDS = 60.0
 """How long, beyond its grace, a former pod of the same name may take to go."""
 
@@ -45,13 +48,28 @@ class KubernetesExecutor:
         self._settings, self._consumer = settings, consumer
         self._opened: tuple[Api, Informer, str] | None = None
         self._leftovers = Leftovers(settings.keep_failed)
+        self._circuit = Circuit()
+
+    @property
+    def _patience(self) -> float:
+        return min(START_PATIENCE, self._settings.patience)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the cluster takes no pods now."""
+        if self._opened is not None and (error := self._opened[1].trouble) is not None:
+            return sentence_of(error, self._opened[2])
+        return self._circuit.trouble
 
     def refuse(self, plan: Plan) -> Iterable[str]:
         """A sentence for each field that can't be honoured here."""
         return [text for _, text in refusals(plan, self._settings)]
 
     async def open(self) -> None:
-        """Connect, list the pods, check the rights. Raises SetupError that names what is missing."""
+        """Connect, list the pods, check the rights.
+
+        Raises SetupError that names what is missing, ExecutorFault if the API doesn't answer.
+        """
         access = await Access.load(self._settings)
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", access.namespace, re.ASCII):
             raise SetupError(f"kubernetes.namespace: '{access.namespace}' can't be the name of a namespace")
@@ -62,6 +80,8 @@ class KubernetesExecutor:
         except BaseException as error:
             await informer.close()
             await api.close()
+            if isinstance(error, ApiError) and error.passing:
+                raise ExecutorFault(str(error)) from None
             if isinstance(error, ApiError):
                 raise SetupError(sentence_of(error, access.namespace)) from None
             raise
@@ -97,7 +117,8 @@ class KubernetesExecutor:
                     raise ExecutorFault(lost, Reason.POD_DELETED, started=True)
                 pod = pod or await self._create(plan, manifest)
             except ApiError as error:
-                raise _translated(error, namespace) from None
+                raise self._refused(error, namespace) from None
+            self._circuit.worked()
             if pod.name != manifest.name:  # the pod of another attempt, and so is its Secret
                 manifest = build(replace(plan, attempt=int(pod.name.rpartition("-")[2])), self._settings)
             execution = PodExecution(
@@ -121,7 +142,7 @@ class KubernetesExecutor:
                 await execution.ensure_secret()
         except ApiError as error:
             await self._take_back(execution)
-            raise _translated(error, namespace) from None
+            raise self._refused(error, namespace) from None
         except BaseException:
             await execution.detach()
             raise
@@ -140,7 +161,7 @@ class KubernetesExecutor:
             known = informer.of_job(key)
         else:
             query = {"labelSelector": f"{names.OURS},{names.JOB}={key}"}
-            listed = await api.request("GET", path_of(namespace, "pods"), query=query)
+            listed = await api.request("GET", path_of(namespace, "pods"), query=query, patience=self._patience)
             known = [slim(item) for item in listed.get("items") or ()]
         known.sort(key=lambda pod: pod.name != manifest.name)
         for pod in known:
@@ -167,7 +188,9 @@ class KubernetesExecutor:
         until = time.monotonic() + plan.grace + TERMINATING_SECONDS
         while True:
             try:
-                return slim(await api.request("POST", path_of(namespace, "pods"), body=manifest.pod))
+                return slim(
+                    await api.request("POST", path_of(namespace, "pods"), body=manifest.pod, patience=self._patience)
+                )
             except ApiError as error:
                 if error.status != 409:
                     raise
@@ -203,7 +226,7 @@ class KubernetesExecutor:
     async def _get(self, name: str) -> Pod | None:
         api, _, namespace = self._parts()
         try:
-            return slim(await api.request("GET", path_of(namespace, "pods", name)))
+            return slim(await api.request("GET", path_of(namespace, "pods", name), patience=self._patience))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -215,6 +238,12 @@ class KubernetesExecutor:
             await execution.remove()
         except ApiError as error:
             log.warning("the pod %s that can't start couldn't be deleted: %s", execution.where.pod, error)
+
+    def _refused(self, error: ApiError, namespace: str) -> LongshoreError:
+        """The error as the job's or the cluster's; the cluster's own tell that no other start will work either."""
+        if error.passing or error.status == 401 or error.forbidden or _no_home(error):
+            self._circuit.refused(sentence_of(error, namespace))
+        return _translated(error, namespace)
 
     def _parts(self) -> tuple[Api, Informer, str]:
         if self._opened is None:
@@ -233,6 +262,11 @@ def _same_job(pod: Pod, plan: Plan) -> None:
             f"id: the pod {pod.name} runs another job under the same id; give each job an id of its own",
             Reason.REFUSED,
         )
+
+
+def _no_home(error: ApiError) -> bool:
+    """The namespace isn't there, or is on its way out."""
+    return "being terminated" in error.message or (error.status == 404 and error.message.startswith("namespaces "))
 
 
 def _translated(error: ApiError, namespace: str) -> LongshoreError:

@@ -50,6 +50,8 @@ class Informer:
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
         """Set while a watch is open: what is here is then at most moments old."""
+        self.trouble: ApiError | None = None
+        """Why the API can't be watched now; None: it can, or nothing is known yet."""
         self.lists = 0
         self.watches = 0
 
@@ -117,6 +119,8 @@ class Informer:
                 if self.watches == 0 and error.status in (401, 403):
                     raise  # `open` waits for the first watch and reports it
                 why = str(error)
+                if error.status not in (400, 410):
+                    self.trouble = error
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 why = f"{type(error).__name__}: {error}"
             finally:
@@ -177,6 +181,7 @@ class Informer:
         }
         async with self._api.stream(self._path, query, sock_read=SILENCE_SECONDS) as response:
             self.watches += 1
+            self.trouble = None
             self.connected.set()
             async for line in lines_of(response):
                 self._event(from_json(line))

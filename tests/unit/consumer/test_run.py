@@ -37,6 +37,7 @@ class Double:
 
     name = "double"
     silent = False
+    trouble: str | None = None
 
     def __init__(self, story: Story, *, detachable: bool = False) -> None:
         self.story, self.detachable = story, detachable

@@ -304,7 +304,7 @@ async def test_a_missing_namespace_and_a_missing_cluster_are_named(
         await KubernetesExecutor(settings(namespace="nowhere"), "c").open()
     lost = settings()
     await kube.stop()
-    with pytest.raises(SetupError, match=r"no Kubernetes API at http://127\.0\.0\.1:[0-9]+: connection refused"):
+    with pytest.raises(ExecutorFault, match=r"no Kubernetes API at http://127\.0\.0\.1:[0-9]+: connection refused"):
         await KubernetesExecutor(lost, "c").open()
     with pytest.raises(SetupError, match="kubeconfig /none doesn't exist"):
         await KubernetesExecutor(lost.model_copy(update={"kubeconfig": type(lost.kubeconfig)("/none")}), "c").open()
