@@ -101,6 +101,9 @@ class Execution(Protocol):
         consumer reached. All that can still be read comes again: what precedes that same Place, or a Gap, is old.
         """
 
+    def watched(self, seconds: float) -> None:
+        """Somebody follows the log: for so long, it must come as it is written."""
+
     async def started(self) -> float:
         """Waits until the main step runs (or has ended); its start in seconds since the epoch."""
 

@@ -40,6 +40,11 @@ class Kubernetes(Section):
     context: str | None = Field(None, description="The kubeconfig's context.")
     rate: float = Field(200, gt=0, description="Requests a second to the API; bursts may be twice as large.")
     patience: float = Field(300, ge=0, description="Seconds for which an API server that doesn't answer is waited for.")
+    log_streams: int = Field(
+        500,
+        ge=0,
+        description="Logs followed at a time; other jobs' logs are read at their end, or while somebody watches.",
+    )
     keep_failed: float = Field(
         0, ge=0, description="Seconds for which a failed job's pod, and its Secret, are kept for people to look at."
     )

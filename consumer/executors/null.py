@@ -50,6 +50,9 @@ class NullExecution:
         for chunk in nothing:
             yield chunk
 
+    def watched(self, seconds: float) -> None:
+        """There is nothing to see."""
+
     async def started(self) -> float:
         """When it was made."""
         return self._ended

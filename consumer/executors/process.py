@@ -128,6 +128,9 @@ class ProcessExecution:
         """The output until its end, at most a second longer than the processes' end."""
         return self._output.read()
 
+    def watched(self, seconds: float) -> None:
+        """Its log always comes as it is written."""
+
     async def started(self) -> float:
         """Waits for the main step's start (or the end)."""
         return await asyncio.shield(self._started)

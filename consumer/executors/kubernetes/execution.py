@@ -14,13 +14,13 @@ from dataclasses import replace
 
 from consumer.errors import ExecutorFault
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
-from consumer.executors.kubernetes.logs import follow
+from consumer.executors.kubernetes.logs import Streams, follow
 from consumer.executors.kubernetes.manifest import Manifest
 from consumer.executors.kubernetes.status import Container, Pod, slim
 from consumer.executors.kubernetes.sweep import Leftovers
 from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
 from consumer.executors.kubernetes.watch import Informer
-from consumer.model import Exit, LogPart, Plan
+from consumer.model import Exit, Gap, LogPart, Plan
 from enqueue.record import Reason, Where
 
 log = logging.getLogger(__name__)
@@ -48,18 +48,22 @@ class PodExecution:
         plan: Plan,
         manifest: Manifest,
         pod: Pod,
+        *,
         pull_grace: float,
         leftovers: Leftovers,
+        streams: Streams,
     ) -> None:
         self._api, self._informer, self._namespace = api, informer, namespace
         self._plan, self._manifest, self._leftovers = plan, manifest, leftovers
         self._graces = {Trouble.NOW: 0.0, Trouble.PULL: pull_grace, Trouble.CONFIG: CONFIG_SECONDS}
+        self._streams = streams
         self._pod = pod
         self._uid = pod.uid
         self._missing = self._gone = self._unseen = False
         self._began = _begun(pod)
         self._stopped: float | None = None
         self._secret_at: float | None = None
+        self.watched_until = 0.0
         self._event = asyncio.Event()
         self._task: asyncio.Task[Exit] | None = None
 
@@ -98,12 +102,22 @@ class PodExecution:
     async def logs(self, after: str = "") -> AsyncGenerator[LogPart, None]:
         """The init step's log, then the main step's, as they wrote them."""
         steps = ("init", "main") if self._plan.job.init else ("main",)
+        reached = after.partition(" ")[0]
         for step in steps:
+            source = _Step(self, step)
+            begin = after if step == reached else ""
             async with contextlib.aclosing(
-                follow(self._api, self._namespace, self._pod.name, step, _Step(self, step))
-            ) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+                follow(self._api, self._namespace, self._pod.name, step, source, self._streams, begin)
+            ) as parts:
+                async for part in parts:
+                    if isinstance(part, Gap) and (step, reached) == ("init", "main"):
+                        continue  # a former consumer has read it
+                    yield part
+
+    def watched(self, seconds: float) -> None:
+        """Somebody reads the log as it is written, for so long."""
+        self.watched_until = time.monotonic() + seconds
+        self._notify()
 
     async def started(self) -> float:
         """Waits until the main step runs or the pod has ended; seconds since the epoch by the node's clock."""
@@ -323,6 +337,13 @@ class _Step:
     def ended(self) -> bool:
         container = self._execution.container(self._step)
         return self._execution.ended or (container is not None and container.state == "terminated")
+
+    def ended_at(self) -> float | None:
+        container = self._execution.container(self._step)
+        return container.ended_at if container is not None else None
+
+    def watched(self) -> bool:
+        return time.monotonic() < self._execution.watched_until
 
     async def changed(self, timeout: float | None = None) -> None:
         await self._execution.changed(timeout)

@@ -18,6 +18,7 @@ from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.circuit import Circuit
 from consumer.executors.kubernetes.execution import PodExecution
+from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals
 from consumer.executors.kubernetes.rights import check, sentence_of
 from consumer.executors.kubernetes.status import Pod, slim
@@ -46,6 +47,7 @@ class KubernetesExecutor:
 
     def __init__(self, settings: Kubernetes, consumer: str) -> None:
         self._settings, self._consumer = settings, consumer
+        self._streams = Streams(settings.log_streams)
         self._opened: tuple[Api, Informer, str] | None = None
         self._leftovers = Leftovers(settings.keep_failed)
         self._circuit = Circuit()
@@ -130,6 +132,7 @@ class KubernetesExecutor:
                 pod,
                 pull_grace=self._settings.image_pull_grace,
                 leftovers=self._leftovers,
+                streams=self._streams,
             )
             for seen, gone in heard:
                 if seen.uid:

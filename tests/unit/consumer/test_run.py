@@ -75,6 +75,9 @@ class Double:
         for chunk in self.output:
             yield chunk
 
+    def watched(self, seconds: float) -> None:
+        pass
+
     async def started(self) -> float:
         return time.time()
 

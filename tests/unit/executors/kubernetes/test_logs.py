@@ -7,15 +7,13 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from consumer.executors.kubernetes import logs
 from consumer.executors.kubernetes.api import Api, path_of
-from consumer.executors.kubernetes.logs import Position, follow
+from consumer.executors.kubernetes.logs import Streams, follow
 from support.fakekube import FakeKube
-from support.fakekubelet import FakePod, stamp
-from support.kubernetes import read
+from support.fakekubelet import FakePod
+from support.kubernetes import parts_of, read
 
 BASE = 1_795_000_000 * 10**9
 
@@ -26,6 +24,8 @@ class Steady:
     def __init__(self, readable: bool = True, ended: bool = True) -> None:
         self.is_readable, self.is_ended = readable, ended
         self.event = asyncio.Event()
+        self.finished_at: float | None = None
+        self.is_watched = False
 
     def readable(self) -> bool:
         return self.is_readable
@@ -38,6 +38,12 @@ class Steady:
         self.event.set()
         self.event = asyncio.Event()
 
+    def ended_at(self) -> float | None:
+        return self.finished_at
+
+    def watched(self) -> bool:
+        return self.is_watched
+
     async def changed(self, timeout: float | None = None) -> None:
         try:
             async with asyncio.timeout(timeout):
@@ -48,6 +54,7 @@ class Steady:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr(logs, "PAUSE_FIRST", 0.001)
     monkeypatch.setattr(logs, "PAUSE_CAP", 0.001)
     monkeypatch.setattr(logs, "END_SECONDS", 0.05)
@@ -84,7 +91,7 @@ async def test_many_cuts_lose_and_repeat_nothing(kube: FakeKube, api: Api, seed:
     chosen = random.Random(seed)
     kube.cut_logs_after = [chosen.randrange(1, 40_000) for _ in range(40)]
     await ended_pod(kube, api, lines)
-    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"".join(line for _, line in lines)
+    assert await read(follow(api, "jobs", "p", "main", Steady(), Streams(9))) == b"".join(line for _, line in lines)
     assert kube.verbs().count("get pods/log") > 5
 
 
@@ -94,7 +101,7 @@ async def test_bytes_come_as_they_were_written(kube: FakeKube, api: Api) -> None
     lines = [(BASE, line) for line in [*odd[:4], long, b"last without newline"]]
     kube.cut_logs_after = [300_000, 2_000_000, 2_500_000]
     await ended_pod(kube, api, lines)
-    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"".join(line for _, line in lines)
+    assert await read(follow(api, "jobs", "p", "main", Steady(), Streams(9))) == b"".join(line for _, line in lines)
 
 
 async def test_it_waits_for_the_start_and_for_the_end(kube: FakeKube, api: Api) -> None:
@@ -105,7 +112,7 @@ async def test_it_waits_for_the_start_and_for_the_end(kube: FakeKube, api: Api) 
     source = Steady(readable=False, ended=False)
     body: dict[str, Any] = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "main"}]}}
     await api.request("POST", path_of("jobs", "pods"), body=body)
-    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source)))
+    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source, Streams(9))))
     await kube.until(lambda kube: kube.pods["p"].object["spec"].get("nodeName") is not None)
     assert kube.verbs().count("get pods/log") == 0
     source.set(readable=True, ended=False)  # too early: 400 until the container runs
@@ -122,7 +129,7 @@ async def test_it_waits_for_the_start_and_for_the_end(kube: FakeKube, api: Api) 
 async def test_a_clean_end_before_the_containers_end_is_read_on(kube: FakeKube, api: Api) -> None:
     source = Steady(ended=False)
     pod = await ended_pod(kube, api, [(BASE, b"one\n")])
-    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source)))
+    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source, Streams(9))))
     await kube.until(lambda kube: kube.verbs().count("get pods/log") >= 2)
     pod.logs["main"].lines.append((BASE + 5, b"two\n"))
     await kube.until(lambda kube: kube.verbs().count("get pods/log") >= 4)
@@ -132,13 +139,15 @@ async def test_a_clean_end_before_the_containers_end_is_read_on(kube: FakeKube, 
 
 @pytest.mark.parametrize("readable", [True, False])
 async def test_a_pod_that_is_gone_ends_the_log(kube: FakeKube, api: Api, readable: bool) -> None:
-    assert await read(follow(api, "jobs", "none", "main", Steady(readable=readable))) == b""
+    """Whatever it wrote, if it ran, is lost."""
+    parts = await parts_of(follow(api, "jobs", "none", "main", Steady(readable=readable), Streams(9)))
+    assert parts == ([logs.DELETED] if readable else [])
 
 
 async def test_a_failing_kubelet_is_asked_again(kube: FakeKube, api: Api) -> None:
     kube.fault("get pods/log", status=500, message="dial tcp: connection refused", times=3)
     await ended_pod(kube, api, [(BASE, b"one\n")])
-    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"one\n"
+    assert await read(follow(api, "jobs", "p", "main", Steady(), Streams(9))) == b"one\n"
 
 
 @pytest.mark.parametrize("silent", ["before its first byte", "after it"])
@@ -152,7 +161,7 @@ async def test_a_silent_connection_of_an_ended_container_is_given_up(
     pod.logs["main"].closed = False  # the connection hangs
     if silent == "before its first byte":
         kube.fault("get pods/log", delay=3600)
-    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source)))
+    reading = asyncio.create_task(read(follow(api, "jobs", "p", "main", source, Streams(9))))
     await kube.until(lambda kube: "get pods/log" in kube.verbs())
     pod.logs["main"].lines.append((BASE + 1, b"two\n"))
     source.set()
@@ -166,41 +175,5 @@ async def test_the_end_of_a_long_log_is_read_once_more(
     monkeypatch.setattr(logs, "ROTATED_BYTES", 1000)
     lines = burst(200, 1)
     await ended_pod(kube, api, lines)
-    assert await read(follow(api, "jobs", "p", "main", Steady())) == b"".join(line for _, line in lines)
+    assert await read(follow(api, "jobs", "p", "main", Steady(), Streams(9))) == b"".join(line for _, line in lines)
     assert kube.verbs().count("get pods/log") == 2
-
-
-@given(
-    lines=st.lists(
-        st.tuples(st.integers(0, 3), st.binary(max_size=8).map(lambda b: b.replace(b"\n", b""))), max_size=20
-    ),
-    cuts=st.lists(st.integers(1, 400), max_size=6),
-    size=st.integers(1, 50),
-)
-def test_any_cut_of_any_log(lines: list[tuple[int, bytes]], cuts: list[int], size: int) -> None:
-    now, written = BASE, []
-    for step, text in lines:
-        now += step * 4 * 10**8
-        written.append((now, text + b"\n"))
-    position, got = Position(), b""
-    for budget in [*cuts, None]:
-        since = (position.since or "")[:19]
-        replay = b"".join(stamp(at).encode() + b" " + line for at, line in written if stamp(at)[:19] >= since)
-        position.begin()
-        data = replay[:budget]
-        for start in range(0, len(data), size):
-            got += position.feed(data[start : start + size])
-    got += position.finish()
-    assert got == b"".join(line for _, line in written)
-
-
-def test_a_clock_that_steps_back_loses_nothing() -> None:
-    position = Position()
-    early, late = stamp(BASE).encode(), stamp(BASE + 10**10).encode()
-    assert position.feed(late + b" one\n" + early + b" two\n" + late + b" three\n") == b"one\ntwo\nthree\n"
-
-
-def test_words_of_the_kubelet_are_not_the_pods() -> None:
-    position = Position()
-    assert position.feed(b"unable to retrieve container logs for containerd://abc\n") == b""
-    assert position.feed(b"something without a timestamp\n") == b"something without a timestamp\n"

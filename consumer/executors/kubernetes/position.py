@@ -1,0 +1,259 @@
+"""How far a container's log was read, and what of a new connection is new: pure, and exact over any cuts.
+
+Every line comes with the kubelet's timestamp in nanoseconds, but `sinceTime` counts whole seconds, and neither clocks
+nor the order of two streams are to be trusted: a resumed log begins with lines that were already read, and only their
+number tells how many. A connection since second T begins with as many old lines as were read from T on, in the same
+order. If the first of them doesn't come again, the node has rotated the log; then only timestamps are left to go by.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from consumer.model import Gap, LogPart, Place
+
+_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_STAMP_LENGTH = 36
+_NOT_THE_PODS = re.compile(
+    rb"unable to retrieve container logs|rpc error: |failed to (?:watch|create fsnotify|try res)"
+)
+LONG_LINE = 64 * 1024
+"""A line that grows longer than this is handed on before its end."""
+
+ROTATED = Gap("rotated", message="the node has rotated the log: lines may be missing")
+
+
+@dataclass(slots=True)
+class _Second:
+    """The lines of one second: the first one's timestamp, and how many were read."""
+
+    first: bytes
+    lines: int = 0
+
+
+class Position:
+    """Where we are in one container's log, over all its connections; `step` names the container in its places.
+
+    `after`: a place that a former reader reached. What precedes it is handed on again, then the place itself.
+    """
+
+    def __init__(self, step: str = "main", after: str = "") -> None:
+        self._step, self._after = step, after
+        self._first, self._total = b"", 0  # the log's first timestamp, and the lines read since
+        self._stamp, self._run = b"", 0  # the last line's timestamp, and how many lines in a row had it
+        self._part_stamp, self._part = b"", 0  # an unfinished line's timestamp, and the bytes of it that were handed on
+        self._recent: dict[int, _Second] = {}  # the last two, in the order of their first lines
+        self._now = _Second(b"")  # the last line's
+        self._latest = b""  # the last line's second, as written
+        self._floor = -1  # up to this second, it isn't known which lines were read
+        self._stepped = False
+        if after:
+            total, first, stamp, run = after.split(" ")[1:]
+            self._first, self._total, self._stamp, self._run = first.encode(), int(total), stamp.encode(), int(run)
+            self._floor = self.second
+        self._shown = 0  # lines that were handed on again
+        self.begin()
+
+    @property
+    def since(self) -> str | None:
+        """The `sinceTime` of the next connection; None: from the beginning."""
+        second = max(self._recent, default=0) - 1
+        if self._stepped or second <= self._floor:
+            return None
+        return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    @property
+    def second(self) -> int:
+        """The last line's time in whole seconds since the epoch; 0: there was none."""
+        return _moment(self._stamp)[0]
+
+    @property
+    def place(self) -> Place | None:
+        """Where we are, if that is between two lines and all before is read."""
+        if self._part or self._left or self._after or not self._stamp:
+            return None
+        words = (self._first.decode(), self._stamp.decode())
+        return Place(f"{self._step} {self._total} {words[0]} {words[1]} {self._run}")
+
+    def distrust(self) -> None:
+        """The node's clock was set back: only the whole log will do."""
+        self._stepped = True
+
+    def begin(self) -> None:
+        """A new connection, from `since` on: what was read before will come again."""
+        self._rest = b""
+        self._open: bytes | None = None  # the timestamp of a long line that goes on
+        self._open_old = False
+        self._skip = 0  # bytes of an unfinished line that come again
+        self._seen = 0
+        self._by_time = False
+        self._whole = self.since is None
+        if self._whole:
+            self._left, self._anchor = self._total, self._first
+        else:
+            self._left = sum(second.lines for second in self._recent.values())
+            self._anchor = next(iter(self._recent.values())).first
+        self.refused = False
+        """The kubelet had words of its own instead of a log."""
+
+    def feed(self, chunk: bytes) -> list[LogPart]:
+        """What is new in a chunk, without timestamps."""
+        data = self._rest + chunk if self._rest else chunk
+        lines = data.split(b"\n")
+        self._rest = lines.pop()
+        parts: list[LogPart] = []
+        for line in lines:
+            if self._open is None and not self._left and not self._part:  # the short way
+                stamp, text = _split(line)
+                if stamp:
+                    self._count(stamp)
+                    parts.append(text + b"\n")
+                    continue
+            self._piece(line, parts, ends=True)
+        if self._rest and (self._open is not None or len(self._rest) > LONG_LINE):
+            self._piece(self._rest, parts, ends=False)
+            self._rest = b""
+        return _joined(parts)
+
+    def finish(self) -> list[LogPart]:
+        """The connection has ended with the log: its last line may lack the newline."""
+        parts: list[LogPart] = []
+        if self._rest:
+            self._piece(self._rest, parts, ends=False)
+            self._rest = b""
+        return _joined(parts)
+
+    def _piece(self, data: bytes, parts: list[LogPart], *, ends: bool) -> None:
+        """A line, or a part of a long one."""
+        text = data
+        if self._open is None:
+            self._open, text = _split(data)
+            if not self._open and _NOT_THE_PODS.match(data):
+                self._open, self.refused = None, True
+                return
+            self._open_old = bool(self._open and self._left) and self._old(self._open, parts)
+            if self._open and not self._open_old and self._part:
+                self._continue(parts)
+        if not self._open_old:
+            cut = min(self._skip, len(text))
+            self._skip -= cut
+            parts.append(text[cut:] + b"\n" if ends else text[cut:])
+            if ends:
+                self._part_stamp, self._part = b"", 0
+                self._count(self._open)
+            elif self._open:
+                self._part_stamp, self._part = self._open, self._part + len(text) - cut
+        elif self._after and self._seen > self._shown:
+            parts.append(text + b"\n" if ends else text)
+        if ends:
+            if self._open_old:
+                self._shown = max(self._shown, self._seen)
+                if not self._left:
+                    self._arrive(parts)
+            self._open = None
+
+    def _continue(self, parts: list[LogPart]) -> None:
+        """A new line, but one was unfinished: is it this one?"""
+        if self._open == self._part_stamp:
+            self._skip = self._part
+        else:
+            parts.append(ROTATED)
+            self._part_stamp, self._part = b"", 0
+
+    def _old(self, stamp: bytes, parts: list[LogPart]) -> bool:
+        """A line with this timestamp was read over an earlier connection."""
+        self._seen += 1
+        if self._by_time:
+            return self._old_by_time(stamp, parts)
+        if self._seen > 1 and self._anchor == b"":
+            self._left -= 1
+            return True
+        if stamp == self._anchor:
+            self._anchor = b""
+            self._left -= 1
+            return True
+        if self._seen == 1 and not self._whole and _moment(stamp) < _moment(self._anchor):
+            return True  # the end of a long line that began in an earlier second
+        self._by_time, self._left = True, self._run
+        self._anchor = stamp if self._whole else b"-"  # of what is left of the log
+        return self._old_by_time(stamp, parts)
+
+    def _old_by_time(self, stamp: bytes, parts: list[LogPart]) -> bool:
+        now, last = _moment(stamp), _moment(self._stamp)
+        old = now <= last
+        if not old:
+            self._left = 0
+            self._part_stamp, self._part = b"", 0
+            self._after = ""
+            parts.append(ROTATED)
+        elif now == last:
+            self._left -= 1
+        if not self._left:
+            self._first, self._total = self._anchor, self._seen - (not old)
+        return old
+
+    def _arrive(self, parts: list[LogPart]) -> None:
+        """All that was read before has come again."""
+        if self._after:
+            parts.append(Place(self._after))
+            self._after = ""
+
+    def _count(self, stamp: bytes) -> None:
+        if not stamp:
+            return
+        self._total += 1
+        self._first = self._first or stamp
+        if stamp == self._stamp:
+            self._run += 1
+        else:
+            self._stamp, self._run = stamp, 1
+        if stamp[:19] == self._latest:
+            self._now.lines += 1
+            return
+        self._latest = stamp[:19]
+        second = _moment(stamp)[0]
+        newest = max(self._recent, default=second)
+        if second > newest:
+            self._recent = {known: lines for known, lines in self._recent.items() if known >= second - 1}
+        elif second < newest - 1:
+            self._stepped = True
+        self._now = self._recent.setdefault(second, _Second(stamp))
+        self._now.lines += 1
+
+
+def _joined(parts: list[LogPart]) -> list[LogPart]:
+    """The same with one piece of bytes between gaps and places."""
+    if all(isinstance(part, bytes) for part in parts):
+        data = b"".join(parts)  # type: ignore[arg-type]
+        return [data] if data else []
+    whole: list[LogPart] = []
+    run: list[bytes] = []
+    for part in [*parts, None]:
+        if isinstance(part, bytes):
+            run.append(part)
+            continue
+        if data := b"".join(run):
+            whole.append(data)
+        run = []
+        if part is not None:
+            whole.append(part)
+    return whole
+
+
+def _split(line: bytes) -> tuple[bytes, bytes]:
+    """Timestamp and text; an empty timestamp: there is none."""
+    space = line.find(b" ", 0, _STAMP_LENGTH)
+    if space < 20 or line[10:11] != b"T" or line[4:5] != b"-":
+        return b"", line
+    return line[:space], line[space + 1 :]
+
+
+def _moment(stamp: bytes) -> tuple[int, int]:
+    """Seconds since the epoch, nanoseconds."""
+    match = _STAMP.match(stamp)
+    if match is None:
+        return (0, 0)
+    whole = datetime.fromisoformat((match[1] + match[3].replace(b"Z", b"+00:00")).decode())
+    return int(whole.timestamp()), int((match[2] or b"0").ljust(9, b"0"))
