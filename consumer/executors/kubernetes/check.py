@@ -10,7 +10,8 @@ from typing import Any
 from consumer.errors import SetupError
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
-from consumer.executors.kubernetes.rights import RIGHTS, missing, sample, sentence_of
+from consumer.executors.kubernetes.manifest import sample
+from consumer.executors.kubernetes.rights import RIGHTS, missing, sentence_of
 from consumer.findings import Finding, Level, clock_finding
 from consumer.settings import Kubernetes
 from enqueue.record import epoch
