@@ -143,7 +143,8 @@ async def missing(api: Api, namespace: str, settings: Kubernetes, consumer: str)
             if error.status not in (401, 403, 404):
                 raise
             tried = await probe(api, namespace, right, settings, consumer)
-            allowed = tried is None or tried.forbidden is None
+            refused = tried.forbidden if tried is not None else None
+            allowed = refused is None or refused["verb"] != right.verb  # an update may be told to be a create
         if not allowed:
             lacking.append(right)
     return lacking
