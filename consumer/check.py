@@ -109,7 +109,7 @@ def preview(job: Job, settings: Settings) -> Preview:
 
 
 def _refusals(job: Job, settings: Settings) -> Sequence[str]:
-    return list(make_executor(settings).refuse(_plan(job, settings)))
+    return [text for _, text in make_executor(settings).refuse(_plan(job, settings))]
 
 
 def _plan(job: Job, settings: Settings) -> Plan:

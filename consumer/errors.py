@@ -9,6 +9,8 @@ LongshoreError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from enqueue.errors import LongshoreError
 from enqueue.record import Reason
 
@@ -19,6 +21,12 @@ class Unrunnable(LongshoreError):
     def __init__(self, message: str, reason: Reason = Reason.INVALID_JOB) -> None:
         super().__init__(message)
         self.reason = reason
+
+    @classmethod
+    def of(cls, problems: Sequence[tuple[Reason, str]]) -> Unrunnable:
+        """All problems in one. A job that is wrong by itself is that first, whatever a policy says of it."""
+        refused = all(reason is Reason.REFUSED for reason, _ in problems)
+        return cls("; ".join(text for _, text in problems), Reason.REFUSED if refused else Reason.INVALID_JOB)
 
 
 class ExecutorFault(LongshoreError):

@@ -53,6 +53,8 @@ class Plan:
     """Its command has begun under a former consumer: find it, never start it again."""
     source: str = ""
     """Whose job it is: the identity of the store of Records; empty if there is none."""
+    avoid: tuple[str, ...] = ()
+    """Nodes on which the infrastructure failed this job before."""
 
 
 class Stop(StrEnum):

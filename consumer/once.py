@@ -12,9 +12,10 @@ from consumer.executors import make_executor
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Stop
 from consumer.queues.none import NoRecords
-from consumer.run import Switch, Tools, run_job
+from consumer.run import Tools, run_job
 from consumer.settings import Settings
 from consumer.sinks.console import ConsoleSink
+from consumer.switch import Switch
 from enqueue.job import Job
 from enqueue.record import Fault, Reason, Record, Status, fault_of
 

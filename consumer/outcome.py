@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -23,6 +24,13 @@ from enqueue.record import (
     rfc3339,
 )
 
+_KILLED: dict[int, str] = {
+    signal.SIGKILL: "Nothing says who killed it; often it is the kernel, when a child process uses up "
+    "resources.limits.memory: raise it, or look for kill and timeout commands in the job.",
+    signal.SIGTERM: "Something asked the job to end, from inside or outside; a job that handles SIGTERM can say more.",
+}
+"""Better hints than the general one."""
+
 _UNSTARTED_TRIES = 3
 """Tries for a job that the infrastructure failed before anything had started."""
 
@@ -39,8 +47,8 @@ def outcome_of(exit: Exit, stopped: Stop | None, timeout: float | None, variable
 def _outcome(exit: Exit, stopped: Stop | None, timeout: float | None, variables: Mapping[str, str]) -> Outcome:
     values = {**variables, **dict(exit.variables)}
     if stopped is Stop.CANCEL:
-        return _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled while it ran", exit.code, values)
-    if stopped is Stop.DEADLINE:
+        return _ended(Status.CANCELLED, Reason.REQUESTED, _cancelled(exit.started), exit.code, values)
+    if stopped is Stop.DEADLINE and not _in_time(exit, timeout):
         return _ended(
             Status.FAILED, Reason.DEADLINE, f"ran longer than its timeout of {timeout:g} s", exit.code, values
         )
@@ -52,10 +60,24 @@ def _outcome(exit: Exit, stopped: Stop | None, timeout: float | None, variables:
     if exit.code == 0:
         return Outcome(status=Status.SUCCEEDED, exit_code=0, variables=values)
     if exit.signal:
-        return _ended(
-            Status.FAILED, Reason.SIGNAL, exit.message or f"killed by {signal_name(exit.signal)}", exit.code, values
-        )
-    return _ended(Status.FAILED, Reason.EXIT_CODE, exit.message or f"exited with code {exit.code}", exit.code, values)
+        message = exit.message or f"killed by {signal_name(exit.signal)}"
+        return _ended(Status.FAILED, Reason.SIGNAL, message, exit.code, values, _KILLED.get(exit.signal))
+    message = exit.message or f"exited with code {exit.code}"
+    return _ended(Status.FAILED, Reason.EXIT_CODE, message, exit.code, values)
+
+
+def _cancelled(started: bool) -> str:
+    return "cancelled while it ran" if started else "cancelled while it was starting"
+
+
+def _in_time(exit: Exit, timeout: float | None) -> bool:
+    """It had ended before its deadline, as both moments tell by one clock: only its end was seen too late.
+
+    Kubernetes tells them in whole seconds.
+    """
+    if exit.code is None or exit.started_at is None or exit.ended_at is None or timeout is None:
+        return False
+    return exit.ended_at - exit.started_at + 1 <= timeout
 
 
 def outcome_of_fault(fault: Unrunnable | ExecutorFault, variables: Mapping[str, str] | None = None) -> Outcome:
@@ -69,13 +91,18 @@ def cancelled_before_start() -> Outcome:
 
 
 def _ended(
-    status: Status, reason: Reason, message: str | None, code: int | None, variables: Mapping[str, str]
+    status: Status,
+    reason: Reason,
+    message: str | None,
+    code: int | None,
+    variables: Mapping[str, str],
+    hint: str | None = None,
 ) -> Outcome:
     return Outcome(
         status=status,
         reason=reason.value,
         message=message,
-        hint=HINTS[reason],
+        hint=hint or HINTS[reason],
         exit_code=code,
         variables=dict(variables),
     )
@@ -131,7 +158,7 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
         status=Status.RUNNING if begun else Status.STARTING,
         times=Times(
             queued=rfc3339(claim.queued_at) or (history.times.queued if history else None),
-            claimed=rfc3339(claim.claimed_at),
+            claimed=history.times.claimed if begun and history else rfc3339(claim.claimed_at),
             started=history.times.started if begun and history else None,
         ),
         where=Where(executor=executor, consumer=consumer),
@@ -166,6 +193,7 @@ def record_ended(
         status=outcome.status,
         reason=outcome.reason,
         message=outcome.message,
+        hint=outcome.hint,
         exit_code=outcome.exit_code,
         times=times,
         where=_merged(record.where, where),
@@ -234,7 +262,7 @@ def cancelled_settlement(settlement: Settlement) -> Settlement:
     outcome = _ended(
         Status.CANCELLED,
         Reason.REQUESTED,
-        "cancelled while it ran",
+        _cancelled(settlement.record.times.started is not None),
         settlement.outcome.exit_code,
         settlement.outcome.variables,
     )

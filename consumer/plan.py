@@ -5,7 +5,9 @@ from __future__ import annotations
 from consumer.errors import Unrunnable
 from consumer.model import Claim, Plan
 from consumer.settings import Jobs
-from enqueue.record import Reason
+from enqueue.record import Fault, Reason, Record, fault_of
+
+_AVOIDED = 20
 
 
 def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, source: str = "") -> Plan:
@@ -31,4 +33,13 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
         grace=jobs.grace if job.grace is None else job.grace,
         begun=begun,
         source=source,
+        avoid=_failed_nodes(claim.history),
     )
+
+
+def _failed_nodes(history: Record | None) -> tuple[str, ...]:
+    """Where the infrastructure failed former attempts: each node once, the last ones of many."""
+    attempts = history.attempts if history else ()
+    nodes = [a.where.node for a in attempts if a.where.node and fault_of(a.reason) is Fault.INFRASTRUCTURE]
+    return tuple(dict.fromkeys(reversed(nodes)))[:_AVOIDED]
+

@@ -19,7 +19,7 @@ from consumer.model import (
     Signal,
     Standing,
 )
-from enqueue.record import Record, Where
+from enqueue.record import Reason, Record, Where
 
 
 class Queue(Protocol):
@@ -137,8 +137,11 @@ class Executor(Protocol):
     def trouble(self) -> str | None:
         """Why nothing can be started now, whatever the job: no more are claimed meanwhile. None: it can."""
 
-    def refuse(self, plan: Plan) -> Iterable[str]:
-        """A sentence, beginning with the field's name, for each field that this executor can't honour."""
+    def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
+        """Each field that this executor can't honour: a sentence that begins with its name.
+
+        INVALID_JOB if the job is wrong by itself, REFUSED if this executor or its operator won't have it.
+        """
 
     async def open(self) -> None:
         """Connect and check the rights. Raises SetupError or ExecutorFault."""

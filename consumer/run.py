@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -30,53 +29,17 @@ from consumer.outcome import (
 from consumer.plan import plan_of
 from consumer.ports import Execution, Executor, Records
 from consumer.settings import Settings
+from consumer.start import NotStarted, start
+from consumer.switch import LetGo, Switch
 from consumer.tasks import end
-from enqueue.record import Outcome, Reason, Status, Where
+from enqueue.record import Outcome, Reason, Status, Where, epoch
 
 log = structlog.get_logger()
 
-START_TRIES = 3
-"""Tries of a start that the infrastructure refused before anything ran."""
-START_PAUSE, START_PAUSE_CAP = 0.5, 10.0
-"""Seconds between them, doubled each time."""
-DOWN_PAUSE_CAP = 30.0
-"""The same while the executor can start nothing."""
-
-
 STOP_PATIENCE = 60.0
 """Seconds, beyond its grace, until a job that was stopped is given up: its node may be gone."""
-
-
-class Switch:
-    """Why a job is to be stopped; the first reason wins."""
-
-    def __init__(self) -> None:
-        self.reason: Stop | None = None
-        self._event = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def due(self, seconds: float) -> None:
-        """Say DEADLINE after so many seconds."""
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self.set, Stop.DEADLINE)
-
-    def over(self) -> None:
-        """The job has ended. Its deadline would otherwise stay in memory until it comes, a day or more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def set(self, reason: Stop) -> None:
-        """Say it."""
-        if self.reason is None:
-            self.reason = reason
-            self._event.set()
-
-    async def wait(self) -> None:
-        """Waits until somebody says one."""
-        await self._event.wait()
-
-
-class LetGo(Exception):
-    """The execution goes on without us, or the claim isn't ours any more: nothing to settle."""
+STOP_PAUSE = 2.0
+"""Seconds until a stop that the infrastructure didn't take is asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +73,12 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source)
                 plan = _checked(plan, claim, tools)
                 await tools.records.write(claim, record)
-                execution = await _start(plan, tools.executor, switch)
-                if execution is None:
-                    outcome = cancelled_before_start()
-                else:
-                    record = record_running(record, execution.where, None)
-                    exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
-                    outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
+                execution = await start(plan, tools.executor, switch)
+                record = record_running(record, execution.where, None)
+                exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
+                outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
+        except NotStarted:
+            outcome = cancelled_before_start()
         except (ClaimLost, LetGo):
             raise
         except Exception as error:
@@ -159,9 +121,8 @@ async def supervise(
         if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
             raise LetGo
         if stopped is not None:
-            await execution.stop(plan.grace)
-            await asyncio.wait({ending}, timeout=plan.grace + STOP_PATIENCE)
-        exit = await ending if ending.done() else Exit(message="it couldn't be seen to end")
+            await _stop(execution, plan, ending)
+        exit = await _exit_of(ending, stopped)
         await follower.finish(30)
         return exit, stopped
     finally:
@@ -169,19 +130,47 @@ async def supervise(
         switch.over()
 
 
+async def _stop(execution: Execution, plan: Plan, ending: asyncio.Future[Exit]) -> None:
+    """Stop it, also if the infrastructure doesn't answer at once, and wait for its end within reason."""
+    until = time.monotonic() + plan.grace + STOP_PATIENCE
+    while True:
+        try:
+            await execution.stop(plan.grace)
+            await asyncio.wait({ending}, timeout=max(0.0, until - time.monotonic()))
+            return
+        except ExecutorFault as fault:
+            left = until - time.monotonic()
+            if ending.done() or left <= 0:
+                return
+            log.warning("not_stopped", job=plan.id, error=str(fault), doing="trying again")
+            await asyncio.wait({ending}, timeout=min(STOP_PAUSE, left))
+
+
+async def _exit_of(ending: asyncio.Future[Exit], stopped: Stop | None) -> Exit:
+    """How it ended. Of what we stopped ourselves we know why it ended, even if nobody saw how."""
+    if not ending.done():
+        return Exit(message="it couldn't be seen to end", note="it couldn't be seen to end")
+    try:
+        return await ending
+    except ExecutorFault as fault:
+        if stopped is None:
+            raise
+        return Exit(started=fault.started, note=f"it couldn't be seen to end: {fault}")
+
+
 async def _watch_start(
     execution: Execution, plan: Plan, switch: Switch, tools: Tools, claim: Claim, ending: asyncio.Future[Exit]
 ) -> None:
     """Tell the Record that the job runs, and set its deadline. Without trust in the node's clock."""
-    began = time.monotonic()
     try:
         started_at = await execution.started()
     except ExecutorFault:
         return  # `wait` tells it
     if plan.timeout is not None:
-        elapsed = max(0.0, time.time() - started_at)
-        elapsed = elapsed if plan.begun else min(elapsed, time.monotonic() - began)
-        switch.due(plan.timeout - elapsed)
+        # The node's clock may be wrong. Of a start that we saw we know better, and nothing ran before its first claim.
+        former = epoch(claim.history.times.claimed) if claim.history else None
+        elapsed = 0.0 if former is None else min(time.time() - former, time.time() - started_at)
+        switch.due(plan.timeout - max(0.0, elapsed))
     if ending.done():
         return  # the final Record comes at once
     record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
@@ -208,47 +197,12 @@ def _may_run(claim: Claim) -> bool:
 
 def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
     """Refuse what this executor can't honour, and what must not run a second time."""
-    problems = list(tools.executor.refuse(plan))
-    if problems:
-        raise Unrunnable("; ".join(problems), Reason.REFUSED)
+    if problems := list(tools.executor.refuse(plan)):
+        raise Unrunnable.of(problems)
     if _may_run(claim) and not tools.executor.detachable:
         former = claim.history.where.consumer if claim.history else None
         raise ExecutorFault(f"consumer {former} died while it ran the job", Reason.CONSUMER_LOST, started=True)
     return plan
-
-
-async def _start(plan: Plan, executor: Executor, switch: Switch) -> Execution | None:
-    """Start it, with more than one try; None if it was cancelled between two of them.
-
-    A lack of room, such as a full quota, may last as long as a start may. An executor that can start nothing at all is
-    waited for: that is no job's failure.
-    """
-    began, pause, tries, looking = time.monotonic(), START_PAUSE, 0, False
-    while True:
-        try:
-            return await executor.start(plan)
-        except ExecutorFault as fault:
-            tries += 1
-            if looking and fault.started:
-                return None  # not found: none of the tries had started it
-            full = fault.reason is Reason.UNSCHEDULABLE and time.monotonic() - began < plan.start_timeout
-            down = executor.trouble is not None
-            if fault.started or (tries >= START_TRIES and not (full or down or looking)):
-                raise
-            if tries == 1 or not (full or down):
-                log.warning("start_failed", job=plan.id, error=str(fault), tries=tries, doing="trying again")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(pause / 2, pause)):
-                    await (asyncio.Event() if looking else switch).wait()
-            if switch.reason is Stop.CANCEL:
-                if not (down or looking):
-                    return None
-                looking, plan = True, replace(plan, begun=True)  # a try without an answer may have started it
-            elif switch.reason is not None and executor.detachable:
-                raise LetGo from None  # nothing runs, and whoever takes the claim over may be luckier
-            elif switch.reason is not None:
-                raise
-        pause = min(DOWN_PAUSE_CAP if down else START_PAUSE_CAP, pause * 2)
 
 
 async def _let_go(execution: Execution | None, executor: Executor, switch: Switch, grace: float) -> None:

@@ -12,8 +12,9 @@ from consumer.errors import ClaimLost
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Signal, Stop
 from consumer.ports import Executor, Queue, Records
-from consumer.run import Switch, Tools, run_job
+from consumer.run import Tools, run_job
 from consumer.settings import Settings
+from consumer.switch import Switch
 from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
 from enqueue.record import Outcome

@@ -170,6 +170,7 @@ class Attempt(_Open):
     status: Status
     reason: str | None = None
     message: str | None = None
+    hint: str | None = None
     exit_code: int | None = None
     times: Times = Times()
     where: Where = Where()

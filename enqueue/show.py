@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from enqueue.record import Outcome, Record, Status
+from enqueue.record import Attempt, Outcome, Record, Status
 
 COLOURS = {
     Status.QUEUED: "cyan",
@@ -32,8 +32,19 @@ def print_record(record: Record) -> None:
         lines = "1 line" if record.log.lines == 1 else f"{record.log.lines} lines"
         rows.append(("log", f"{lines}, {record.log.bytes} bytes, {record.log.complete}"))
     for earlier in record.attempts[:-1] if record.status.final else record.attempts:
-        rows.append((f"attempt {earlier.attempt}", f"{earlier.status.value}: {earlier.reason}: {earlier.message}"))
+        rows.append((f"attempt {earlier.attempt}", _attempt(earlier)))
     _print(rows)
+
+
+def _attempt(attempt: Attempt) -> str:
+    """A former attempt: how it ended, when and where, and what to do about it."""
+    end = ": ".join(part for part in (attempt.status.value, attempt.reason, attempt.message) if part)
+    code = None if attempt.exit_code is None else f"exit code {attempt.exit_code}"
+    times, where = attempt.times, attempt.where
+    since = f"{times.started or 'not started'} to {times.ended}"
+    place = [f"pod {where.pod}" if where.pod else None, f"node {where.node}" if where.node else None]
+    about = ", ".join(part for part in (code, since, *place) if part)
+    return "\n".join(part for part in (end, about, attempt.hint) if part)
 
 
 def print_outcome(outcome: Outcome, console: Console | None = None) -> None:

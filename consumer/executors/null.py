@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 
 from consumer.model import Exit, LogPart, Plan
-from enqueue.record import Where
+from enqueue.record import Reason, Where
 
 
 class NullExecutor:
@@ -20,7 +20,7 @@ class NullExecutor:
     def __init__(self, consumer: str = "") -> None:
         self._where = Where(executor=self.name, consumer=consumer or None)
 
-    def refuse(self, plan: Plan) -> Iterable[str]:
+    def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
         """Nothing is refused, as nothing is run."""
         return ()
 

@@ -48,17 +48,19 @@ class ProcessExecutor:
         self._running: dict[tuple[str, int], ProcessExecution] = {}
         self._image_noted = False
 
-    def refuse(self, plan: Plan) -> Iterable[str]:
+    def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
         """Fields that mean something only in a cluster, and paths that would leave the private directory."""
-        job = plan.job
+        job, texts = plan.job, []
         for field in POD_FIELDS:
             if getattr(job, field):
-                yield f"{field}: the process executor has no such thing; use the kubernetes executor"
+                texts.append(f"{field}: the process executor has no such thing; use the kubernetes executor")
         for index, file in enumerate(job.files):
             if file.path.startswith("/"):
-                yield f"files[{index}].path: must be relative to the working directory with the process executor"
+                path = f"files[{index}].path"
+                texts.append(f"{path}: must be relative to the working directory with the process executor")
         if job.args and not job.entrypoint:
-            yield "args: needs an entrypoint with the process executor, as there is no image that has one"
+            texts.append("args: needs an entrypoint with the process executor, as there is no image that has one")
+        return [(Reason.REFUSED, text) for text in texts]
 
     async def open(self) -> None:
         """Make the directory that holds the jobs' ones. Raises SetupError."""

@@ -34,8 +34,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name) / 100)
-    monkeypatch.setattr("consumer.run.DOWN_PAUSE_CAP", 0.3)
-    monkeypatch.setattr("consumer.run.START_PAUSE", 0.05)
+    monkeypatch.setattr("consumer.start.DOWN_PAUSE_CAP", 0.3)
+    monkeypatch.setattr("consumer.start.START_PAUSE", 0.05)
     monkeypatch.setattr("consumer.worker.BEAT_INTERVAL", 0.2)
     monkeypatch.setattr("consumer.worker.LOOK_INTERVAL", 0.02)
 

@@ -63,9 +63,9 @@ class KubernetesExecutor:
             return sentence_of(error, self._opened[2])
         return self._circuit.trouble
 
-    def refuse(self, plan: Plan) -> Iterable[str]:
-        """A sentence for each field that can't be honoured here."""
-        return [text for _, text in refusals(plan, self._settings)]
+    def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
+        """What can't be honoured here."""
+        return refusals(plan, self._settings)
 
     async def open(self) -> None:
         """Connect, list the pods, check the rights.

@@ -135,9 +135,7 @@ class _Secret:
 def build(plan: Plan, settings: Kubernetes) -> Manifest:
     """The pod of a Plan. Raises Unrunnable with a message that names the field."""
     if problems := refusals(plan, settings):
-        reasons = {reason for reason, _ in problems}
-        reason = Reason.REFUSED if reasons == {Reason.REFUSED} else Reason.INVALID_JOB
-        raise Unrunnable("; ".join(text for _, text in problems), reason)
+        raise Unrunnable.of(problems)
     job = plan.job
     name = names.pod_name(plan.queue, plan.id, plan.attempt)
     secret = _Secret(name)
@@ -308,6 +306,10 @@ def _spec(plan: Plan, settings: Kubernetes) -> dict[str, Any]:
     spec |= {name: value for name, value in wanted.items() if value}
     if settings.host_users is not None:
         spec["hostUsers"] = settings.host_users
+    if plan.avoid:  # a wish only: where there is no other node, this one will do
+        elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(plan.avoid)}
+        wish = {"weight": 100, "preference": {"matchExpressions": [elsewhere]}}
+        spec["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
     return spec
 
 

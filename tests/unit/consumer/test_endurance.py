@@ -12,8 +12,9 @@ from consumer.executors.null import NullExecutor
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Signal, Stop
 from consumer.queues.none import NoRecords
-from consumer.run import Switch, Tools, run_job
+from consumer.run import Tools, run_job
 from consumer.settings import Settings
+from consumer.switch import Switch
 from consumer.worker import Worker
 from enqueue.job import Job
 

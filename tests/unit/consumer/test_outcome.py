@@ -55,7 +55,15 @@ def test_an_exit_becomes_an_outcome(
     outcome = outcome_of(exit, stopped, 5, {"a": "1"})
     assert (outcome.status.value, outcome.reason, outcome.message) == (status, reason, message)
     assert outcome.variables == {"a": "1"}
-    assert outcome.hint == (HINTS[Reason(reason)] if reason else None)
+    assert (outcome.hint is None) == (reason is None)
+    if reason and exit.signal != 9:
+        assert outcome.hint == HINTS[Reason(reason)]
+
+
+def test_a_kill_without_a_word_may_be_for_want_of_memory() -> None:
+    hint = outcome_of(Exit(code=137, signal=9), None, None, {}).hint
+    assert hint is not None
+    assert "resources.limits.memory" in hint
 
 
 def test_variables_of_the_exit_win_over_those_of_the_log() -> None:

@@ -14,10 +14,11 @@ from consumer.errors import ClaimLost, ExecutorFault
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Exit, Plan, Settlement, Stop, Verdict
 from consumer.queues.none import NoRecords
-from consumer.run import Switch, Tools, run_job
+from consumer.run import Tools, run_job
 from consumer.settings import load_settings
+from consumer.switch import Switch
 from enqueue.job import Job
-from enqueue.record import Attempt, Outcome, Record, Status, Where
+from enqueue.record import Attempt, Outcome, Reason, Record, Status, Where
 
 CLAIM = Claim("j", "q", 1, "t", Job(commands=["true"]), claimed_at=1.0)
 
@@ -43,7 +44,7 @@ class Double:
         self.story, self.detachable = story, detachable
         self.where = Where(pod="p")
         self.starts: list[Exception | None] = [None]
-        self.problems: list[str] = []
+        self.problems: list[tuple[Reason, str]] = []
         self.ending: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.output = [b"::set-outcome-var a=1\n", b"hello\n"]
         self.begun = asyncio.Event()
@@ -55,7 +56,7 @@ class Double:
         else:
             self.ending.set_result(exit)
 
-    def refuse(self, plan: Plan) -> Iterable[str]:
+    def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
         return self.problems
 
     async def open(self) -> None: ...
@@ -266,11 +267,19 @@ async def test_a_new_attempt_is_a_new_start(story: Story, run: Run) -> None:
 
 async def test_fields_that_the_executor_refuses_are_told_together(story: Story, run: Run) -> None:
     executor = Double(story)
-    executor.problems = ["labels: no", "secrets: no"]
+    executor.problems = [(Reason.REFUSED, "labels: no"), (Reason.REFUSED, "secrets: no")]
     outcome = await run(executor, retries_left=3)
     assert outcome is not None
     assert (outcome.reason, outcome.message) == ("refused", "labels: no; secrets: no")
     assert (story.steps, story.settled[0].verdict) == (["settle"], Verdict.BURY)
+
+
+async def test_a_job_that_is_wrong_by_itself_is_that_first(story: Story, run: Run) -> None:
+    executor = Double(story)
+    executor.problems = [(Reason.REFUSED, "secrets: no"), (Reason.INVALID_JOB, "image: is required")]
+    outcome = await run(executor)
+    assert outcome is not None
+    assert (outcome.reason, outcome.message) == ("invalid_job", "secrets: no; image: is required")
 
 
 async def test_an_invalid_payload_is_settled_without_a_start(story: Story, run: Run) -> None:

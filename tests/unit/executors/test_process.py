@@ -54,7 +54,7 @@ def gone(pid: int) -> bool:
     ],
 )
 async def test_refused(harness: Harness, fields: dict[str, object], begins: str) -> None:
-    (sentence,) = harness.executor.refuse(harness.plan(**{"commands": ["true"], **fields}))
+    ((_, sentence),) = harness.executor.refuse(harness.plan(**{"commands": ["true"], **fields}))
     assert sentence.startswith(begins)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -147,6 +148,14 @@ def test_both_steps_know_which_job_they_are() -> None:
         env = {e["name"]: e["value"] for e in container["env"]}
         assert env["LONGSHORE_JOB_ID"] == "job $$(HOME)"
         assert (env["LONGSHORE_QUEUE"], env["LONGSHORE_ATTEMPT"]) == ("default", "2")
+
+
+def test_another_node_is_wished_for_after_a_failure_of_one() -> None:
+    assert "affinity" not in build(plan_of("j"), Kubernetes()).pod["spec"]
+    spec = build(replace(plan_of("j"), avoid=("n1", "n2")), Kubernetes()).pod["spec"]
+    [wish] = spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    [term] = wish["preference"]["matchExpressions"]
+    assert term == {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1", "n2"]}
 
 
 def test_the_file_of_variables_is_the_termination_message() -> None:

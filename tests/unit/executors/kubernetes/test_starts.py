@@ -14,8 +14,9 @@ from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Stop
 from consumer.queues.none import NoRecords
-from consumer.run import Switch, Tools, run_job
+from consumer.run import Tools, run_job
 from consumer.settings import Kubernetes, Settings
+from consumer.switch import Switch
 from enqueue.job import Job
 from enqueue.record import Reason, Status
 from support.fakekube import FakeKube
@@ -97,7 +98,7 @@ async def through(executor: KubernetesExecutor, switch: Switch, settings: Kubern
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumer.run.START_PAUSE", 0.02)
+    monkeypatch.setattr("consumer.start.START_PAUSE", 0.02)
 
 
 @pytest.mark.usefixtures("_quick")
