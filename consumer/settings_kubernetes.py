@@ -39,6 +39,7 @@ class Kubernetes(Section):
     )
     context: str | None = Field(None, description="The kubeconfig's context.")
     rate: float = Field(200, gt=0, description="Requests a second to the API; bursts may be twice as large.")
+    create_rate: float = Field(100, gt=0, description="Pods and Secrets created a second; bursts up to twice that.")
     patience: float = Field(300, ge=0, description="Seconds for which an API server that doesn't answer is waited for.")
     log_streams: int = Field(
         500,

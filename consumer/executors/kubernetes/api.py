@@ -23,9 +23,12 @@ from yarl import URL
 
 from consumer.errors import ExecutorFault
 from consumer.executors.kubernetes.access import Access
+from consumer.executors.kubernetes.limits import Budget
 
 CALL_SECONDS = 30.0
 RETRY_FIRST, RETRY_CAP, RETRY_AFTER_CAP = 0.2, 15.0, 60.0
+HOLD_CAP = 5.0
+"""So many seconds at most wait all calls when one is answered with 429 and Retry-After."""
 _LONGEST_MESSAGE = 500
 _PLAIN = re.compile(r"[a-z0-9-]+", re.ASCII)
 
@@ -62,15 +65,21 @@ def path_of(namespace: str, *parts: str) -> str:
 class Api:
     """Talks to one API server. Made inside a running loop; `close` frees its connections.
 
-    `rate` is the number of requests a second (with a burst of twice that), `patience` the seconds for which a call
-    is tried again while the server doesn't answer or refuses for a while.
+    `rate` is the number of requests a second (with a burst of twice that), `creates` that of creates among them,
+    `patience` the seconds for which a call is tried again while the server doesn't answer or refuses for a while.
     """
 
-    def __init__(self, access: Access, *, rate: float = 100.0, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        access: Access,
+        *,
+        rate: float = 100.0,
+        creates: float | None = None,
+        patience: float = 60.0,
+    ) -> None:
         self.access = access
         self.patience = patience
-        self._rate, self._burst = rate, max(1.0, 2 * rate)
-        self._allowance, self._counted = self._burst, time.monotonic()
+        self._all, self._creates = Budget(rate), Budget(creates or rate)
         self._calls = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=64),
             timeout=aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5),
@@ -119,7 +128,9 @@ class Api:
         self, method: str, path: str, query: Mapping[str, str] | None, data: bytes | None
     ) -> dict[str, Any]:
         for again in (False, True):
-            await self._turn()
+            if method == "POST":
+                await self._creates.take()
+            await self._all.take()
             token = await self.access.authorization()
             try:
                 async with self._calls.request(method, **self._arguments(path, query, token), data=data) as response:
@@ -129,6 +140,8 @@ class Api:
                     error = error_of(response.status, text, response.headers.get("Retry-After"))
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from None
+            if error.status == 429:
+                self._all.hold(min(HOLD_CAP, error.retry_after or 0))
             if error.status != 401 or again or not await self.access.renew(token):
                 raise error
         raise AssertionError("unreachable")
@@ -138,7 +151,7 @@ class Api:
         self, path: str, query: Mapping[str, str], *, sock_read: float | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A GET whose body is read as it comes; `sock_read` is the longest silence in seconds. Raises ApiError."""
-        await self._turn()
+        await self._all.take()
         token = await self.access.authorization()
         limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=sock_read)
         arguments = self._arguments(path, query, token)
@@ -176,14 +189,6 @@ class Api:
         if self.access.proxy:
             arguments["proxy"] = self.access.proxy
         return arguments
-
-    async def _turn(self) -> None:
-        """The rate limit: a token bucket that goes below zero in order of arrival."""
-        now = time.monotonic()
-        self._allowance = min(self._burst, self._allowance + (now - self._counted) * self._rate) - 1
-        self._counted = now
-        if self._allowance < 0:
-            await asyncio.sleep(-self._allowance / self._rate)
 
     def _unreachable(self, problem: BaseException) -> ApiError:
         cause: BaseException | None = getattr(problem, "os_error", None) or problem

@@ -75,7 +75,8 @@ class KubernetesExecutor:
         access = await Access.load(self._settings)
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", access.namespace, re.ASCII):
             raise SetupError(f"kubernetes.namespace: '{access.namespace}' can't be the name of a namespace")
-        api = Api(access, rate=self._settings.rate, patience=self._settings.patience)
+        limits = {"rate": self._settings.rate, "creates": self._settings.create_rate}
+        api = Api(access, **limits, patience=self._settings.patience)
         informer = Informer(api, access.namespace)
         try:
             await asyncio.gather(check(api, access.namespace, self._settings, self._consumer), informer.open())

@@ -21,7 +21,7 @@ from consumer.executors.kubernetes.status import Pod, slim
 
 log = logging.getLogger(__name__)
 
-PAGE = 500
+PAGE = 250
 WATCH_SECONDS = (240, 300)
 SILENCE_SECONDS = 90.0
 """Bookmarks come about once a minute: a longer silence means a dead connection."""
@@ -123,6 +123,8 @@ class Informer:
                     self.trouble = error
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 why = f"{type(error).__name__}: {error}"
+                if isinstance(error, TimeoutError):  # no bookmark either: was the server set back to an older state?
+                    self._version = None
             finally:
                 self.connected.clear()
             lived = time.monotonic() - began > LIFE_SECONDS
@@ -148,6 +150,7 @@ class Informer:
                     del query["continue"]
                     continue
                 raise
+            await asyncio.sleep(0)  # to decode a page takes long enough
             for item in page.get("items") or ():
                 pod = slim(item)
                 found[pod.name] = pod
@@ -197,6 +200,8 @@ class Informer:
         if kind != "BOOKMARK":
             pod = slim(item)
             known = self._pods.get(pod.name)
+            if known is not None and _older(pod, known):
+                return
             if kind == "DELETED":
                 if known is None or known.uid == pod.uid:
                     self._remove(pod)
@@ -225,6 +230,11 @@ class Informer:
     def _tell(self, pod: Pod, gone: bool) -> None:
         for listener in list(self._listeners.get(pod.name, ())):
             listener(pod, gone)
+
+
+def _older(one: Pod, other: Pod) -> bool:
+    """By their versions, which rise within one server's life."""
+    return one.version.isdigit() and other.version.isdigit() and int(one.version) < int(other.version)
 
 
 async def lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

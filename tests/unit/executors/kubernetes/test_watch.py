@@ -166,3 +166,43 @@ async def test_a_refused_first_watch_is_reported(kube: FakeKube, api: Api) -> No
         await informer.open()
     assert caught.value.forbidden is not None
     await informer.close()
+
+
+async def test_a_server_that_was_set_back_is_noticed_by_its_silence(
+    kube: FakeKube, api: Api, informer: Informer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(api, "restored")
+    await seen(informer, "restored")
+    monkeypatch.setattr(watch, "SILENCE_SECONDS", 0.2)
+    await create(api, "lost")
+    await seen(informer, "lost")
+    kube.cut_watches()
+    for name, version in (("restored", "50"), ("lost", None)):  # etcd from a backup: older versions, no word of it
+        item = kube._objects.pop(("pods", "jobs", name))
+        if version is not None:
+            item["metadata"]["resourceVersion"] = version
+            kube._objects["pods", "jobs", name] = item
+    kube._history.clear()
+    kube._rv = 60
+    await seen(informer, "lost", gone=True)
+    assert informer.get("restored") is not None
+    assert int(informer._version or 0) < 100
+
+
+async def test_events_out_of_order_change_nothing(kube: FakeKube, informer: Informer) -> None:
+    def event(kind: str, uid: str, version: int, phase: str) -> dict[str, Any]:
+        item = pod_named("p")
+        item["metadata"] |= {"uid": uid, "resourceVersion": str(version)}
+        return {"type": kind, "object": item | {"status": {"phase": phase}}}
+
+    informer._event(event("ADDED", "1", 1000, "Pending"))
+    informer._event(event("MODIFIED", "1", 1009, "Succeeded"))
+    informer._event(event("MODIFIED", "1", 1005, "Running"))
+    assert (informer.get("p") or Pod("", "")).phase == "Succeeded"
+    informer._event(event("ADDED", "2", 1020, "Running"))
+    for late in (event("DELETED", "1", 1010, "Succeeded"), event("MODIFIED", "1", 1009, "Succeeded")):
+        informer._event(late)
+    informer._event(event("DELETED", "1", 1021, "Succeeded"))
+    pod = informer.get("p")
+    assert pod is not None
+    assert (pod.uid, pod.phase) == ("2", "Running")

@@ -1,0 +1,53 @@
+"""Budgets and the circuit: what an API server in trouble is spared, and that no job is claimed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from consumer.executors.kubernetes import limits
+from consumer.executors.kubernetes.access import Access
+from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.tasks import end
+from support.fakekube import FakeKube
+
+PODS = path_of("jobs", "pods")
+
+
+async def test_creates_have_a_budget_of_their_own(kube: FakeKube) -> None:
+    api = Api(Access(kube.url, "jobs"), rate=10_000, creates=0.001, patience=5)
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}
+    creates = [
+        asyncio.create_task(api.request("POST", path_of("jobs", "secrets"), body=secret | {"metadata": {"name": name}}))
+        for name in ("a", "b")
+    ]
+    await creates[0]
+    await asyncio.gather(*(api.request("GET", PODS) for _ in range(50)))  # reads don't wait for the second one
+    assert not creates[1].done()
+    assert kube.verbs().count("create secrets") == 1
+    await end(*creates)
+    await api.close()
+
+
+async def test_one_429_holds_all_calls_for_as_long_as_it_asks(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api(Access(kube.url, "jobs"), rate=10_000, patience=5)
+    held: list[float] = []
+    monkeypatch.setattr(api._all, "hold", held.append)
+    kube.fault("list pods", status=429, headers={"Retry-After": "3"})
+    with pytest.raises(ApiError):
+        await api.request("GET", PODS, patience=0)
+    kube.fault("list pods", status=429, headers={"Retry-After": "900"})
+    with pytest.raises(ApiError):
+        await api.request("GET", PODS, patience=0)
+    assert held == [3, 5]
+    await api.close()
+
+
+async def test_what_is_held_waits() -> None:
+    budget = limits.Budget(1000)
+    budget.hold(0.2)
+    began = time.monotonic()
+    await asyncio.gather(budget.take(), budget.take())
+    assert time.monotonic() - began >= 0.2
