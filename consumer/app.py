@@ -21,7 +21,7 @@ import structlog
 
 from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
-from consumer.logs.follow import Follower, Sinks
+from consumer.logs.follow import Desk, Follower, Sinks
 from consumer.model import Claim, LogPosition
 from consumer.ports import Executor, Queue, Records, Sink, SweepingExecutor
 from consumer.queues import open_queue
@@ -91,9 +91,12 @@ def make_worker(queue: Queue, records: Records, executor: Executor, settings: Se
         return [RecordSink(records, claim, max_bytes=settings.logs.max_bytes, start=former)]
 
     chosen: Sinks = sinks
-    return Worker(
-        queue, records, executor, settings, lambda claim: Follower(claim, chosen, settings.logs), metrics.observe
-    )
+    desk = Desk(settings.logs.memory)
+
+    def follower(claim: Claim) -> Follower:
+        return Follower(claim, chosen, settings.logs, desk)
+
+    return Worker(queue, records, executor, settings, follower, metrics.observe, desk.watched)
 
 
 def allow_open_files(wanted: int) -> None:

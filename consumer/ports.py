@@ -83,6 +83,9 @@ class Records(Protocol):
     def cancellations(self) -> AsyncIterator[str]:
         """Ids of jobs that somebody wants cancelled, as they come."""
 
+    def watched(self) -> AsyncIterator[str]:
+        """Ids of jobs whose logs somebody follows, announced every few seconds."""
+
     async def standing(self, attempts: Sequence[AttemptKey]) -> Sequence[Standing]:
         """Where each attempt stands. Raises QueueUnavailable while the store can't say."""
 

@@ -50,6 +50,9 @@ class Logs(Section):
     """How logs are kept."""
 
     max_bytes: int = Field(10 * 1024 * 1024, ge=4096, description="Bytes kept of a job's log; head and tail stay.")
+    memory: int = Field(
+        64 * 1024 * 1024, ge=1024 * 1024, description="Bytes of all logs together that may wait to be stored."
+    )
     interval: float = Field(0.5, gt=0, description="Seconds after which read lines are stored at the latest.")
     tail_lines: int = Field(20, ge=0, description="Last lines shown in failure texts on the queue's web pages.")
 

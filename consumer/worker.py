@@ -42,11 +42,12 @@ class Worker:
         settings: Settings,
         follower: Callable[[Claim], Follower],
         observe: Callable[[Claim, Outcome], None] = lambda claim, outcome: None,
+        watched: Callable[[str], None] = lambda job_id: None,
     ) -> None:
         self.queue = queue
         self.records = records
         self.settings = settings
-        self._observe = observe
+        self._observe, self._watched = observe, watched
         self._settling: Batcher[Settlement, None] = Batcher(self._settle)
         self._tools = Tools(executor, records, settings, follower, self._settling.put, queue.requeues)
         self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
@@ -71,7 +72,7 @@ class Worker:
 
     async def run(self) -> None:
         """Works until `stop` is called; returns when every job has ended or was let go."""
-        works = (self._beat, self._hear_cancellations, self._obey_server)
+        works = (self._beat, self._hear_cancellations, self._hear_watchers, self._obey_server)
         helpers = [asyncio.create_task(self._keep_going(work)) for work in works]
         try:
             await self._claim_loop()
@@ -186,6 +187,15 @@ class Worker:
                         await self._beat_these(named)
             except Exception:  # such as a right that we don't have: the heartbeat finds cancellations as well
                 log.exception("cancellations_not_heard")
+            await asyncio.sleep(BEAT_INTERVAL)
+
+    async def _hear_watchers(self) -> None:
+        while True:
+            try:
+                async for job_id in self.records.watched():
+                    self._watched(job_id)
+            except Exception:  # such as a right that we don't have: then a log may come at its end
+                log.exception("watchers_not_heard")
             await asyncio.sleep(BEAT_INTERVAL)
 
     async def _obey_server(self) -> None:

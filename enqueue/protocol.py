@@ -21,6 +21,9 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds for which whoever waits for a job, or follows its log, waits for a server that went away."""
 
+ANNOUNCE = 5.0
+"""Seconds after which whoever follows a log says so again; consumers count on three times that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -139,7 +142,14 @@ def follow(backend: Backend, job_id: str, *, until_end: bool) -> Steps[None]:
     last: bytes | str = "0-0"
     reader = LogReader()
     ended = not until_end
+    announced = -ANNOUNCE
     while True:
+        if not ended and time.monotonic() - announced >= ANNOUNCE:
+            announced = time.monotonic()
+            try:  # the log of a job that nobody watches may come at its end only
+                yield Command(("PUBLISH", wire.WATCHED, job_id))
+            except QueueUnavailable:
+                pass
         block = () if ended else ("BLOCK", 1000)
         args = ("XREAD", "COUNT", 100, *block, "STREAMS", wire.log_key(job_id), last)
         found = yield from _patiently(lambda args=args: _one(*args)) if until_end else _one(*args)  # type: ignore[misc]

@@ -11,6 +11,7 @@ import structlog
 from consumer.logs.directives import Directives
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
+from consumer.logs.spool import Memory
 from consumer.model import Claim, LogPosition
 from consumer.ports import Execution, Sink, StoringSink
 from consumer.settings import Logs
@@ -24,6 +25,42 @@ Sinks = Callable[[Claim, LogPosition], Sequence[Sink]]
 PATIENCE = 20.0
 """Seconds that sinks get for what is left once a log has been read to its end."""
 
+WATCHED = 15.0
+"""Seconds for which a log counts as watched after its reader has said so."""
+
+
+class Desk:
+    """What the logs of all jobs share: the memory in which they wait, and word of who is watched."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory = Memory(memory)
+        self._watched: dict[str, float] = {}  # until when, by the loop's clock; of jobs that aren't here as well
+        self._here: dict[str, Execution] = {}
+
+    def watched(self, job_id: str) -> None:
+        """Somebody follows this job's log."""
+        now = asyncio.get_running_loop().time()
+        self._watched.pop(job_id, None)
+        self._watched[job_id] = now + WATCHED
+        for known, until in list(self._watched.items()):  # the oldest first
+            if until > now:
+                break
+            del self._watched[known]
+        if job_id in self._here:
+            self._here[job_id].watched(WATCHED)
+
+    def enter(self, job_id: str, execution: Execution) -> None:
+        """A log is read from now on."""
+        self._here[job_id] = execution
+        left = self._watched.get(job_id, 0.0) - asyncio.get_running_loop().time()
+        if left > 0:
+            execution.watched(left)
+
+    def leave(self, job_id: str, execution: Execution) -> None:
+        """It has ended, or is let go."""
+        if self._here.get(job_id) is execution:
+            del self._here[job_id]
+
 
 class Follower:
     """Follows the log of one claim's execution.
@@ -31,10 +68,11 @@ class Follower:
     A store that knows its position must come first among the sinks. A Follower that was never started has an empty log.
     """
 
-    def __init__(self, claim: Claim, sinks: Sinks, settings: Logs) -> None:
+    def __init__(self, claim: Claim, sinks: Sinks, settings: Logs, desk: Desk | None = None) -> None:
         self._claim = claim
         self._make_sinks = sinks
         self._settings = settings
+        self._desk = desk or Desk(settings.memory)
         secrets = claim.job.sensitive_values() if claim.job else ()
         self._secrets = Mask(secrets)
         self._directives = Directives()
@@ -68,9 +106,12 @@ class Follower:
             interval=self._settings.interval,
             tail_lines=self._settings.tail_lines,
             former=former,
+            memory=self._desk.memory,
             patience=PATIENCE,
         )
         self._task = asyncio.create_task(self._pipeline.run(execution.logs(former.place.at if former.place else "")))
+        self._desk.enter(self._claim.id, execution)
+        self._task.add_done_callback(lambda _: self._desk.leave(self._claim.id, execution))
 
     async def finish(self, patience: float) -> None:
         """Waits until the log has been read and stored to its end, at most `patience` seconds."""

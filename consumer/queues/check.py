@@ -131,4 +131,3 @@ async def _check_faktory(settings: Settings) -> list[Finding]:
         fix = "use letters, digits, '.', '_' and '-' only"
         found.append(Finding("queue", Level.PROBLEM, f"queues: Faktory knows no such name: {', '.join(bad)}", fix))
     return found
-

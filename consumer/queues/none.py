@@ -34,6 +34,11 @@ class NoRecords:
         """There is no log."""
         return ""
 
+    async def watched(self) -> AsyncIterator[str]:
+        """There is nothing to watch."""
+        await asyncio.Event().wait()
+        yield ""
+
     async def cancellations(self) -> AsyncIterator[str]:
         """There is no way to ask for one."""
         await asyncio.Event().wait()

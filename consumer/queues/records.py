@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -27,8 +26,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from consumer.batch import Batcher
 from consumer.errors import ClaimLost, SetupError
 from consumer.lifeline import Lifeline
-from consumer.model import AttemptKey, Claim, LogPosition, Place, Standing
+from consumer.model import AttemptKey, Claim, LogPosition, Standing
 from consumer.queues import scripts
+from consumer.queues.log_entries import position_fields, position_of
 from consumer.queues.standing import Standings
 from consumer.settings import Retention
 from enqueue.errors import QueueUnavailable, UsageError
@@ -233,16 +233,24 @@ class RecordStore:
 
     async def cancellations(self) -> AsyncIterator[str]:
         """Ids of jobs that somebody wants cancelled, as they come; reconnects by itself."""
-        channels = self.channels()
+        async for message in self._messages(self.channels()):
+            if job_id := await self.cancelled_id(message):
+                yield job_id
+
+    async def watched(self) -> AsyncIterator[str]:
+        """Ids of jobs whose logs somebody follows, as they are announced; reconnects by itself."""
+        async for message in self._messages([wire.WATCHED]):
+            yield message.decode("utf-8", "replace")
+
+    async def _messages(self, channels: Sequence[str]) -> AsyncIterator[bytes]:
         while True:
             try:
                 async with self.redis.pubsub() as pubsub:
                     await pubsub.subscribe(*channels)
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=10)
-                        job_id = await self.cancelled_id(message["data"]) if message else None
-                        if job_id:
-                            yield job_id
+                        if message:
+                            yield message["data"]
             except RedisError as error:
                 if not transient(error):
                     raise
@@ -255,32 +263,6 @@ class RecordStore:
     async def cancelled_id(self, message: bytes) -> str | None:
         """The job's id in a message. The job's hash says whether it is meant: channels know no databases."""
         return message.decode("utf-8", "replace")
-
-
-def position_fields(position: LogPosition) -> list[Any]:
-    """What an entry of a log says of the log up to and with it."""
-    fields: list[Any] = [b"l", position.lines - position.open, b"b", position.bytes]
-    if position.place is not None:
-        fields += [b"p", f"{position.place.bytes} {position.place.at}"]
-    if position.gaps:
-        fields += [b"g", json.dumps(position.gaps, separators=(",", ":"))]
-    return fields
-
-
-def position_of(entry: bytes, fields: Mapping[bytes, bytes]) -> LogPosition:
-    """Where a log stands after this entry."""
-    lines = int(fields.get(b"l", 0))
-    data = fields.get(b"d")
-    left_open = int(fields.get(b"lines", lines)) > lines if data is None else not data.endswith(b"\n")
-    size, _, at = fields.get(b"p", b"").decode().partition(" ")
-    return LogPosition(
-        entries=int(entry.split(b"-")[1]),
-        lines=lines + left_open,
-        bytes=int(fields.get(b"b", 0)),
-        gaps=tuple(json.loads(fields.get(b"g", b"[]"))),
-        open=left_open,
-        place=Place(at, int(size)) if at else None,
-    )
 
 
 async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], list[Any]]]) -> list[Any]:

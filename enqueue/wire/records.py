@@ -14,6 +14,9 @@ CANCELLATIONS = "longshore:cancel"
 SOURCE = "longshore:source"
 """Key of the store's own identity: a random word, the same for all who share the store."""
 
+WATCHED = "longshore:watch"
+"""Channel that carries, every few seconds, the ids of jobs whose logs somebody follows."""
+
 
 def faktory_job_key(jid: str) -> str:
     """The hash that stands in for the job metadata that Faktory doesn't have."""

@@ -335,8 +335,8 @@ class FakeKube:
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        sent = 0
-        while True:
+        sent, rotations = 0, log.rotations
+        while log.rotations == rotations:
             news, closed = log.news, log.closed
             lines, sent = log.lines[sent:], len(log.lines)
             data = b"".join(stamp(at).encode() + b" " + line for at, line in lines if stamp(at)[:19] >= since)
@@ -349,3 +349,4 @@ class FakeKube:
             if closed or not follows:
                 return response
             await news.wait()
+        return response

@@ -30,6 +30,7 @@ class Log:
     def __init__(self) -> None:
         self.lines: list[tuple[int, bytes]] = []
         self.closed = False
+        self.rotations = 0
         self.news = asyncio.Event()
 
     def write(self, data: bytes, at: int | None = None) -> None:
@@ -37,6 +38,12 @@ class Log:
         *whole, rest = data.split(b"\n")
         for line in [*(line + b"\n" for line in whole), *([rest] if rest else [])]:
             self.lines.append((at if at is not None else time.time_ns(), line))
+        self.poke()
+
+    def rotate(self, kept: int = 0) -> None:
+        """Only the last lines are left; whoever follows gets a clean end."""
+        self.lines = self.lines[len(self.lines) - kept :]
+        self.rotations += 1
         self.poke()
 
     def poke(self) -> None:

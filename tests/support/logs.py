@@ -137,6 +137,12 @@ class MemoryRecords:
         """A name."""
         return f"log:{claim.id}"
 
+    async def watched(self) -> AsyncIterator[str]:
+        """Nobody watches."""
+        nobody: tuple[str, ...] = ()
+        for name in nobody:
+            yield name
+
     async def cancellations(self) -> AsyncIterator[str]:
         """Nobody cancels anything."""
         nobody: tuple[str, ...] = ()

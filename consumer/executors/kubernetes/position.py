@@ -77,6 +77,11 @@ class Position:
         words = (self._first.decode(), self._stamp.decode())
         return Place(f"{self._step} {self._total} {words[0]} {words[1]} {self._run}")
 
+    @property
+    def refused(self) -> bool:
+        """The kubelet had words of its own instead of a log."""
+        return self._refused or _NOT_THE_PODS.match(self._rest) is not None
+
     def distrust(self) -> None:
         """The node's clock was set back: only the whole log will do."""
         self._stepped = True
@@ -95,8 +100,7 @@ class Position:
         else:
             self._left = sum(second.lines for second in self._recent.values())
             self._anchor = next(iter(self._recent.values())).first
-        self.refused = False
-        """The kubelet had words of its own instead of a log."""
+        self._refused = False
 
     def feed(self, chunk: bytes) -> list[LogPart]:
         """What is new in a chunk, without timestamps."""
@@ -131,7 +135,7 @@ class Position:
         if self._open is None:
             self._open, text = _split(data)
             if not self._open and _NOT_THE_PODS.match(data):
-                self._open, self.refused = None, True
+                self._open, self._refused = None, True
                 return
             self._open_old = bool(self._open and self._left) and self._old(self._open, parts)
             if self._open and not self._open_old and self._part:
