@@ -12,13 +12,15 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
 
 import aiohttp
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
-from consumer.executors.kubernetes.position import Position
+from consumer.executors.kubernetes.position import ROTATED, Jump, Position
 from consumer.model import Gap, LogPart
 from consumer.tasks import end
 
@@ -136,12 +138,17 @@ async def follow(
             async with contextlib.AsyncExitStack() as stack:
                 response = await patience.wait(stack.enter_async_context(api.stream(path, query)))
                 patience.silence = STALL_SECONDS
+                behind = _Behind(response.headers.get("Date"))
                 if response.status == 200:
                     while chunk := await patience.wait(response.content.readany()):
                         total += len(chunk)
                         for part in position.feed(chunk):
                             grew = True
-                            yield part
+                            if not isinstance(part, Jump):
+                                yield part
+                            elif total >= ROTATED_BYTES and behind.at(part) and await _over(api, path, query, part):
+                                yield ROTATED
+                        behind.heard = time.time()
                         if grew and (place := position.place):
                             yield place
                     clean = not position.refused
@@ -165,7 +172,8 @@ async def follow(
                 if suspicious:
                     continue
                 for part in position.finish():
-                    yield part
+                    if not isinstance(part, Jump):
+                        yield part
                 return
         now = time.monotonic()
         if grew or now - began > LIFE_SECONDS:
@@ -193,6 +201,35 @@ def _set_back(position: Position, source: Source) -> bool:
         return False
     position.distrust()
     return True
+
+
+class _Behind:
+    """How far a stream lags behind its container, by the server's clock."""
+
+    def __init__(self, date: str | None) -> None:
+        self.heard = time.time()
+        self._ahead = 0.0  # our clock, of the server's
+        if date:
+            with contextlib.suppress(ValueError):
+                self._ahead = self.heard - parsedate_to_datetime(date).timestamp()
+
+    def at(self, jump: Jump) -> bool:
+        """The line before the jump came so late that there was time for what may be missing after it."""
+        came = (self.heard if jump.earlier else time.time()) - self._ahead
+        return came - jump.second >= jump.seconds - 2
+
+
+async def _over(api: Api, path: str, query: Mapping[str, str], jump: Jump) -> bool:
+    """The line before the jump isn't in the container's current file any more."""
+    since = datetime.fromtimestamp(jump.second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    look = {**query, "follow": "false", "sinceTime": since, "limitBytes": "64"}
+    try:
+        async with api.stream(path, look) as response:
+            begin = Position()
+            begin.feed(await response.content.read(64) + b"\n")
+    except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
+        return True  # it can't be ruled out
+    return begin.second > jump.second
 
 
 class _Patience:

@@ -25,6 +25,22 @@ LONG_LINE = 64 * 1024
 ROTATED = Gap("rotated", message="the node has rotated the log: lines may be missing")
 
 
+JUMP_SECONDS = 5
+"""Kubelets look every 10 s at what is to be rotated: whoever lags may be led past a whole file, without a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """The next line came so much later than the one before it: a silence, or a file that was passed over."""
+
+    second: int
+    """Of the line before."""
+
+    seconds: int
+    earlier: bool
+    """That line came with an earlier chunk."""
+
+
 @dataclass(slots=True)
 class _Second:
     """The lines of one second: the first one's timestamp, and how many were read."""
@@ -46,9 +62,12 @@ class Position:
         self._part_stamp, self._part = b"", 0  # an unfinished line's timestamp, and the bytes of it that were handed on
         self._recent: dict[int, _Second] = {}  # the last two, in the order of their first lines
         self._now = _Second(b"")  # the last line's
+        self._jump: Jump | None = None
+        self._before = 0  # the lines that were read when this chunk came
         self._latest = b""  # the last line's second, as written
         self._floor = -1  # up to this second, it isn't known which lines were read
         self._stepped = False
+        self._last_second = 0
         if after:
             total, first, stamp, run = after.split(" ")[1:]
             self._first, self._total, self._stamp, self._run = first.encode(), int(total), stamp.encode(), int(run)
@@ -102,17 +121,21 @@ class Position:
             self._anchor = next(iter(self._recent.values())).first
         self._refused = False
 
-    def feed(self, chunk: bytes) -> list[LogPart]:
+    def feed(self, chunk: bytes) -> list[LogPart | Jump]:
         """What is new in a chunk, without timestamps."""
+        self._before = self._total
         data = self._rest + chunk if self._rest else chunk
         lines = data.split(b"\n")
         self._rest = lines.pop()
-        parts: list[LogPart] = []
+        parts: list[LogPart | Jump] = []
         for line in lines:
             if self._open is None and not self._left and not self._part:  # the short way
                 stamp, text = _split(line)
                 if stamp:
                     self._count(stamp)
+                    if self._jump is not None:
+                        parts.append(self._jump)
+                        self._jump = None
                     parts.append(text + b"\n")
                     continue
             self._piece(line, parts, ends=True)
@@ -121,15 +144,15 @@ class Position:
             self._rest = b""
         return _joined(parts)
 
-    def finish(self) -> list[LogPart]:
+    def finish(self) -> list[LogPart | Jump]:
         """The connection has ended with the log: its last line may lack the newline."""
-        parts: list[LogPart] = []
+        parts: list[LogPart | Jump] = []
         if self._rest:
             self._piece(self._rest, parts, ends=False)
             self._rest = b""
         return _joined(parts)
 
-    def _piece(self, data: bytes, parts: list[LogPart], *, ends: bool) -> None:
+    def _piece(self, data: bytes, parts: list[LogPart | Jump], *, ends: bool) -> None:
         """A line, or a part of a long one."""
         text = data
         if self._open is None:
@@ -147,6 +170,7 @@ class Position:
             if ends:
                 self._part_stamp, self._part = b"", 0
                 self._count(self._open)
+                self._jump = None
             elif self._open:
                 self._part_stamp, self._part = self._open, self._part + len(text) - cut
         elif self._after and self._seen > self._shown:
@@ -158,7 +182,7 @@ class Position:
                     self._arrive(parts)
             self._open = None
 
-    def _continue(self, parts: list[LogPart]) -> None:
+    def _continue(self, parts: list[LogPart | Jump]) -> None:
         """A new line, but one was unfinished: is it this one?"""
         if self._open == self._part_stamp:
             self._skip = self._part
@@ -166,7 +190,7 @@ class Position:
             parts.append(ROTATED)
             self._part_stamp, self._part = b"", 0
 
-    def _old(self, stamp: bytes, parts: list[LogPart]) -> bool:
+    def _old(self, stamp: bytes, parts: list[LogPart | Jump]) -> bool:
         """A line with this timestamp was read over an earlier connection."""
         self._seen += 1
         if self._by_time:
@@ -184,7 +208,7 @@ class Position:
         self._anchor = stamp if self._whole else b"-"  # of what is left of the log
         return self._old_by_time(stamp, parts)
 
-    def _old_by_time(self, stamp: bytes, parts: list[LogPart]) -> bool:
+    def _old_by_time(self, stamp: bytes, parts: list[LogPart | Jump]) -> bool:
         now, last = _moment(stamp), _moment(self._stamp)
         old = now <= last
         if not old:
@@ -198,7 +222,7 @@ class Position:
             self._first, self._total = self._anchor, self._seen - (not old)
         return old
 
-    def _arrive(self, parts: list[LogPart]) -> None:
+    def _arrive(self, parts: list[LogPart | Jump]) -> None:
         """All that was read before has come again."""
         if self._after:
             parts.append(Place(self._after))
@@ -218,6 +242,9 @@ class Position:
             return
         self._latest = stamp[:19]
         second = _moment(stamp)[0]
+        if self._last_second and second - self._last_second >= JUMP_SECONDS:
+            self._jump = Jump(self._last_second, second - self._last_second, self._total - 1 == self._before)
+        self._last_second = second
         newest = max(self._recent, default=second)
         if second > newest:
             self._recent = {known: lines for known, lines in self._recent.items() if known >= second - 1}
@@ -227,12 +254,12 @@ class Position:
         self._now.lines += 1
 
 
-def _joined(parts: list[LogPart]) -> list[LogPart]:
+def _joined(parts: list[LogPart | Jump]) -> list[LogPart | Jump]:
     """The same with one piece of bytes between gaps and places."""
     if all(isinstance(part, bytes) for part in parts):
         data = b"".join(parts)  # type: ignore[arg-type]
         return [data] if data else []
-    whole: list[LogPart] = []
+    whole: list[LogPart | Jump] = []
     run: list[bytes] = []
     for part in [*parts, None]:
         if isinstance(part, bytes):

@@ -22,7 +22,8 @@ def drive(steps: Any, answers: list[Any]) -> list[Any]:
         step = next(steps)
         while True:
             seen.append(step)
-            answer = None if isinstance(step, (Listen, Pause, Emit)) else answers.pop(0)
+            heard = isinstance(step, Command) and step.args[0] == "PUBLISH"
+            answer = None if heard or isinstance(step, (Listen, Pause, Emit)) else answers.pop(0)
             step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
     except StopIteration as end:
         return [*seen, end.value]
@@ -61,6 +62,17 @@ def test_a_followed_log_goes_on_where_it_was_when_the_server_is_back() -> None:
     reads = [step.args for step in seen if isinstance(step, Command) and step.args[0] == "XREAD"]
     assert [args[-1] for args in reads] == ["0-0", b"1-1", b"1-1", b"1-1"]
     assert [step.data for step in seen if isinstance(step, Emit)] == [b"one\n"]
+
+
+def test_whoever_follows_a_log_says_so_and_goes_on_saying_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "ANNOUNCE", 0.0)
+    running, ended = [b"started", None, b"q", b"", b""], [b"finished", ENDED, b"q", b"", b""]
+    entry = [(b"longshore:log:j", [(b"1-1", {b"d": b"one\n", b"l": b"1"})])]
+    seen = drive(protocol.follow(RqBackend("q"), "j", until_end=True), [entry, None, running, None, ended, None])
+    said = [step.args for step in seen if isinstance(step, Command) and step.args[0] == "PUBLISH"]
+    assert said == [("PUBLISH", "longshore:watch", "j")] * 3
+    read = drive(protocol.follow(RqBackend("q"), "j", until_end=False), [entry, None])
+    assert "PUBLISH" not in str(read)
 
 
 def test_a_log_that_is_only_read_waits_for_nobody() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from consumer.executors.kubernetes.position import LONG_LINE, ROTATED, Position
+from consumer.executors.kubernetes.position import LONG_LINE, ROTATED, Jump, Position
 from consumer.model import Gap, LogPart, Place
 from support.fakekubelet import stamp
 
@@ -35,11 +35,13 @@ class Reader:
         data = served(lines, self.position.since)[:budget]
         self.position.begin()
         for start in range(0, len(data), size):
-            self.parts += self.position.feed(data[start : start + size])
+            self.parts += [
+                part for part in self.position.feed(data[start : start + size]) if not isinstance(part, Jump)
+            ]
 
     def finish(self) -> bytes:
         """All that came."""
-        self.parts += self.position.finish()
+        self.parts += [part for part in self.position.finish() if not isinstance(part, Jump)]
         return self.data
 
     @property

@@ -1,0 +1,125 @@
+"""Logs of real pods: every byte, over rotations and restarts, or a gap in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from consumer.executors.kubernetes.execution import PodExecution
+from consumer.executors.kubernetes.executor import KubernetesExecutor
+from consumer.executors.kubernetes.position import ROTATED
+from consumer.model import Gap, LogPart, Place
+from consumer.settings import Kubernetes
+from support.kubernetes import parts_of, plan_of, read
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+async def executor(kubernetes_settings: Kubernetes) -> AsyncIterator[KubernetesExecutor]:
+    executor = KubernetesExecutor(kubernetes_settings, "consumer-1")
+    await executor.open()
+    yield executor
+    await executor.close()
+
+
+def bytes_of(parts: list[LogPart]) -> bytes:
+    return b"".join(part for part in parts if isinstance(part, bytes))
+
+
+async def some_of(execution: PodExecution, after: str, size: int) -> tuple[bytes, str]:
+    """What is new after a place, read until at least `size` bytes of it have come to a further place, or to the end."""
+    new, old, reached = b"", bool(after), after
+    async with contextlib.aclosing(execution.logs(after)) as parts:
+        pending = b""
+        async for part in parts:
+            assert not isinstance(part, Gap)
+            if isinstance(part, bytes):
+                pending += b"" if old else part
+            elif old:
+                old = part != Place(after)
+            else:
+                new, pending, reached = new + pending, b"", part.at
+                if len(new) >= size:
+                    return new, reached
+    return new + pending, reached
+
+
+async def test_very_short_pods(executor: KubernetesExecutor) -> None:
+    async def one(n: int) -> None:
+        execution = await executor.start(plan_of(f"short-{n}", commands=[f"echo only {n}"]))
+        log, _ = await asyncio.gather(read(execution.logs(), 90), execution.wait())
+        await execution.remove()
+        assert log == b"only %d\n" % n
+
+    await asyncio.gather(*map(one, range(20)))
+
+
+async def test_every_byte_as_it_was_written(executor: KubernetesExecutor) -> None:
+    """Rows 42, 57 and 58: the init step's log, a line of 1 MB, bytes that are no UTF-8, a last line without newline."""
+    commands = [
+        "head -c 1000000 /dev/zero | tr '\\0' x; echo",
+        "printf 'nul \\000 bad \\377\\376 esc \\033[31m tab\\t\\n\\n'",
+        "printf 'crlf\\r\\nno newline \\342\\202'",
+        "sleep 1",
+    ]
+    plan = plan_of(commands=commands, init={"commands": ["printf 'init \\377\\nopen'"]})
+    execution = await executor.start(plan)
+    log = await read(execution.logs(), 90)
+    assert (await execution.wait()).code == 0
+    await execution.remove()
+    assert log == (
+        b"init \xff\nopen" + b"x" * 1_000_000 + b"\n"
+        b"nul \x00 bad \xff\xfe esc \x1b[31m tab\t\n\ncrlf\nno newline \xe2\x82"
+    )  # a runtime takes the carriage return of a line's end
+
+
+async def test_readers_that_die_at_random_places(executor: KubernetesExecutor) -> None:
+    """Rows 4 and 28: each goes on where the one before it was; nothing is missing, nothing comes twice."""
+    commands = ["i=0", "while [ $i -lt 4000 ]; do i=$((i+1)); echo out $i; [ $((i%7)) -gt 0 ] || echo err $i >&2; done"]
+    execution = await executor.start(plan_of(commands=[*commands, "sleep 1", "echo end"]))
+    await asyncio.wait_for(execution.started(), 60)
+    log, place = b"", ""
+    for _ in range(12):
+        async with asyncio.timeout(60):
+            new, place = await some_of(execution, place, random.randrange(1, 8000))
+        log += new
+    async with asyncio.timeout(60):
+        log += (await some_of(execution, place, 10**9))[0]
+    await execution.wait()
+    whole = await read(execution.logs(), 60)
+    await execution.remove()
+    assert log == whole
+    lines = whole.splitlines()
+    assert [line for line in lines if line.startswith(b"out")] == [b"out %d" % i for i in range(1, 4001)]
+    assert [line for line in lines if line.startswith(b"err")] == [b"err %d" % i for i in range(7, 4001, 7)]
+    assert lines[-1] == b"end"
+
+
+async def test_rotation(executor: KubernetesExecutor) -> None:
+    """Row 33: 40 MB, rotated at 10 MiB; one reader stays, one is away for longer than a rotation.
+
+    A kubelet on a busy node may lead the first one past a whole file: what it gives is in order all the same.
+    """
+    write = "awk -v from=%d 'BEGIN { for (i = from; i < from + 70000; i++) printf \"%%07d %%092d\\n\", i, 0 }'; sleep 1"
+    commands = [write % first for first in range(0, 420_000, 70_000)]
+    plan = plan_of(commands=[*commands, "sleep 12", "echo end"], resources={"limits": {"memory": "64Mi"}})
+    execution = await executor.start(plan)
+    await asyncio.wait_for(execution.started(), 60)
+    head, place = await asyncio.wait_for(some_of(execution, "", 100_000), 60)
+    parts, _ = await asyncio.gather(parts_of(execution.logs(), 240), execution.wait())
+    numbers = [int(line[:7]) for line in bytes_of(parts).splitlines() if line[:1].isdigit()]
+    assert all(b > a for a, b in itertools.pairwise(numbers))  # nothing twice, nothing out of order
+    assert bytes_of(parts).endswith(b"end\n")
+    late = await parts_of(execution.logs(place), 60)
+    await execution.remove()
+    at = late.index(ROTATED)
+    tail = [int(line[:7]) for line in bytes_of(late[at:]).splitlines() if line[:1].isdigit()]
+    assert tail == list(range(tail[0], 420_000)) if tail else True
+    assert not tail or tail[0] > int(head.splitlines()[-1][:7]) + 1
+    assert bytes_of(late[at:]).endswith(b"end\n")
