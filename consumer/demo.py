@@ -184,6 +184,7 @@ def _consumer(directory: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
     """`longshore run` as a process of its own, as in real life."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LONGSHORE_")}
     environment["LONGSHORE_PROCESS_DIRECTORY"] = str(directory / "jobs")
+    environment["LONGSHORE_PROCESS_DETACH"] = "false"  # nothing stays behind
     environment["LONGSHORE_SHUTDOWN_GRACE"] = "1"
     environment["LONGSHORE_JOBS_GRACE"] = "2"
     command = [sys.executable, "-m", "enqueue.cli", "run", "--queue-url", url, "--executor", "process"]

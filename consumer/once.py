@@ -25,7 +25,8 @@ async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
 
     Raises SetupError if the executor can't be used.
     """
-    executor = make_executor(settings)
+    here = settings.process.model_copy(update={"detach": False})  # nobody comes back for it
+    executor = make_executor(settings.model_copy(update={"process": here}))
     settled: list[Settlement] = []
 
     async def settle(settlement: Settlement) -> None:

@@ -61,7 +61,17 @@ class Process(Section):
     """The process executor."""
 
     directory: Path | None = Field(
-        None, description="Where jobs get their private directories; a temporary one if not given."
+        None,
+        description="Where jobs get their private directories: $XDG_STATE_HOME/longshore if not given. "
+        "Consumers that shall adopt each other's jobs must share it.",
+    )
+    detach: bool = Field(
+        True,
+        description="Jobs outlive their consumer, and the next one on this host goes on with them. If not, "
+        "they are stopped with it. Never for a container's first process, which takes all others with it.",
+    )
+    output_bytes: int = Field(
+        256 * 1024 * 1024, ge=4096, description="Bytes of a job's output kept on disk until its end."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,6 +21,19 @@ ROOT = Path(__file__).parent.parent
 set_hypothesis_home_dir(ROOT / ".cache" / "hypothesis")
 hypothesis.settings.register_profile("longshore", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("longshore")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where jobs that run as processes live: of this test run alone. What a test has left running ends with it."""
+    home = tmp_path_factory.mktemp("state")
+    os.environ["XDG_STATE_HOME"] = str(home)
+    yield home
+    for control in home.glob("longshore/*/control"):
+        with contextlib.suppress(OSError):
+            handle = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(handle, b"stop 0\n")
+            os.close(handle)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from enqueue.errors import UsageError
 
 
 def _process(settings: Settings) -> Executor:
-    from consumer.executors.process import ProcessExecutor
+    from consumer.executors.process.executor import ProcessExecutor
 
     return ProcessExecutor(settings.process, settings.name)
 

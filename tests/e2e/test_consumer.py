@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +17,6 @@ import rq
 
 from enqueue import Job, Status, Variable, aio
 from support.consuming import consuming, until
-from support.fake_faktory import FakeFaktory
 from support.redis_server import RedisServer
 
 
@@ -194,40 +190,17 @@ def own_server() -> Iterator[RedisServer]:
     server.close()
 
 
-@pytest.mark.parametrize("kind", ["rq", "faktory"])
-async def test_a_consumer_killed_hard_loses_no_job_and_runs_none_twice(
-    kind: str, redis_url: str, tmp_path: Path
-) -> None:
-    marker = tmp_path / "runs"
-    async with contextlib.AsyncExitStack() as stack:
-        url, records = redis_url, None
-        if kind == "faktory":
-            url, records = (await stack.enter_async_context(FakeFaktory())).url, redis_url
-        queue = await stack.enter_async_context(aio.connect(url, records=records))
-        handle = await queue.enqueue(Job(commands=[f"echo run >> {marker}; echo $$ >> {tmp_path}/pid; sleep 600"]))
-        first = start(url, tmp_path, *(["--records-url", records] if records else []))
-        await until(marker.exists)
-        await until(lambda: _running(handle))
-        first.kill()
-        await asyncio.to_thread(first.communicate)
-        async with consuming(url, records_url=records):
-            outcome = await handle.wait(60)  # within 15 s its sign of life has expired
-        assert (outcome.status.value, outcome.reason) == ("failed", "consumer_lost")
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-    assert marker.read_text() == "run\n"
-
-
 async def _running(handle: aio.AsyncHandle) -> bool:
     return (await handle.status()) is Status.RUNNING
 
 
-async def test_sigterm_lets_running_jobs_end_within_the_grace_and_tells_of_those_that_cant(
+async def test_sigterm_lets_running_jobs_end_within_the_grace_and_lets_go_of_those_that_dont(
     redis_url: str, tmp_path: Path
 ) -> None:
     async with aio.connect(redis_url) as queue:
         go = tmp_path / "go"
         short = await queue.enqueue(Job(commands=[f"until test -e {go}; do sleep 0.05; done"]))
-        long = await queue.enqueue(Job(commands=["sleep 600"]))
+        long = await queue.enqueue(Job(commands=["sleep 600"], timeout=600))
         consumer = start(redis_url, tmp_path, "--executor", "process")
         await until(lambda: _running(short))
         await until(lambda: _running(long))
@@ -238,10 +211,9 @@ async def test_sigterm_lets_running_jobs_end_within_the_grace_and_tells_of_those
         assert (await short.wait(30)).succeeded
         late = await queue.enqueue(Job(commands=["true"]))
         consumer.terminate()  # no more patience
-        outcome = await long.wait(30)
-        assert (outcome.status.value, outcome.reason) == ("failed", "consumer_stopped")
         _, errors = await asyncio.to_thread(consumer.communicate)
         assert consumer.returncode == 0
+        assert await _running(long)
         assert (await late.status()) is Status.QUEUED
         assert [json.loads(line)["event"] for line in errors.splitlines()][-1] == "consumer_stopped"
 

@@ -17,7 +17,7 @@ from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.executors.null import NullExecutor
-from consumer.executors.process import ProcessExecutor
+from consumer.executors.process.executor import ProcessExecutor
 from consumer.model import Exit, Plan
 from consumer.ports import Execution, Executor
 from consumer.settings import Kubernetes, Process
@@ -42,6 +42,8 @@ class Harness:
     """stdout and stderr are one pipe; a container runtime has two and mixes them as it reads."""
     last: str = "true"
     """The last command of a job that writes much: a busy node's containerd may lose what comes just before the end."""
+    another: Callable[[], Executor] | None = None
+    """The executor of another consumer in the same place, not open yet; None if it could find nothing of ours."""
     executions: list[Execution] = field(default_factory=list)
 
     def plan(self, **fields: Any) -> Plan:
@@ -75,6 +77,10 @@ async def read(execution: Execution) -> bytes:
 async def process(directory: Path) -> AsyncIterator[Harness]:
     """Processes of this host."""
     base = directory / "jobs"
+
+    def another() -> Executor:
+        return ProcessExecutor(Process(directory=base), "another")
+
     executor = ProcessExecutor(Process(directory=base), "tester")
 
     async def leftovers() -> list[str]:
@@ -82,7 +88,7 @@ async def process(directory: Path) -> AsyncIterator[Harness]:
 
     await executor.open()
     try:
-        yield Harness("process", executor, leftovers)
+        yield Harness("process", executor, leftovers, another=another)
     finally:
         await executor.close()
 
@@ -113,6 +119,9 @@ async def kubernetes(directory: Path) -> AsyncIterator[Harness]:
     settings = Kubernetes(namespace=namespace, kubeconfig=kubeconfig, requests=requests)
     executor = KubernetesExecutor(settings, "tester")
 
+    def another() -> Executor:
+        return KubernetesExecutor(settings, "another")
+
     async def leftovers() -> list[str]:
         """Pods that aren't on their way out: `remove` doesn't wait for the node."""
         pods = (await admin.request("GET", path_of(namespace, "pods")))["items"]
@@ -121,7 +130,9 @@ async def kubernetes(directory: Path) -> AsyncIterator[Harness]:
     try:
         await executor.open()
         try:
-            yield Harness("kubernetes", executor, leftovers, image=image, one_stream=False, last="sleep 2")
+            yield Harness(
+                "kubernetes", executor, leftovers, image=image, one_stream=False, last="sleep 2", another=another
+            )
         finally:
             await executor.close()
     finally:
