@@ -99,6 +99,10 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         await _let_go(execution, tools.executor, switch, tools.settings.jobs.grace)
         await follower.abandon()
         return None
+    except Exception:  # the queue refused the end: whoever gets the claim next reads it from what is left
+        if execution is not None:
+            await execution.detach()
+        raise
     if execution is not None:
         ended = exit is not None and exit.ended_at is not None
         await _remove(execution, claim, outcome, ended=ended, grace=tools.settings.jobs.grace)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from consumer.errors import ExecutorFault
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.events import told_by_events
 from consumer.executors.kubernetes.logs import Streams, follow
 from consumer.executors.kubernetes.manifest import Manifest
 from consumer.executors.kubernetes.status import Container, Pod, slim
@@ -251,6 +252,8 @@ class PodExecution:
                 if now >= limit:
                     reason = trouble[1] if trouble is not None else Reason.START_TIMEOUT
                     waited = f"not started after {self._plan.start_timeout:g} s: {waiting_for(pod)}"
+                    if trouble is None and (told := await told_by_events(self._api, self._namespace, self._uid)):
+                        waited = f"{waited}; {told}"
                     return await self._give_up(reason, waited)
                 wakes.append(limit)
             if self._unseen:
