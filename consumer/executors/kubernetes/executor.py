@@ -169,12 +169,12 @@ class KubernetesExecutor:
             known = [slim(item) for item in listed.get("items") or ()]
         known.sort(key=lambda pod: pod.name != manifest.name)
         for pod in known:
-            if pod.name != manifest.name and (pod.over or _on_its_way_out(pod)):
+            if pod.name != manifest.name and (pod.over or _on_its_way_out(pod) or _given_up(pod, plan)):
                 continue
             # What is listed may be gone since; if it has begun, its end is heard, whether it is asked for or not.
             trusted = plan.begun and pod.name == manifest.name and informer.connected.is_set()
             live = pod if trusted else await self._get(pod.name)
-            if live is None or (live.name != manifest.name and live.over):
+            if live is None or (live.name != manifest.name and (live.over or _given_up(live, plan))):
                 continue
             if _on_its_way_out(live) and not (plan.begun and live.over):
                 continue
@@ -253,6 +253,11 @@ class KubernetesExecutor:
         if self._opened is None:
             raise ExecutorFault("the kubernetes executor isn't open")
         return self._opened
+
+
+def _given_up(pod: Pod, plan: Plan) -> bool:
+    """A former attempt's, on a node that failed it: it was deleted and nobody there says that it has ended."""
+    return pod.deleting and pod.node in plan.avoid
 
 
 def _on_its_way_out(pod: Pod) -> bool:

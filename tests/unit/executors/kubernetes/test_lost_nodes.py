@@ -1,0 +1,92 @@
+"""A node that goes silent under a pod: nothing is decided until the cluster gives it up, and then it is told so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from enqueue.record import Reason
+from support.fakekube import FakeKube
+from support.kubernetes import plan_of
+
+Open = Callable[..., Any]
+
+
+def given_up(pod: dict[str, Any]) -> None:
+    """What the taint manager does to a pod of a node that doesn't answer: deleted, and nobody there to end it."""
+    pod["metadata"] |= {"deletionTimestamp": "2026-11-21T08:00:00Z", "deletionGracePeriodSeconds": 0}
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "m"}
+    pod["status"]["conditions"] = [condition]
+
+
+async def test_a_pod_of_a_silent_node_is_lost_after_its_time(
+    kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.executors.kubernetes.execution.STUCK_SECONDS", 0.1)
+    running: list[Any] = []
+
+    async def script(pod: Any) -> None:
+        pod.schedule()
+        pod.run()
+        running.append(pod)
+
+    kube.script = script
+    executor = await open_executor()
+    execution = await executor.start(plan_of())
+    await execution.started()
+    running[0].change(given_up)
+    async with asyncio.timeout(20):
+        end = await execution.wait()
+    assert (end.reason, end.started, end.code) == (Reason.NODE_LOST, True, None)
+    assert "node node-1 doesn't say that it has ended" in (end.message or "")
+    await execution.detach()
+
+
+@pytest.mark.parametrize(("avoid", "pods"), [((), 1), (("node-1",), 2)])
+async def test_an_attempt_that_is_allowed_after_a_lost_node_is_a_new_pod(
+    kube: FakeKube, open_executor: Open, avoid: tuple[str, ...], pods: int
+) -> None:
+    """Without the Record's word that the node failed the job, what runs there is adopted."""
+    running: list[Any] = []
+
+    async def script(pod: Any) -> None:
+        pod.schedule("node-1" if not running else "node-2")
+        pod.run()
+        running.append(pod)
+
+    kube.script = script
+    executor = await open_executor()
+    first = await executor.start(plan_of())
+    await first.started()
+    running[0].change(given_up)
+    async with asyncio.timeout(20):
+        second = await executor.start(replace(plan_of(attempt=2), avoid=avoid))
+        await second.started()
+    assert len(kube.created) == pods
+    assert (second.where.pod == first.where.pod) == (pods == 1)
+    await first.detach()
+    await second.detach()
+
+
+async def test_a_node_that_comes_back_in_time_tells_the_end(kube: FakeKube, open_executor: Open) -> None:
+    running: list[Any] = []
+
+    async def script(pod: Any) -> None:
+        pod.schedule()
+        pod.run()
+        running.append(pod)
+
+    kube.script = script
+    executor = await open_executor()
+    execution = await executor.start(plan_of())
+    await execution.started()
+    running[0].change(given_up)
+    running[0].end(143)
+    async with asyncio.timeout(20):
+        end = await execution.wait()
+    assert (end.reason, end.started, end.code) == (Reason.EVICTED, True, 143)
+    await execution.detach()
