@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
 
 import aiohttp
@@ -138,7 +137,6 @@ async def follow(
             async with contextlib.AsyncExitStack() as stack:
                 response = await patience.wait(stack.enter_async_context(api.stream(path, query)))
                 patience.silence = STALL_SECONDS
-                behind = _Behind(response.headers.get("Date"))
                 if response.status == 200:
                     while chunk := await patience.wait(response.content.readany()):
                         total += len(chunk)
@@ -146,9 +144,8 @@ async def follow(
                             grew = True
                             if not isinstance(part, Jump):
                                 yield part
-                            elif total >= ROTATED_BYTES and behind.at(part) and await _over(api, path, query, part):
+                            elif total >= ROTATED_BYTES and await _over(api, path, query, part):
                                 yield ROTATED
-                        behind.heard = time.time()
                         if grew and (place := position.place):
                             yield place
                     clean = not position.refused
@@ -201,22 +198,6 @@ def _set_back(position: Position, source: Source) -> bool:
         return False
     position.distrust()
     return True
-
-
-class _Behind:
-    """How far a stream lags behind its container, by the server's clock."""
-
-    def __init__(self, date: str | None) -> None:
-        self.heard = time.time()
-        self._ahead = 0.0  # our clock, of the server's
-        if date:
-            with contextlib.suppress(ValueError):
-                self._ahead = self.heard - parsedate_to_datetime(date).timestamp()
-
-    def at(self, jump: Jump) -> bool:
-        """The line before the jump came so late that there was time for what may be missing after it."""
-        came = (self.heard if jump.earlier else time.time()) - self._ahead
-        return came - jump.second >= jump.seconds - 2
 
 
 async def _over(api: Api, path: str, query: Mapping[str, str], jump: Jump) -> bool:

@@ -36,10 +36,6 @@ class Jump:
     second: int
     """Of the line before."""
 
-    seconds: int
-    earlier: bool
-    """That line came with an earlier chunk."""
-
 
 @dataclass(slots=True)
 class _Second:
@@ -63,7 +59,6 @@ class Position:
         self._recent: dict[int, _Second] = {}  # the last two, in the order of their first lines
         self._now = _Second(b"")  # the last line's
         self._jump: Jump | None = None
-        self._before = 0  # the lines that were read when this chunk came
         self._latest = b""  # the last line's second, as written
         self._floor = -1  # up to this second, it isn't known which lines were read
         self._stepped = False
@@ -123,7 +118,6 @@ class Position:
 
     def feed(self, chunk: bytes) -> list[LogPart | Jump]:
         """What is new in a chunk, without timestamps."""
-        self._before = self._total
         data = self._rest + chunk if self._rest else chunk
         lines = data.split(b"\n")
         self._rest = lines.pop()
@@ -243,7 +237,7 @@ class Position:
         self._latest = stamp[:19]
         second = _moment(stamp)[0]
         if self._last_second and second - self._last_second >= JUMP_SECONDS:
-            self._jump = Jump(self._last_second, second - self._last_second, self._total - 1 == self._before)
+            self._jump = Jump(self._last_second)
         self._last_second = second
         newest = max(self._recent, default=second)
         if second > newest:

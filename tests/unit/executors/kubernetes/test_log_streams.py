@@ -186,3 +186,25 @@ async def test_a_kubelet_that_has_no_log_is_believed_soon(
     execution = await (await open_executor()).start(plan_of())
     await execution.wait()
     assert await parts_of(execution.logs()) == [logs.UNREADABLE]
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+async def test_a_file_that_a_stream_was_led_past(
+    kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch, rotated: bool
+) -> None:
+    """Row 32: a stream that jumps in time after many bytes, and whose last line isn't in the current file any more."""
+    monkeypatch.setattr(logs, "ROTATED_BYTES", 100)
+    kube.script = runs
+    execution = await (await open_executor()).start(plan_of())
+    await execution.started()
+    pod, parts, there = kube.pods[execution.where.pod], list[LogPart](), asyncio.Event()
+    pod.write(b"x" * 100 + b"\none\n", at=BASE)
+    reading = asyncio.create_task(gather(execution.logs(), parts, b"one\n", there))
+    await asyncio.wait_for(there.wait(), 20)
+    log = pod.logs["main"]
+    if rotated:  # the stream goes on, as a kubelet's does
+        log.lines[:2] = [(BASE + 30 * 10**9, b"lost\n")] * 2
+    pod.write(b"two\n", at=BASE + 60 * 10**9)
+    pod.end()
+    await asyncio.wait_for(reading, 20)
+    assert [part for part in parts if isinstance(part, Gap)][:1] == ([ROTATED] if rotated else [])
