@@ -13,7 +13,10 @@ import redis
 import redis.asyncio
 from hypothesis.configuration import set_hypothesis_home_dir
 
+from support.ledger import pytest_configure, pytest_sessionfinish, pytest_testnodedown
 from support.redis_server import RedisServer
+
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_testnodedown"]
 
 ROOT = Path(__file__).parent.parent
 

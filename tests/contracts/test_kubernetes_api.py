@@ -60,6 +60,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
             pod.end(0)
 
         async with FakeKube("jobs", script=life) as kube:
+            kube.counts = False
             fake = Fake(kube)
             yield fake
             await fake.api.close()

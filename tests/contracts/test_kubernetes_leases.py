@@ -31,6 +31,7 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             """No scheduler sees it."""
 
         async with FakeKube("jobs", script=waits) as kube:
+            kube.counts = False
             settings = Kubernetes(kubeconfig=kubeconfig_of(kube.url, tmp_path), namespace="jobs")
             api = Api(Access(kube.url, "jobs"), patience=5)
             yield api, "jobs", settings

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from support import ledger
 
 ROOT = Path(__file__).parent.parent.parent
 RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
@@ -30,6 +31,8 @@ def role_and_binding(namespace: str, user: str | None) -> list[dict[str, Any]]:
 async def make_namespace(admin: Api, user: str | None, *, enforce: str = "restricted") -> str:
     """A new namespace that enforces a Pod Security level, with our Role bound to `user`."""
     name = f"longshore-test-{secrets.token_hex(4)}"
+    if user is not None:
+        ledger.namespaces.add(name)
     labels = {"pod-security.kubernetes.io/enforce": enforce}
     meta = {"name": name, "labels": labels}
     await admin.request("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": meta})

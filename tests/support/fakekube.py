@@ -17,6 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
+from support import ledger
 from support.fakekube_http import KINDS, Fault, Request, drop, replace, status, unmet
 from support.fakekubelet import FakePod, Script, rfc3339, stamp, succeeds
 
@@ -34,6 +35,7 @@ class FakeKube:
         self.names_created: list[str] = []
         """Their names: an attempt's pod has always the same."""
         self.ledger: list[Request] = []
+        self.counts = True  # what it is asked for is what the consumer needs, and not a test's own doing
         self.faults: list[Fault] = []
         self.forbidden: set[str] = set()
         self.token: str | None = None
@@ -46,8 +48,7 @@ class FakeKube:
         self._rv = 100
         self._objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._history: list[tuple[int, str, str, dict[str, Any]]] = []
-        self._news = asyncio.Event()
-        self._cut = asyncio.Event()
+        self._news, self._cut = asyncio.Event(), asyncio.Event()
         self._bookmark = 0
         self._runner: web.AppRunner | None = None
 
@@ -57,6 +58,7 @@ class FakeKube:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+        ledger.note(self.ledger if self.counts else ())
         for pod in self.pods.values():
             if pod.task is not None:
                 pod.task.cancel()
@@ -81,7 +83,6 @@ class FakeKube:
             await self._runner.cleanup()
             self._runner = None
 
-    # --- the store ---
     def stored(self, resource: str, namespace: str, name: str) -> dict[str, Any] | None:
         """An object, if there is one."""
         return self._objects.get((resource, namespace, name))
@@ -129,7 +130,6 @@ class FakeKube:
         self._news.set()
         self._news = asyncio.Event()
 
-    # --- faults ---
     def fault(self, verb: str, **fields: Any) -> None:
         """Plan a fault: see Fault."""
         self.faults.append(Fault(verb, **fields))
@@ -154,7 +154,6 @@ class FakeKube:
         """The ledger as verbs."""
         return [request.verb for request in self.ledger[since:]]
 
-    # --- HTTP ---
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         info = request.match_info
         row = Request(request.method, info["resource"], info.get("name", ""), info.get("sub", ""), dict(request.query))
