@@ -45,11 +45,9 @@ def _settings(settings: Settings) -> list[Finding]:
     if hard != resource.RLIM_INFINITY and hard < wanted:
         text = f"{hard} open files are allowed, and {settings.concurrency} jobs at a time may need {wanted}"
         found.append(Finding("settings", Level.WARNING, text, "ulimit -n, or a lower concurrency"))
-    if settings.executor == "kubernetes":
-        probe = Job(image=settings.kubernetes.image or "longshore", commands=("true",))
-        for refusal in _refusals(probe, settings) if settings.kubernetes.image else ():
-            text = f"kubernetes.image: jobs that name no image would be refused: {refusal}"
-            found.append(Finding("settings", Level.PROBLEM, text, "name an image that the policy allows"))
+    if settings.executor == "kubernetes" and not settings.kubernetes.allowed_images:
+        text = "jobs may use any image (kubernetes.allowed_images is empty)"
+        found.append(Finding("settings", Level.WARNING, text, "list the images, such as ghcr.io/my-company/*"))
     return found
 
 
@@ -109,7 +107,10 @@ def preview(job: Job, settings: Settings) -> Preview:
 
 
 def _refusals(job: Job, settings: Settings) -> Sequence[str]:
-    return [text for _, text in make_executor(settings).refuse(_plan(job, settings))]
+    try:
+        return [text for _, text in make_executor(settings).refuse(_plan(job, settings))]
+    except (Unrunnable, SetupError) as error:
+        return [str(error)]
 
 
 def _plan(job: Job, settings: Settings) -> Plan:

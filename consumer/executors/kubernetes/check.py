@@ -31,6 +31,8 @@ async def check_cluster(settings: Kubernetes, consumer: str) -> list[Finding]:
         return await _Check(api, access.namespace, settings, consumer).all()
     except ApiError as error:
         return [Finding(AREA, Level.PROBLEM, sentence_of(error, access.namespace), _way_out(error))]
+    except SetupError as error:
+        return [Finding("settings", Level.PROBLEM, str(error), "mend the setting that it names")]
     finally:
         await api.close()
 
@@ -132,7 +134,7 @@ class _Check:
                 return Finding("namespace", Level.UNKNOWN, text)
             if made is not None:
                 enforced = level
-        profile = str(getattr(self._settings, "profile", "restricted"))
+        profile = self._settings.profile
         levels = ("privileged", "baseline", "restricted")
         if levels.index(enforced) >= levels.index(profile):
             return Finding("namespace", Level.GOOD, f"it enforces Pod Security '{enforced}'")

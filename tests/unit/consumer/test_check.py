@@ -175,3 +175,16 @@ async def test_a_directory_that_cant_be_made(redis_url: str, tmp_path: Path) -> 
     assert not (tmp_path / "y").exists()
     assert await problems(queue_url=redis_url, process={"directory": str(tmp_path / "y" / "z")}) == []
     assert not (tmp_path / "y").exists()
+
+
+def test_a_template_that_breaks_the_profile_is_told_as_a_refusal() -> None:
+    settings = load_settings(executor="kubernetes", kubernetes={"template": {"spec": {"hostNetwork": True}}})
+    [refusal] = preview(Job.load(JOB), settings).refused
+    assert "hostNetwork" in refusal
+
+
+@pytest.mark.parametrize(("images", "warned"), [((), True), (("alpine:*",), False)])
+async def test_an_open_image_policy_is_worth_a_word(images: tuple[str, ...], warned: bool, redis_url: str) -> None:
+    kubernetes = {"allowed_images": images, "kubeconfig": "/none"}
+    found = await check_setup(load_settings(queue_url=redis_url, executor="kubernetes", kubernetes=kubernetes))
+    assert any("any image" in f.text for f in found if f.level is Level.WARNING) is warned

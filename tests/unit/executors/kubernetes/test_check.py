@@ -81,6 +81,13 @@ async def test_a_namespace_that_refuses_our_pods(kube: FakeKube, settings: Make,
     assert fix in (found.fix or "")
 
 
+async def test_a_template_that_breaks_the_profile_is_a_setting_to_mend(kube: FakeKube, settings: Make) -> None:
+    [found] = await problems(settings(template={"spec": {"hostNetwork": True}}))
+    assert found.area == "settings"
+    assert "hostNetwork" in found.text
+    assert kube.ledger == [] or all(dry(request) for request in kube.ledger if request.method != "GET")
+
+
 async def test_what_it_cant_tell_it_says_so(kube: FakeKube, settings: Make) -> None:
     kube.forbidden.add("create pods")
     found = await check_cluster(settings(), "c")
@@ -100,7 +107,7 @@ async def test_what_it_cant_tell_it_says_so(kube: FakeKube, settings: Make) -> N
 def test_a_clock_is_compared_with_what_could_have_been(theirs: float, level: Level, says: str) -> None:
     found = clock_finding("queue", "Redis", theirs, 1000.0, 1001.0)
     assert found.level is level
-    assert says in found.text.replace("is 599 s ahead of ours", "is 599 s ahead of ours")
+    assert says in found.text
 
 
 def test_the_rights_have_no_doubles() -> None:
