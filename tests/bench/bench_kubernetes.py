@@ -64,13 +64,12 @@ async def fresh_namespace() -> AsyncIterator[str]:
             await drop_namespace(api, name)
 
 
-@contextlib.asynccontextmanager
-async def simulated_namespace(name: str = "kwok") -> AsyncIterator[str]:
+async def simulated_namespace(name: str = "kwok") -> str:
     async with admin() as api:
         for item in role_and_binding(name, user_of(consumer_kubeconfig())):
             with contextlib.suppress(ApiError):  # another run has bound it already
                 await api.request("POST", f"{RIGHTS}/{name}/{item['kind'].lower()}s", body=item)
-        yield name
+    return name
 
 
 @contextlib.contextmanager
@@ -97,9 +96,11 @@ class Comparison:
 
     def __init__(self, server: RedisServer, kubeconfig: Path, namespace: str, annotations: dict[str, str]) -> None:
         self.server, self.kubeconfig, self.namespace, self.annotations = server, kubeconfig, namespace, annotations
+        self.log_streams = 0 if annotations else 500  # a log of a simulated pod that is followed never begins
 
     def ours(self, job: Job, count: int, concurrency: int, profile: str | None = None) -> dict[str, float]:
-        settings = settings_of(self.kubeconfig, self.namespace, concurrency, annotations=self.annotations)
+        more = {"annotations": self.annotations, "create_rate": 10_000, "log_streams": self.log_streams}
+        settings = settings_of(self.kubeconfig, self.namespace, concurrency, **more)
         settings["log_level"] = "info"
         queue = f"bench-{secrets.token_hex(4)}"
         with ConsumerProcess(self.server.fresh_url(), queue, settings, profile=profile) as consumer:
@@ -161,7 +162,7 @@ async def main() -> None:
                     await asyncio.to_thread(compare.show, "`echo hi`", job, chosen.jobs or 20, concurrency)
             return
         if chosen.part == "simulated":
-            namespace = await contextlib.AsyncExitStack().enter_async_context(simulated_namespace())
+            namespace = await simulated_namespace()
             kubeconfig = consumer_kubeconfig()
         else:
             namespace, kubeconfig = "jobs", stack.enter_context(fake_server())

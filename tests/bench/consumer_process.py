@@ -24,9 +24,20 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ConsumerProcess:
-    """One consumer on RQ. `settings` are those of a longshore.yaml."""
+    """One consumer on RQ. `settings` are those of a longshore.yaml.
 
-    def __init__(self, url: str, queue: str, settings: Mapping[str, Any], *, profile: str | None = None) -> None:
+    `profile`: a file for cProfile's figures; `lag`: one for the event loop's lag, see lagging.py.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        settings: Mapping[str, Any],
+        *,
+        profile: str | None = None,
+        lag: Path | None = None,
+    ) -> None:
         self.url, self.queue = url, queue
         self.redis = redis.Redis.from_url(url)
         self.directory = tempfile.TemporaryDirectory(prefix="longshore-bench-")
@@ -35,6 +46,7 @@ class ConsumerProcess:
         config.write_text(json.dumps(whole))
         self.log = Path(self.directory.name) / "log"
         command = [sys.executable, *(("-m", "cProfile", "-o", profile) if profile else ())]
+        command += [str(Path(__file__).parent / "lagging.py"), str(lag)] if lag else []
         command += [str(Path(sys.executable).parent / "longshore"), "run", "--config", str(config)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)

@@ -1,0 +1,146 @@
+"""Many pods in one consumer, and how soon a pod's end is in its Record. Pods are simulated (KWOK).
+
+    python tests/bench/bench_scale.py inflight [PODS]    5,000 that go on: memory, event loop lag, heartbeats
+    python tests/bench/bench_scale.py latency [JOBS]     from the end in the API (our own watch) to the terminal Record
+
+As bench_kubernetes.py: KUBECONFIG, LAB_CONSUMER_KUBECONFIG, a namespace `kwok`. Pods with the label `lab/stay` go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import redis.asyncio
+from bench_kubernetes import admin, consumer_kubeconfig, settings_of, simulated_namespace
+from consumer_process import ConsumerProcess
+
+from consumer.executors.kubernetes.api import path_of
+from consumer.executors.kubernetes.watch import lines_of
+from enqueue import Job
+from support.consuming import until
+from support.redis_server import RedisServer
+
+JOB = Job(image="busybox", commands=["true"], timeout=3600)
+QUIET_SECONDS = 20
+"""How long all pods just run, for the lag without any creates."""
+
+
+def share(values: list[float], part: float) -> float:
+    """The value below which this part of all values lies."""
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+
+
+async def inflight(server: RedisServer, count: int) -> None:
+    """Memory and lag with so many pods."""
+    namespace, mark = await simulated_namespace(), f"bench-{secrets.token_hex(4)}"
+    labels = {"bench": mark, "lab/stay": "true"}
+    limits = {"create_rate": 10_000, "log_streams": 0, "labels": labels}
+    settings = settings_of(consumer_kubeconfig(), namespace, count, **limits) | {"shutdown_grace": 0}
+    url, lag = server.fresh_url(), Path(server.directory) / "lag"
+    settings["log_level"] = "info"
+    try:
+        with ConsumerProcess(url, mark, settings, lag=lag) as consumer:
+            began, idle = time.perf_counter(), consumer.resident
+            keys = [f"rq:job:{job_id}" for job_id in consumer.fill(JOB, count)]
+            worker = consumer.redis.smembers("rq:workers").pop()
+            beats: list[float] = []
+
+            async def running() -> bool:
+                beats.append(age_of(consumer, worker))
+                with consumer.redis.pipeline(transaction=False) as pipe:
+                    for key in keys:
+                        pipe.hget(key, "longshore_status")
+                    return set(pipe.execute()) == {b"running"}
+
+            await until(running, 1200)
+            took, rows = time.perf_counter() - began, lag.read_text().count("\n")
+            cpu = consumer.cpu
+            for _ in range(QUIET_SECONDS):
+                beats.append(age_of(consumer, worker))
+                await asyncio.sleep(1)
+            quiet = (consumer.cpu - cpu) / QUIET_SECONDS
+            samples = [float(row) for row in lag.read_text().splitlines()]
+            print("| pods | all running after | MB resident (idle before) | loop lag p99 while they start, ms ", end="")
+            print("| while they run | CPU while they run | oldest heartbeat seen |\n|---|---|---|---|---|---|---|")
+            print(
+                f"| {count} | {took:.0f} s | {consumer.resident:.0f} ({idle:.0f}) | {share(samples[:rows], 0.99):.1f} "
+                f"| {share(samples[rows:], 0.99):.1f} | {100 * quiet:.1f} % | {max(beats):.1f} s |"
+            )
+    finally:
+        async with admin() as api:
+            query = {"labelSelector": f"bench={mark}"}
+            await api.request("DELETE", path_of(namespace, "pods"), query=query, body={"gracePeriodSeconds": 0})
+
+
+def age_of(consumer: ConsumerProcess, worker: bytes) -> float:
+    """Seconds since the consumer's last heartbeat."""
+    from enqueue.wire.rq import from_utc
+
+    return time.time() - (from_utc(consumer.redis.hget(worker, "last_heartbeat")) or time.time())
+
+
+async def latency(server: RedisServer, count: int) -> None:
+    """Both moments are seen by this process."""
+    namespace, mark = await simulated_namespace(), f"bench-{secrets.token_hex(4)}"
+    limits = {"create_rate": 10_000, "log_streams": 0, "labels": {"bench": mark}, "annotations": {"lab/run-for": "1s"}}
+    settings = settings_of(consumer_kubeconfig(), namespace, 20, **limits) | {"log_level": "info"}
+    url = server.fresh_url()
+    ended: dict[str, float] = {}
+    recorded: dict[str, float] = {}
+
+    async def watch() -> None:
+        async with admin() as api:
+            version = (await api.request("GET", path_of(namespace, "pods"), query={"limit": "1"}))["metadata"]
+            query = {"watch": "true", "labelSelector": f"bench={mark}", "resourceVersion": version["resourceVersion"]}
+            async with api.stream(path_of(namespace, "pods"), query) as response:
+                async for line in lines_of(response):
+                    pod = json.loads(line)["object"]
+                    if pod["status"].get("phase") in ("Succeeded", "Failed"):
+                        ended.setdefault(pod["metadata"]["annotations"]["longshore.dev/job-id"], time.perf_counter())
+
+    async def listen() -> None:
+        async with redis.asyncio.Redis.from_url(url) as client, client.pubsub() as pubsub:
+            await pubsub.psubscribe("longshore:record:*")
+            async for message in pubsub.listen():
+                if message["type"] == "pmessage" and message["data"] in (b"succeeded", b"failed"):
+                    recorded.setdefault(message["channel"].decode().rpartition(":")[2], time.perf_counter())
+
+    tasks = [asyncio.create_task(watch()), asyncio.create_task(listen())]
+    with ConsumerProcess(url, mark, settings) as consumer:
+        consumer.fill(JOB, count)
+        await until(lambda: len(recorded) >= count or any(task.done() for task in tasks), 600)
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    late = [1000 * (recorded[i] - ended[i]) for i in recorded if i in ended]
+    print("| jobs | median, ms | p99, ms | longest, ms |\n|---|---|---|---|")
+    print(f"| {len(late)} | {share(late, 0.5):.0f} | {share(late, 0.99):.0f} | {max(late):.0f} |")
+
+
+async def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("inflight", "latency"))
+    parser.add_argument("count", nargs="?", type=int)
+    chosen = parser.parse_args()
+    assert os.environ.get("KUBECONFIG"), "KUBECONFIG isn't set"
+    with RedisServer() as server:
+        if chosen.part == "inflight":
+            await inflight(server, chosen.count or 5000)
+        else:
+            await latency(server, chosen.count or 200)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
