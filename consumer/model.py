@@ -6,6 +6,7 @@ Claim -> Plan -> (Execution) -> Exit -> Outcome -> Verdict; each computed once.
 from __future__ import annotations
 
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -37,6 +38,10 @@ class Claim:
     native: Any = field(default=None, compare=False, repr=False)
 
 
+async def unquestioned() -> None:
+    """The claim is ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All that an executor needs to run a claim: a pure function of Job, policy and settings."""
@@ -51,6 +56,8 @@ class Plan:
     grace: float
     begun: bool = False
     """Its command has begun under a former consumer: find it, never start it again."""
+    confirm: Callable[[], Awaitable[None]] = field(default=unquestioned, compare=False, repr=False)
+    """To be awaited before something is started, or stopped, that another consumer may hold: raises ClaimLost."""
     source: str = ""
     """Whose job it is: the identity of the store of Records; empty if there is none."""
     avoid: tuple[str, ...] = ()

@@ -28,6 +28,9 @@ class Queue(Protocol):
     requeues: bool
     """Can give a job back to the queue without counting a failure."""
 
+    hands_over: bool
+    """Claims that are left behind are found by other consumers, or by this one when it is started again."""
+
     stopping: asyncio.Event
     """No more claims: set by the worker, or by the queue's server (quiet)."""
 

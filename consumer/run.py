@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -36,10 +37,16 @@ from enqueue.record import Outcome, Reason, Status, Where, epoch
 
 log = structlog.get_logger()
 
+DOUBT = 30.0
+"""Seconds for which a stop waits while nobody can say whether the claim is still ours: its queue is away."""
 STOP_PATIENCE = 60.0
 """Seconds, beyond its grace, until a job that was stopped is given up: its node may be gone."""
 STOP_PAUSE = 2.0
 """Seconds until a stop that the infrastructure didn't take is asked for again."""
+
+
+async def surely_ours(claim: Claim) -> None:
+    """Nobody else can have the claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class Tools:
     follower: Callable[[Claim], Follower]
     settle: Callable[[Settlement], Awaitable[None]]
     requeues: bool
+    confirm: Callable[[Claim], Awaitable[None]] = surely_ours
 
 
 async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
@@ -139,6 +147,9 @@ async def _stop(execution: Execution, plan: Plan, ending: asyncio.Future[Exit]) 
     until = time.monotonic() + plan.grace + STOP_PATIENCE
     while True:
         try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DOUBT):
+                    await plan.confirm()
             await execution.stop(plan.grace)
             await asyncio.wait({ending}, timeout=max(0.0, until - time.monotonic()))
             return
@@ -206,7 +217,7 @@ def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
     if _may_run(claim) and not tools.executor.detachable:
         former = claim.history.where.consumer if claim.history else None
         raise ExecutorFault(f"consumer {former} died while it ran the job", Reason.CONSUMER_LOST, started=True)
-    return plan
+    return replace(plan, confirm=functools.partial(tools.confirm, claim))
 
 
 async def _let_go(execution: Execution | None, executor: Executor, switch: Switch, grace: float) -> None:

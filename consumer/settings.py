@@ -105,7 +105,13 @@ class Settings(BaseSettings):
         description="Where consumers of this machine see which of them are dead; below the temporary directory "
         "if not given.",
     )
-    shutdown_grace: float = Field(20, ge=0, description="Seconds that running jobs get to end after TERM.")
+    shutdown: Literal["detach", "drain"] = Field(
+        "detach",
+        description="After TERM: leave running jobs to the next consumer at once, or wait shutdown_grace for them.",
+    )
+    shutdown_grace: float = Field(
+        20, ge=0, description="Seconds that running jobs get to end after TERM, if they aren't left at once."
+    )
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of /metrics; off if not given.")
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -43,6 +43,8 @@ async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
     """
     began, pause, tries = time.monotonic(), START_PAUSE, 0
     while True:
+        if switch.reason in (Stop.SHUTDOWN, Stop.LOST) and executor.detachable:
+            raise LetGo
         try:
             execution = await _interruptible(plan, executor, switch)
             if execution is not None:

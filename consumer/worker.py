@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -27,8 +29,17 @@ BEAT_INTERVAL = 5.0
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at an executor in trouble, a queue that gives nothing more, or full slots."""
+
+SURE = 10.0
+"""Seconds after a heartbeat in which no claim of ours can have passed to another consumer: they wait longer."""
+
 LAST_PATIENCE = 30.0
 """Seconds, beyond a job's own grace, for the last outcomes to be taken by the queue when we are to stop."""
+
+
+def now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Worker:
@@ -49,8 +60,9 @@ class Worker:
         self.settings = settings
         self._observe, self._watched = observe, watched
         self._settling: Batcher[Settlement, None] = Batcher(self._settle)
-        self._tools = Tools(executor, records, settings, follower, self._settling.put, queue.requeues)
+        self._tools = Tools(executor, records, settings, follower, self._settling.put, queue.requeues, self._confirm)
         self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
+        self._beaten: dict[str, float] = {}
         self._freed = asyncio.Event()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -128,6 +140,7 @@ class Worker:
 
     def _launch(self, claim: Claim) -> None:
         switch = Switch()
+        self._beaten[claim.token] = now()
         task = asyncio.create_task(self._run(claim, switch), name=f"job {claim.id}")
         self._jobs[task] = (claim, switch)
         task.add_done_callback(self._ended)
@@ -148,7 +161,8 @@ class Worker:
         )  # fmt: skip
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._jobs.pop(task, None)
+        claim, _ = self._jobs.pop(task)
+        self._beaten.pop(claim.token, None)
         self._freed.set()
 
     async def _settle(self, batch: Sequence[Settlement]) -> Sequence[Exception | None]:
@@ -166,6 +180,7 @@ class Worker:
             await asyncio.sleep(BEAT_INTERVAL)
 
     async def _beat_these(self, jobs: Sequence[tuple[Claim, Switch]]) -> None:
+        sent = now()
         try:
             signals = await self.queue.beat([claim for claim, _ in jobs])
         except QueueUnavailable:
@@ -176,6 +191,22 @@ class Worker:
         for claim, switch in jobs:
             if claim.token in signals:
                 switch.set(Stop.LOST if signals[claim.token] is Signal.LOST else Stop.CANCEL)
+            if signals.get(claim.token) is not Signal.LOST and claim.token in self._beaten:
+                self._beaten[claim.token] = sent
+
+    async def _confirm(self, claim: Claim) -> None:
+        """Raises ClaimLost if another consumer has the claim; costs nothing but after a pause of this process.
+
+        One that was stopped for longer than others wait for its heartbeats must not act on what it knew before.
+        """
+        while now() - self._beaten.get(claim.token, 0.0) > SURE:
+            sent = now()
+            with contextlib.suppress(QueueUnavailable):
+                if (await self.queue.beat([claim])).get(claim.token) is Signal.LOST:
+                    raise ClaimLost(f"job {claim.id} was taken over while this consumer stood still")
+                self._beaten[claim.token] = sent
+                return
+            await asyncio.sleep(1)
 
     async def _hear_cancellations(self) -> None:
         """What a message announces, a heartbeat confirms."""
@@ -204,8 +235,8 @@ class Worker:
         self.stop()
 
     async def _wind_down(self) -> None:
-        """Running jobs get the grace period; then they are let go (a pod runs on) or ended (a process can't)."""
-        if self._jobs:
+        """Running jobs are let go, for another consumer to go on with; where that can't be, they may end first."""
+        if self._jobs and not self._hands_over:
             log.info("waiting_for_jobs", jobs=len(self._jobs), seconds=self.settings.shutdown_grace)
             await self._first_of(self._all_ended(), self._hurry.wait(), timeout=self.settings.shutdown_grace)
         for _, switch in self._jobs.values():
@@ -213,6 +244,11 @@ class Worker:
         await self._first_of(self._all_ended(), timeout=self.settings.jobs.grace + LAST_PATIENCE)
         for claim, _ in self._jobs.values():  # their queue doesn't answer; its lease tells of them
             log.error("job_left_unsettled", job=claim.id, queue=claim.queue)
+
+    @property
+    def _hands_over(self) -> bool:
+        detachable = self._tools.executor.detachable and self.queue.hands_over
+        return detachable and self.settings.shutdown == "detach"
 
     async def _all_ended(self) -> None:
         while self._jobs:

@@ -57,7 +57,7 @@ class FaktoryQueue:
     UsageError for a bad URL or queue name.
     """
 
-    requeues = True
+    requeues, hands_over = True, False
     """A job can be given back without counting a failure."""
 
     def __init__(

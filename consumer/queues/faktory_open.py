@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Sequence
 
 import structlog
 from redis.exceptions import RedisError
 
 from consumer.lifeline import Lifeline
+from consumer.model import Claim
 from consumer.ports import Queue, Records
 from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.faktory_records import FaktoryRecords
@@ -33,8 +35,15 @@ class FaktoryWithRecords(FaktoryQueue):
         """Connect to both. Raises QueueUnavailable, SetupError."""
         await super().open()
         if self.store is not None:
+            self.hands_over = True
             await self.store.arrive()
             self._life = asyncio.create_task(self._stay_alive(self.store))
+
+    async def claim(self, slots: int) -> Sequence[Claim]:
+        """As Faktory's; what a consumer that is gone has left comes at once."""
+        if self.store is not None and self.store.parting.is_set():
+            self._look_at = 0.0
+        return await super().claim(slots)
 
     async def close(self) -> None:
         """Say goodbye to both."""

@@ -109,6 +109,7 @@ class FaktoryRecords(RecordStore):
         """Up to `slots` claims of dead consumers, now under tokens of ours; none while Redis is away."""
         rows: list[Any] = []
         try:
+            self.parting.clear()
             await self.bury()
             while (wanted := min(slots - len(rows), AT_ONCE)) > 0:
                 tokens = [uuid.uuid4().hex for _ in range(wanted)]
@@ -133,6 +134,7 @@ class FaktoryRecords(RecordStore):
         """{token: Signal} for claims that are lost or to be cancelled."""
         if not claims:
             return {}
+        await patiently("beat", self.live)  # what is ours now must stay so
         args = [text for claim in claims for text in (claim.id, claim.token)]
         answers = await patiently("beat", lambda: self._script_beat(keys=[], args=args))
         signals = {b"lost": Signal.LOST, b"cancel": Signal.CANCEL}

@@ -97,6 +97,8 @@ class RecordStore:
     ) -> None:
         self.redis = redis
         self._lifeline = lifeline
+        self.parting = asyncio.Event()
+        """Set when a consumer has gone: its claims may be taken over."""
         self.consumer = consumer
         self.instance = instance
         self.retention = retention
@@ -220,7 +222,7 @@ class RecordStore:
     async def leave(self) -> None:
         """Our claims may be taken over at once."""
         with contextlib.suppress(RedisError):
-            await self.redis.delete(wire.consumer_key(self.instance))
+            await self._part([self.instance])
         if self._lifeline is not None:
             self._lifeline.release()
 
@@ -228,8 +230,13 @@ class RecordStore:
         """Consumers of this machine that are dead for certain: their claims may be taken over at once, by anybody."""
         dead = self._lifeline.dead() if self._lifeline is not None else []
         if dead and self._lifeline is not None:
-            await self.redis.delete(*map(wire.consumer_key, dead))
+            await self._part(dead)
             self._lifeline.forget(dead)
+
+    async def _part(self, instances: Sequence[str]) -> None:
+        """These are gone; the living look for their claims now."""
+        await self.redis.delete(*map(wire.consumer_key, instances))
+        await self.redis.publish(wire.PARTINGS, ",".join(instances))
 
     async def cancellations(self) -> AsyncIterator[str]:
         """Ids of jobs that somebody wants cancelled, as they come; reconnects by itself."""
@@ -249,7 +256,9 @@ class RecordStore:
                     await pubsub.subscribe(*channels)
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=10)
-                        if message:
+                        if message and message["channel"] == wire.PARTINGS.encode():
+                            self.parting.set()
+                        elif message:
                             yield message["data"]
             except RedisError as error:
                 if not transient(error):
@@ -258,7 +267,7 @@ class RecordStore:
 
     def channels(self) -> list[str]:
         """Where cancellations are announced."""
-        return [wire.CANCELLATIONS]
+        return [wire.CANCELLATIONS, wire.PARTINGS]
 
     async def cancelled_id(self, message: bytes) -> str | None:
         """The job's id in a message. The job's hash says whether it is meant: channels know no databases."""

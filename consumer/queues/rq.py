@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import platform
 import socket
@@ -22,13 +21,12 @@ from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queues import scripts
-from consumer.queues.records import RecordStore, connect, patiently, run_all, transient, unusable
+from consumer.queues.records import connect, patiently, run_all, transient, unusable
+from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_words import claim_of, settling
-from consumer.queues.standing import RQ_STANDING
 from consumer.settings import Retention
 from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
-from enqueue.record import Record
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 
@@ -41,53 +39,6 @@ TAKEOVER_EVERY = 5.0
 """Seconds between two looks for claims of dead consumers."""
 AT_ONCE = 200
 """Claims that one script makes at most: meanwhile the server answers nobody else."""
-
-
-class RqRecords(RecordStore):
-    """Records of RQ's jobs: in the job's own hash, a short form in its meta."""
-
-    look = RQ_STANDING
-
-    def __init__(
-        self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None
-    ) -> None:
-        super().__init__(redis, consumer, instance, retention, lifeline)
-        self._sent: dict[str, bytes] = {}
-
-    def key_of(self, claim: Claim) -> str:
-        """The claim's hash."""
-        return wire.job_key(claim.id)
-
-    def guard_of(self, claim: Claim, record: Record) -> list[Any]:
-        """Arguments 5 to 10 of the WRITE script."""
-        change = claim.native.meta_change(record)
-        self._sent[claim.token] = change[2]
-        return ["", wire.registry_key("wip", claim.queue), f"{claim.id}:{claim.token}", *change]
-
-    def taken(self, claim: Claim) -> None:
-        """The write was taken, and with it the change of meta."""
-        claim.native.meta_changed(self._sent.pop(claim.token, b""))
-
-    def refused(self, claim: Claim, answer: Sequence[Any]) -> bool:
-        """Somebody changed the meta meanwhile: take theirs and try again."""
-        claim.native.meta = answer[1]
-        return True
-
-    def channels(self) -> list[str]:
-        """Our own cancellations, and RQ's commands to this worker."""
-        return [record_wire.CANCELLATIONS, f"rq:pubsub:{self.consumer}"]
-
-    async def cancelled_id(self, message: bytes) -> str | None:
-        """The job's id in a message: bare, or in RQ's command `stop-job`, which leaves no mark of its own."""
-        if not message.startswith(b"{"):
-            return await super().cancelled_id(message)
-        with contextlib.suppress(ValueError):
-            command = json.loads(message)
-            if command.get("command") == "stop-job":
-                job_id = str(command.get("job_id"))
-                await self.redis.eval(scripts.RQ_MARK, 1, wire.job_key(job_id))
-                return job_id
-        return None
 
 
 class RqQueue:
@@ -108,7 +59,7 @@ class RqQueue:
         self.queues = tuple(queues)
         self.consumer = consumer
         self.instance = uuid.uuid4().hex
-        self.requeues = True
+        self.requeues = self.hands_over = True
         self.stopping = asyncio.Event()
         self.terminated = asyncio.Event()
         self._max_bytes = max_bytes
@@ -156,6 +107,7 @@ class RqQueue:
             args: list[Any] = [wire.utc(), LEASE]
             for claim in part:
                 args += [claim.id, claim.queue, claim.token]
+            await patiently("beat", self.records.live)  # what is ours now must stay so
             answers = await patiently("beat", lambda args=args: self._beat(keys=[], args=args))  # type: ignore[misc]
             for claim, answer in zip(part, answers, strict=True):
                 if answer == b"lost":  # it won't be settled by us
@@ -211,7 +163,8 @@ class RqQueue:
         if self.stopping.is_set():
             return []
         try:
-            if time.monotonic() - self._last_takeover > TAKEOVER_EVERY:
+            if self.records.parting.is_set() or time.monotonic() - self._last_takeover > TAKEOVER_EVERY:
+                self.records.parting.clear()
                 await self.records.bury()
                 taken = await self._call(self._takeover, slots)
                 if len(taken) < AT_ONCE:  # else there may be more
@@ -268,14 +221,14 @@ class RqQueue:
         for queue in self.queues:
             if queue not in self._waiters or self._waiters[queue].done():
                 self._waiters[queue] = asyncio.create_task(self._watch(queue))
-        stopping = asyncio.ensure_future(self.stopping.wait())
+        events = [asyncio.ensure_future(event.wait()) for event in (self.stopping, self.records.parting)]
         try:
-            await asyncio.wait([stopping], timeout=self._pause)
-            await asyncio.wait(
-                [stopping, *self._waiters.values()], timeout=self._patience, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(events, timeout=self._pause, return_when=asyncio.FIRST_COMPLETED)
+            waits = [*events, *self._waiters.values()]
+            await asyncio.wait(waits, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
+            for event in events:
+                event.cancel()
 
     async def _watch(self, queue: str) -> None:
         key = wire.queue_key(queue)

@@ -10,6 +10,8 @@ from enqueue.record import Record
 
 CANCELLATIONS = "longshore:cancel"
 """Channel that carries the ids of jobs that somebody wants cancelled."""
+PARTINGS = "longshore:left"
+"""Channel that tells of consumers that are gone."""
 
 SOURCE = "longshore:source"
 """Key of the store's own identity: a random word, the same for all who share the store."""

@@ -12,7 +12,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -103,8 +103,9 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         patience: float | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]:
-        """One call, tried again while its failure may pass.
+        """One call, tried again while its failure may pass; `before` each try, something may still raise.
 
         A repeated create of a named object is safe: the second one is answered with AlreadyExists, which the caller
         resolves by looking. Raises ApiError.
@@ -113,6 +114,8 @@ class Api:
         until = time.monotonic() + (self.patience if patience is None else patience)
         delay = RETRY_FIRST
         while True:
+            if before is not None:
+                await before()
             try:
                 return await self._call(method, path, query, data)
             except ApiError as error:

@@ -295,6 +295,7 @@ class PodExecution:
 
     async def _give_up(self, reason: Reason, message: str) -> Exit:
         """It doesn't start: delete it, and make sure that it hasn't started at the last moment."""
+        await self._plan.confirm()  # else its new consumer decides
         self._stopped = max(1, math.ceil(self._plan.grace))
         await self._insist(functools.partial(self._delete, self._stopped))
         until = time.monotonic() + self._stopped + GONE_SECONDS

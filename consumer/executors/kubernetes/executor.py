@@ -145,6 +145,7 @@ class KubernetesExecutor:
             if not pod.started:
                 await execution.ensure_secret()
         except ApiError as error:
+            await plan.confirm()
             await self._take_back(execution)
             raise self._refused(error, namespace) from None
         except BaseException:
@@ -192,9 +193,9 @@ class KubernetesExecutor:
         until = time.monotonic() + plan.grace + TERMINATING_SECONDS
         while True:
             try:
-                return slim(
-                    await api.request("POST", path_of(namespace, "pods"), body=manifest.pod, patience=self._patience)
-                )
+                body, patience, before = manifest.pod, self._patience, plan.confirm
+                path = path_of(namespace, "pods")
+                return slim(await api.request("POST", path, body=body, patience=patience, before=before))
             except ApiError as error:
                 if error.status != 409:
                     raise

@@ -52,6 +52,7 @@ class Moody(NoRecords):
     """A queue and a store whose first answers are errors that nobody foresaw."""
 
     requeues = True
+    hands_over = True
 
     def __init__(self) -> None:
         self.stopping, self.terminated = asyncio.Event(), asyncio.Event()
