@@ -19,9 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 STEPS = [
     ("S1 rq", "after"),
     *((step, when) for step in ("S2 plan", "S2 record", "S3 create", "S4 secret") for when in ("before", "after")),
-    *((step, when) for step in ("S5 running", "S5 log", "S6 log end") for when in ("before", "after")),
+    *((step, when) for step in ("S5 running", "S5 log", "S6 log end", "S8 rq") for when in ("before", "after")),
     ("S6 ended", "after"),
-    ("S8 rq", "before"),
     ("S9 delete", "after"),
 ]
 

@@ -26,6 +26,9 @@ JOB = Job(
     retries=0,
 )
 
+SWEEPS = {"sweep_interval": 0.2, "lease_seconds": 0.5}
+"""For what a consumer leaves that dies last of all."""
+
 
 class Pods:
     """What the pods of a test do: half of their lines, then they wait for `go_on`."""
@@ -52,7 +55,7 @@ def settings_for(kube: FakeKube, url: str, directory: Path, name: str, **more: A
         "name": name,
         "concurrency": 5,
         "state_directory": directory / "state",
-        "kubernetes": {"kubeconfig": kubeconfig_of(kube.url, directory), "namespace": "jobs"},
+        "kubernetes": {"kubeconfig": kubeconfig_of(kube.url, directory), "namespace": "jobs", **SWEEPS},
         "logs": {"interval": 0.05},
         **more,
     }

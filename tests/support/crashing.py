@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import itertools
 import json
 import os
@@ -77,28 +78,38 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stand_still() -> None:
+    """As a paused machine would."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def install(step: str, when: str) -> None:
-    """Die before or after the step; a claim that brings nothing is no step."""
+    """Die before or after the step, or stop there once; a claim that brings nothing is no step."""
+    meet = die if when in ("before", "after") else stand_still
     owner, name, matches = points()[step]
     original = getattr(owner, name)
 
     @functools.wraps(original)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not matches(*args, **kwargs):
+        if getattr(owner, name) is original or not matches(*args, **kwargs):
             return await original(*args, **kwargs)
-        if when == "before":
-            die()
+        if "before" in when:
+            setattr(owner, name, original)
+            meet()
         result = await original(*args, **kwargs)
-        if name != "claim" or result:
-            die()
+        if "after" in when and (name != "claim" or result):
+            setattr(owner, name, original)
+            meet()
         return result
 
     @functools.wraps(original)
     def wrapped_plain(*args: Any, **kwargs: Any) -> Any:
         if when == "before":
             die()
-        original(*args, **kwargs)
-        die()
+        result = original(*args, **kwargs)
+        if "after" in when:
+            die()
+        return result
 
     setattr(owner, name, wrapped if asyncio.iscoroutinefunction(original) else wrapped_plain)
 
@@ -114,7 +125,7 @@ def _consume(order: dict[str, Any]) -> None:
         install(*order["point"])
     for place, value in (order.get("constants") or {}).items():
         module, _, name = place.rpartition(".")
-        setattr(sys.modules[module], name, value)
+        setattr(importlib.import_module(module), name, value)
     asyncio.run(run_consumer(load_settings(**order["settings"])))
 
 
@@ -138,9 +149,19 @@ def _fork(order: dict[str, Any]) -> int:
         os._exit(code)
 
 
-def _nursery() -> None:
-    import kubernetes.aio.config  # noqa: F401
+PRELOADED = (
+    "consumer.app",
+    "consumer.executors.kubernetes.executor",
+    "consumer.executors.process",
+    "consumer.queues.faktory_open",
+    "consumer.queues.rq",
+    "kubernetes.aio.config",
+)
 
+
+def _nursery() -> None:
+    for name in PRELOADED:
+        importlib.import_module(name)
     inner, outer = os.pipe()
     os.set_blocking(outer, False)
     signal.set_wakeup_fd(outer)
@@ -217,6 +238,13 @@ class Nursery:
             pid = await self._born.get()
             code = self._codes.setdefault(pid, asyncio.get_running_loop().create_future())
             return Consumer(pid, code, log)
+
+    async def empty(self) -> None:
+        """Kill all that still live."""
+        for pid, code in self._codes.items():
+            if not code.done():
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*self._codes.values())
 
     async def listen(self) -> None:
         """Hear of births and deaths."""

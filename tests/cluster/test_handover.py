@@ -1,0 +1,126 @@
+"""Hundreds of simulated pods in flight change hands: after kill -9, and in a rollout to another release."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from consumer.executors.kubernetes import names
+from consumer.executors.kubernetes.api import Api, path_of
+from consumer.executors.kubernetes.watch import lines_of
+from consumer.tasks import end
+from enqueue import Job, aio
+from support.consuming import until
+from support.history import History, What, violations
+from support.witnesses import keep_all, monitored, pod_event
+
+pytestmark = pytest.mark.cluster
+HOLD_SECONDS = 3.0
+RUN_FOR = {"lab/run-for": "45s"}
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start(
+    redis_url: str, simulated: str, consumer_kubeconfig: Path, tmp_path: Path
+) -> AsyncIterator[Callable[..., Any]]:
+    """Starts `longshore run` as a process of its own; all are ended after the test."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(name: str, queue: str, **kubernetes: Any) -> asyncio.subprocess.Process:
+        config = tmp_path / f"{name}.yaml"
+        access = {"namespace": simulated, "kubeconfig": str(consumer_kubeconfig), "image": "none"}
+        settings = {"queue_url": redis_url, "queues": [queue], "executor": "kubernetes", "concurrency": 500}
+        settings |= {"state_directory": str(tmp_path / "state"), "kubernetes": access | kubernetes}
+        config.write_text(json.dumps(settings))
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            command = ["-m", "enqueue.cli", "run", "--config", str(config), "--name", name]
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stdout=log, stderr=log, cwd=tmp_path
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def watch_pods(admin: Api, namespace: str, queue: str, history: History) -> None:
+    """Note what comes and goes of this queue's pods."""
+    query = {"labelSelector": names.OURS, "watch": "true"}
+    kinds = {"ADDED": What.CREATED, "DELETED": What.DELETED}
+    async with admin.stream(path_of(namespace, "pods"), query) as response:
+        async for line in lines_of(response):
+            event = json.loads(line)
+            annotations = event["object"]["metadata"].get("annotations", {})
+            if event["type"] in kinds and annotations.get(names.QUEUE) == queue:
+                history.events.append(pod_event(kinds[event["type"]], event["object"]))
+
+
+COUNT = """
+local count = 0
+for _, key in ipairs(redis.call('KEYS', 'rq:job:*')) do
+  local record = redis.call('HGET', key, 'longshore')
+  if record then
+    record = cjson.decode(record)
+    if record.status == 'running' and record.where.consumer == ARGV[1] and record.where.pod then count = count + 1 end
+  end
+end
+return count
+"""
+
+
+@pytest.mark.parametrize(("count", "number"), [(500, signal.SIGKILL), (100, signal.SIGTERM)], ids=["kill", "rollout"])
+async def test_all_pods_in_flight_change_hands(
+    count: int,
+    number: signal.Signals,
+    start: Start,
+    redis_url: str,
+    redis_client: redis.Redis,
+    simulated: str,
+    admin: Api,
+    record_property: Callable[[str, object], None],
+) -> None:
+    queue, history = f"longshore-test-{secrets.token_hex(6)}", History(slots=500)
+    watching = asyncio.create_task(watch_pods(admin, simulated, queue, history))
+    held = redis_client.register_script(COUNT)
+    try:
+        async with monitored(redis_url, history), aio.connect(redis_url, queue=queue) as producer:
+            first = await start("first", queue, annotations=RUN_FOR)
+            handles = [await producer.enqueue(Job(commands=["true"])) for _ in range(count)]
+            await until(lambda: held(args=["first"]) == count, 60)
+            first.send_signal(number)
+            assert await first.wait() == (0 if number is signal.SIGTERM else -number)
+            began = time.monotonic()
+            more = {"labels": {"release": "next"}, "run_as_user": 1234} if number is signal.SIGTERM else {}
+            second = await start("second", queue, annotations=RUN_FOR, **more)
+            await until(lambda: held(args=["second"]) == count, 30)
+            took = time.monotonic() - began
+            record_property("seconds until all are held", took)
+            print(f"{count} held {took:.2f} s after the start")
+            outcomes = [await handle.wait(90) for handle in handles]
+            await until(lambda: watching.done() or len({e.uid for e in history.of(What.DELETED)}) == count, 30)
+            assert not watching.done(), watching.exception()
+            second.terminate()
+            assert await second.wait() == 0
+            history.accepted = {handle.id for handle in handles}
+            keep_all(redis_url, history)
+    finally:
+        await end(watching)
+    assert violations(history) == []
+    assert {outcome.status.value for outcome in outcomes} == {"succeeded"}
+    assert len({event.uid for event in history.of(What.CREATED)}) == count
+    assert took < HOLD_SECONDS or number is signal.SIGTERM
