@@ -133,6 +133,9 @@ class Executor(Protocol):
     """Runs Plans."""
 
     name: str
+    portable: bool
+    """What it runs can be gone on with from any machine, not only from this one."""
+
     detachable: bool
     """What runs goes on without this process and is found again by `start`."""
 

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     )
     shutdown: Literal["detach", "drain"] = Field(
         "detach",
-        description="After TERM: leave running jobs to the next consumer at once, or wait shutdown_grace for them.",
+        description="After TERM: leave running pods to the next consumer at once, or wait shutdown_grace for them.",
     )
     shutdown_grace: float = Field(
         20, ge=0, description="Seconds that running jobs get to end after TERM, if they aren't left at once."

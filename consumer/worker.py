@@ -247,8 +247,9 @@ class Worker:
 
     @property
     def _hands_over(self) -> bool:
-        detachable = self._tools.executor.detachable and self.queue.hands_over
-        return detachable and self.settings.shutdown == "detach"
+        executor = self._tools.executor
+        anybody = executor.detachable and executor.portable and self.queue.hands_over
+        return anybody and self.settings.shutdown == "detach"
 
     async def _all_ended(self) -> None:
         while self._jobs:

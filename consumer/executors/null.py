@@ -14,6 +14,7 @@ class NullExecutor:
 
     name = "null"
     detachable = False
+    portable = False
     silent = True
     trouble = None
 

@@ -43,6 +43,7 @@ class KubernetesExecutor:
 
     name = "kubernetes"
     detachable = True
+    portable = True
     silent = False
 
     def __init__(self, settings: Kubernetes, consumer: str) -> None:

@@ -38,6 +38,7 @@ class ProcessExecutor:
     """Runs each Plan under a shim that outlives us, in a private directory, with an environment made from scratch."""
 
     name = "process"
+    portable = False
     silent = False
     trouble = None
 

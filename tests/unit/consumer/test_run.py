@@ -41,7 +41,7 @@ class Double:
     trouble: str | None = None
 
     def __init__(self, story: Story, *, detachable: bool = False) -> None:
-        self.story, self.detachable = story, detachable
+        self.story, self.detachable, self.portable = story, detachable, detachable
         self.where = Where(pod="p")
         self.starts: list[Exception | None] = [None]
         self.problems: list[tuple[Reason, str]] = []

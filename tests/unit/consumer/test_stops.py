@@ -61,6 +61,7 @@ class Hanging:
 
     left: Execution | None = None
     detachable: bool = True
+    portable: bool = True
     looks_fail: int = 0
     trouble: str | None = None
     name: str = "double"
