@@ -7,6 +7,7 @@ Calls and streams have pools of their own, so that a thousand open logs never ho
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 import re
@@ -136,7 +137,8 @@ class Api:
             await self._all.take()
             token = await self.access.authorization()
             try:
-                async with self._calls.request(method, **self._arguments(path, query, token), data=data) as response:
+                arguments = self._arguments(path, query, token)
+                async with self._calls.request(method, **arguments, data=_body(data)) as response:
                     text = await response.read()
                     if response.status < 400:
                         return _decoded(response.status, text)
@@ -202,6 +204,11 @@ class Api:
         else:
             why = (str(cause) or type(cause).__name__)[:_LONGEST_MESSAGE]
         return ApiError(0, "Unreachable", f"no Kubernetes API at {self.access.host}: {why}")
+
+
+def _body(data: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body is sent in pieces: as one it would keep the event loop from everything else."""
+    return io.BytesIO(data) if data is not None and len(data) > 2**18 else data
 
 
 def error_of(status: int, body: bytes, retry_after: str | None = None) -> ApiError:

@@ -51,7 +51,10 @@ class _Check:
 
     async def all(self) -> list[Finding]:
         found = [await self._version()]
-        pod = sample(self._settings, self._consumer)
+        try:
+            pod = sample(self._settings, self._consumer)
+        except SetupError as error:
+            return [*found, Finding(AREA, Level.PROBLEM, str(error), "see docs/policy.md on templates and profiles")]
         before = time.time()
         made, error = await self._try(pod)
         after = time.time()
