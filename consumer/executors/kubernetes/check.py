@@ -53,8 +53,8 @@ class _Check:
         found = [await self._version()]
         try:
             pod = sample(self._settings, self._consumer)
-        except SetupError as error:
-            return [*found, Finding(AREA, Level.PROBLEM, str(error), "see docs/policy.md on templates and profiles")]
+        except SetupError as wrong:
+            return [*found, Finding(AREA, Level.PROBLEM, str(wrong), "see docs/policy.md on templates and profiles")]
         before = time.time()
         made, error = await self._try(pod)
         after = time.time()

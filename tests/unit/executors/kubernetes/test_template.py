@@ -14,7 +14,7 @@ from consumer.errors import SetupError, Unrunnable
 from consumer.executors.kubernetes.manifest import build, sample
 from consumer.executors.kubernetes.profiles import violations
 from consumer.executors.kubernetes.template import template_of
-from consumer.settings import Kubernetes
+from consumer.settings import Kubernetes, load_settings
 from support.kubernetes import plan_of
 
 
@@ -230,3 +230,14 @@ def test_whatever_the_template_says_the_pod_is_ours_and_within_the_profile(
     assert pod["metadata"]["name"] == plain["metadata"]["name"]
     assert plain["metadata"]["labels"].items() <= pod["metadata"]["labels"].items()
     assert pod["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_settings_and_the_template_of_the_docs_are_right(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[4] / "docs" / "policy.md").read_text()
+    settings, template = (block.partition("```")[0] for block in text.split("```yaml\n")[1:])
+    (tmp_path / "longshore.yaml").write_text(settings)
+    loaded = load_settings(tmp_path / "longshore.yaml").kubernetes
+    (tmp_path / "pod.yaml").write_text(template)
+    pod = sample(loaded.model_copy(update={"template": tmp_path / "pod.yaml"}), "consumer-1")
+    assert [container["name"] for container in pod["spec"]["containers"]] == ["main", "docker"]
+    assert pod["spec"]["nodeSelector"] == {"pool": "jobs"}
