@@ -47,6 +47,8 @@ DEADLINE_MARGIN = 120
 POD_BYTES = 1_300_000
 """The largest pod as JSON: the cluster's storage takes 1.5 MiB, and the pod's status comes on top."""
 ANNOTATIONS_BYTES = 262_144
+MOST_VARIABLES = 5_000
+"""Ten times as many keep API server and node busy for a minute."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,9 @@ def refusals(plan: Plan, settings: Kubernetes) -> list[tuple[Reason, str]]:
 
 
 def _too_long(job: Job) -> list[str]:
+    count = len(job.env) + len(job.variables) + len(job.secrets)
+    if count > MOST_VARIABLES:
+        return [f"env: has {count:,} variables with variables and secrets; at most {MOST_VARIABLES:,}; use files"]
     texts = {f"env.{name}": value for name, value in job.env.items()}
     texts |= {f"variables[{i}] ({v.name})": v.value for i, v in enumerate(job.variables)}
     texts |= {f"entrypoint[{i}]": value for i, value in enumerate(job.entrypoint)}

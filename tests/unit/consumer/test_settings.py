@@ -48,7 +48,7 @@ def test_a_wrong_setting_is_named(flags: dict, says: str) -> None:
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["- a list", "a: [", "\t"])
+@pytest.mark.parametrize("text", ["- a list", "a: [", "\t", "a: &a [x]\nb: *a", "a: 1\na: 2"])
 def test_a_file_that_is_no_mapping_is_a_usage_error(elsewhere: Path, text: str) -> None:
     (elsewhere / "x.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"x\.yaml"):

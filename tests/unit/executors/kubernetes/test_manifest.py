@@ -268,6 +268,26 @@ def test_resources_merge_by_name_and_stay_possible() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"annotations": {f"a{i}": "x" * 90_000 for i in range(3)}}, r"annotations: have 270,\d+ bytes"),
+        ({"env": {f"E{i}": "$" * 100_000 for i in range(7)}}, r"env: .* a pod of 1,40\d,\d+ bytes"),
+        ({"env": {f"E{i}": "" for i in range(5_001)}}, "env: has 5,001 variables .*; at most 5,000; use files"),
+        ({"files": [{"path": f"{i}", "contents": ""} for i in range(501)]}, "files: are 501; at most 500 can be laid"),
+    ],
+)
+def test_what_is_too_much_is_refused_before_anything_starts(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(Unrunnable, match=said) as caught:
+        made(**fields)
+    assert caught.value.reason is Reason.INVALID_JOB
+
+
+def test_a_payload_of_the_largest_size_fits() -> None:
+    made(files=[{"path": "a", "contents": "x" * 999_900}])
+    made(commands=["x" * 499_900], init={"commands": ["y" * 499_900]})
+
+
+@pytest.mark.parametrize(
     ("quantity", "value"),
     [("500m", "0.5"), ("1Ki", "1024"), ("1.5Gi", "1610612736"), ("1e3", "1000"), ("2k", "2000"), ("3n", "0.000000003")],
 )
