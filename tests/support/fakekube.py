@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import bisect
 import copy
 import json
 import time
@@ -19,7 +18,8 @@ from aiohttp import web
 
 from support import ledger
 from support.fakekube_http import KINDS, Fault, Request, drop, replace, status, unmet
-from support.fakekubelet import FakePod, Script, rfc3339, stamp, succeeds
+from support.fakekube_streams import serve_log, serve_watch
+from support.fakekubelet import FakePod, Script, rfc3339, succeeds
 
 
 class FakeKube:
@@ -42,14 +42,16 @@ class FakeKube:
         self.compacted = 0
         self.gone_as_status = False
         self.watch_closes_at_once = False
+        self.watch_stalls = False
+        """Watches stay open and say nothing: a half-open connection."""
         self.cut_logs_after: list[int] = []
         """Bytes after which the next log connections are cut, one entry a connection."""
         self.url = ""
-        self._rv = 100
+        self.rv = 100
         self._objects: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self._history: list[tuple[int, str, str, dict[str, Any]]] = []
-        self._news, self._cut = asyncio.Event(), asyncio.Event()
-        self._bookmark = 0
+        self.history: list[tuple[int, str, str, dict[str, Any]]] = []
+        self.news, self.cut = asyncio.Event(), asyncio.Event()
+        self.bookmarks = 0
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> FakeKube:
@@ -93,15 +95,15 @@ class FakeKube:
 
     def store(self, event: str, resource: str, item: dict[str, Any]) -> None:
         """Write an object with a new resourceVersion and tell the watchers."""
-        self._rv += 1
+        self.rv += 1
         meta = item["metadata"]
-        meta["resourceVersion"] = str(self._rv)
+        meta["resourceVersion"] = str(self.rv)
         key = (resource, meta["namespace"], meta["name"])
         if event == "DELETED":
             self._objects.pop(key, None)
         else:
             self._objects[key] = item
-        self._history.append((self._rv, event, resource, item))
+        self.history.append((self.rv, event, resource, item))
         self._wake()
 
     def remove(self, resource: str, namespace: str, name: str) -> None:
@@ -120,15 +122,15 @@ class FakeKube:
         """Waits until something is so, looking after every change and every request."""
         async with asyncio.timeout(seconds):
             while not condition(self):
-                await self._news.wait()
+                await self.news.wait()
 
-    async def news(self) -> None:
+    async def changed(self) -> None:
         """Waits for the next change of anything."""
-        await self._news.wait()
+        await self.news.wait()
 
     def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        self.news.set()
+        self.news = asyncio.Event()
 
     def fault(self, verb: str, **fields: Any) -> None:
         """Plan a fault: see Fault."""
@@ -136,19 +138,29 @@ class FakeKube:
 
     def cut_watches(self) -> None:
         """Cut all open watches in the middle."""
-        self._cut.set()
-        self._cut = asyncio.Event()
+        self.cut.set()
+        self.cut = asyncio.Event()
 
     def bookmark(self) -> None:
         """Send a bookmark to all watchers."""
-        self._bookmark += 1
+        self.bookmarks += 1
         self._wake()
+
+    def lose(self, name: str) -> None:
+        """A pod goes, and no watcher is told."""
+        for key in [key for key in self._objects if key[0] == "pods" and key[2] == name]:
+            del self._objects[key]
+
+    def restore(self, version: int) -> None:
+        """The store as from a backup: versions begin again at `version`, and watchers know a future that isn't."""
+        self.rv = version
+        self.history.clear()
 
     def compact(self) -> None:
         """Forget the history: watches that want it get 410."""
-        self._rv += 1
-        self.compacted = self._rv
-        self._history.clear()
+        self.rv += 1
+        self.compacted = self.rv
+        self.history.clear()
 
     def verbs(self, since: int = 0) -> list[str]:
         """The ledger as verbs."""
@@ -185,7 +197,7 @@ class FakeKube:
             why = f'User "consumer" cannot {verb} resource "{resource}" in API group "" in the namespace "{namespace}"'
             return status(403, "Forbidden", f"{row.resource} is forbidden: {why}")
         if row.query.get("watch") == "true":
-            return await self._watch(request, row.resource, namespace)
+            return await serve_watch(self, request, row.resource, namespace)
         if row.method == "POST":
             return self._create(row, namespace, json.loads(body))
         if not row.name:
@@ -195,7 +207,7 @@ class FakeKube:
             message = f'{row.resource} "{row.name}" not found'
             return status(404, "NotFound", message, {"name": row.name, "kind": row.resource})
         if row.sub == "log":
-            return await self._log(request, row, item)
+            return await serve_log(self, request, row, item)
         if row.method == "PUT":
             return replace(self.store, row, item, json.loads(body))
         return self._delete(row, item, body) if row.method == "DELETE" else web.json_response(item)
@@ -255,7 +267,7 @@ class FakeKube:
         asyncio.get_running_loop().call_soon(self.pods[row.name].deleted)
         return web.json_response(item)
 
-    def _selected(self, item: Mapping[str, Any], query: Mapping[str, str]) -> bool:
+    def selected(self, item: Mapping[str, Any], query: Mapping[str, str]) -> bool:
         labels = item["metadata"].get("labels") or {}
         wanted = [part.partition("=") for part in query.get("labelSelector", "").split(",") if part]
         return all(labels.get(key) == value for key, _, value in wanted)
@@ -264,9 +276,9 @@ class FakeKube:
         items = [
             item
             for (kind, where, _), item in sorted(self._objects.items())
-            if kind == row.resource and where == namespace and self._selected(item, row.query)
+            if kind == row.resource and where == namespace and self.selected(item, row.query)
         ]
-        version = str(self._rv)
+        version = str(self.rv)
         if token := row.query.get("continue"):
             version, _, after = base64.b64decode(token).decode().partition(" ")
             if int(version) < self.compacted:
@@ -281,71 +293,3 @@ class FakeKube:
         return web.json_response(
             {"kind": KINDS[row.resource] + "List", "apiVersion": "v1", "metadata": meta, "items": items}
         )
-
-    async def _watch(self, request: web.Request, resource: str, namespace: str) -> web.StreamResponse:
-        query, cut = request.query, self._cut
-        position, bookmarks = int(query.get("resourceVersion") or 0), self._bookmark
-        gone = 0 < position < self.compacted
-        expired = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired"}
-        expired |= {"message": f"too old resource version: {position} ({self.compacted})", "code": 410}  # type: ignore[dict-item]
-        if gone and self.gone_as_status:
-            return web.json_response(expired, status=410)
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-
-        async def send(kind: str, item: Mapping[str, Any]) -> None:
-            await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
-
-        if gone:
-            await send("ERROR", expired)
-            return response
-        until = time.monotonic() + float(query.get("timeoutSeconds") or 1800)
-        while not self.watch_closes_at_once and not cut.is_set() and time.monotonic() < until:
-            news = self._news
-            since = bisect.bisect_right(self._history, position, key=lambda entry: entry[0])
-            for version, kind, what, item in self._history[since:]:
-                if what == resource and item["metadata"]["namespace"] == namespace:
-                    position = version
-                    if self._selected(item, query):
-                        await send(kind, item)
-            if bookmarks != self._bookmark and query.get("allowWatchBookmarks") == "true":
-                bookmarks = self._bookmark
-                meta = {"resourceVersion": str(self._rv), "creationTimestamp": None}
-                await send("BOOKMARK", {"kind": KINDS[resource], "apiVersion": "v1", "metadata": meta})
-            waits = [asyncio.ensure_future(news.wait()), asyncio.ensure_future(cut.wait())]
-            try:
-                await asyncio.wait(waits, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-        return drop(request, response) if cut.is_set() else response
-
-    async def _log(self, request: web.Request, row: Request, item: dict[str, Any]) -> web.StreamResponse:
-        pod, step = self.pods[row.name], row.query.get("container", "main")
-        if not item["spec"].get("nodeName"):
-            return web.Response(status=204)
-        if pod.state(step) not in ("running", "terminated"):
-            message = f'container "{step}" in pod "{row.name}" is waiting to start: ContainerCreating'
-            return status(400, "BadRequest", message)
-        log, follows = pod.logs[step], row.query.get("follow") == "true"
-        since = row.query.get("sinceTime", "")[:19]
-        budget = self.cut_logs_after.pop(0) if self.cut_logs_after else None
-        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        sent, rotations = 0, log.rotations
-        while log.rotations == rotations:
-            news, closed = log.news, log.closed
-            lines, sent = log.lines[sent:], len(log.lines)
-            data = b"".join(stamp(at).encode() + b" " + line for at, line in lines if stamp(at)[:19] >= since)
-            if budget is not None and len(data) >= budget:
-                await response.write(data[:budget])
-                return drop(request, response)
-            if data:
-                await response.write(data)
-                budget = None if budget is None else budget - len(data)
-            if closed or not follows:
-                return response
-            await news.wait()
-        return response

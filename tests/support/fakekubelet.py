@@ -153,7 +153,7 @@ class FakePod:
         if self.name not in str(self.spec):
             return None
         while (found := self.kube.stored("secrets", self.namespace, self.name)) is None:
-            await self.kube.news()
+            await self.kube.changed()
         return found
 
     def deleted(self) -> None:
