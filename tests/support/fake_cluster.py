@@ -38,10 +38,10 @@ class Held:
 
 @contextlib.asynccontextmanager
 async def consumer_on(
-    kube: FakeKube, redis_url: str, directory: Path, *, started: bool = True, **fields: Any
+    kube: FakeKube, redis_url: str, directory: Path, *, started: bool = True, token: str | None = None, **fields: Any
 ) -> AsyncIterator[Events]:
     """The real app, with what it logged so far; `fields` are its settings, `kubernetes` some of its cluster's."""
-    kubernetes = {"kubeconfig": str(kubeconfig_of(kube.url, directory)), "namespace": "jobs", "rate": 500}
+    kubernetes = {"kubeconfig": str(kubeconfig_of(kube.url, directory, token)), "namespace": "jobs", "rate": 500}
     fields["kubernetes"] = kubernetes | fields.get("kubernetes", {})
     with structlog.testing.capture_logs() as events:
         async with consuming(redis_url, executor="kubernetes", **fields):

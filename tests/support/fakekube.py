@@ -186,6 +186,8 @@ class FakeKube:
                 return status(fault.status, "", fault.message, headers=fault.headers)
         answer = await self._answer(request, row, body)
         row.status = answer.status
+        if fault is not None and fault.hang:
+            await asyncio.Event().wait()
         return drop(request) if fault is not None and fault.drop == "after" else answer
 
     async def _answer(self, request: web.Request, row: Request, body: bytes) -> web.StreamResponse:

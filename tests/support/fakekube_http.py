@@ -43,6 +43,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     drop: str = ""
     delay: float = 0.0
+    hang: bool = False
+    """It takes effect, and is never answered."""
     times: int = 1
 
 

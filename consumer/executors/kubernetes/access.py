@@ -20,6 +20,8 @@ from consumer.errors import SetupError
 from consumer.settings import Kubernetes
 
 RELOAD_SECONDS = 60.0
+RENEW_SECONDS = 5.0
+"""A source that gave the same token that was refused is left alone for so long: a plugin is a process each time."""
 PLUGIN_SECONDS = 60.0
 """How long an exec plugin may take."""
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -49,6 +51,7 @@ class Access:
         self._settings: Kubernetes | None = None
         self._loader: Any = None
         self._loaded = time.monotonic()
+        self._fruitless = -RENEW_SECONDS
         self._lock = asyncio.Lock()
 
     @classmethod
@@ -79,12 +82,16 @@ class Access:
             return False
         async with self._lock:
             if self.token == refused:
+                if time.monotonic() - self._fruitless < RENEW_SECONDS:
+                    return False
                 if self._loader is not None and hasattr(self._loader, "exec_plugin_expiry"):
                     del self._loader.exec_plugin_expiry
                 try:
                     await self._read()
                 except SetupError:
                     return False
+                finally:
+                    self._fruitless = time.monotonic() if self.token == refused else -RENEW_SECONDS
         return True
 
     def _stale(self) -> bool:

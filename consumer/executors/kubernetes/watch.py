@@ -52,6 +52,7 @@ class Informer:
         """Set while a watch is open: what is here is then at most moments old."""
         self.trouble: ApiError | None = None
         """Why the API can't be watched now; None: it can, or nothing is known yet."""
+        self._heard = 0
         self.lists = 0
         self.watches = 0
 
@@ -105,7 +106,7 @@ class Informer:
     async def _run(self) -> None:
         pause = PAUSE_FIRST
         while True:
-            began = time.monotonic()
+            began, heard = time.monotonic(), self._heard
             why: str | None = None
             try:
                 if self._version is None or began - self._listed >= RELIST_SECONDS:
@@ -128,7 +129,7 @@ class Informer:
             finally:
                 self.connected.clear()
             lived = time.monotonic() - began > LIFE_SECONDS
-            if lived:
+            if lived or self._heard > heard:
                 pause = PAUSE_FIRST
             if why is None and lived:
                 continue
@@ -209,6 +210,7 @@ class Informer:
                 if known is not None and known.uid != pod.uid:
                     self._remove(known)
                 self._put(pod)
+            self._heard += 1
         if version:
             self._version = version
 

@@ -81,7 +81,10 @@ async def test_an_answer_that_isnt_json_is_an_error(kube: FakeKube, api: Api) ->
         await api.request("GET", PODS, patience=0)
 
 
-async def test_a_new_token_is_read_once_after_a_401(kube: FakeKube, tmp_path: Path) -> None:
+async def test_a_new_token_is_read_once_after_a_401(
+    kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_module, "RENEW_SECONDS", 0)
     path = kubeconfig_of(kube.url, tmp_path, token="old")
     kube.token = "Bearer old"
     api = Api(await Access.load(Kubernetes(kubeconfig=path)), rate=1000, patience=0)
