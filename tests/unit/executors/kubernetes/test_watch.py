@@ -182,8 +182,8 @@ async def test_a_server_that_was_set_back_is_noticed_by_its_silence(
         if version is not None:
             item["metadata"]["resourceVersion"] = version
             kube._objects["pods", "jobs", name] = item
-    kube._history.clear()
-    kube._rv = 60
+    kube.history.clear()
+    kube.rv = 60
     await seen(informer, "lost", gone=True)
     assert informer.get("restored") is not None
     assert int(informer._version or 0) < 100
