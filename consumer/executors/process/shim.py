@@ -166,6 +166,7 @@ class Shim:
         self._leader = None
         _, status = os.waitpid(leader, 0)
         _end_stragglers()
+        self._bound()
         code = os.waitstatus_to_exitcode(status)
         return {
             "end": step["name"], "code": code if code >= 0 else 128 - code, "signal": -code if code < 0 else None,
