@@ -16,7 +16,7 @@ import pytest
 
 from consumer.errors import ExecutorFault, SetupError
 from consumer.executors.process import executor as executor_module
-from consumer.executors.process.directory import open_base
+from consumer.executors.process.directory import ended, open_base
 from consumer.executors.process.executor import ProcessExecutor
 from consumer.model import Gap, Place, Standing
 from consumer.settings import Process
@@ -155,6 +155,7 @@ async def test_secrets_are_the_jobs_alone(harness: Harness, tmp_path: Path) -> N
     execution = await harness.start("echo ready; sleep 1000", "true", variables=variables)
     async for _ in execution.logs():
         break
+    await until(lambda: "pid" in journal(tmp_path))
     lines = journal(tmp_path)
     spawner = harness.executor._spawner._process.pid  # type: ignore[attr-defined]
     shown = {pid: known_of(pid) for pid in (lines["shim"], spawner, lines["pid"])}
@@ -205,7 +206,7 @@ class Standings:
 
 
 async def test_what_is_left_of_settled_jobs_is_swept_and_nothing_else(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor_module, "SWEEP_SECONDS", -1.0)
     running = replace(harness.plan(commands=["sleep 1000"]), source="store")
@@ -218,6 +219,7 @@ async def test_what_is_left_of_settled_jobs_is_swept_and_nothing_else(
         if plan is not running:
             await execution.wait()
         await execution.detach()
+    await until(lambda: len(ended(tmp_path / "jobs")) == 2)  # their shims are gone as well
     suspects: set[Path] = set()
     for standing, left in ((Standing.HELD, 3), (Standing.ENDED, 3), (Standing.ENDED, 2), (Standing.GONE, 2)):
         suspects = await executor._sweep(Standings(standing), suspects)  # type: ignore[arg-type]
