@@ -42,4 +42,3 @@ def _failed_nodes(history: Record | None) -> tuple[str, ...]:
     attempts = history.attempts if history else ()
     nodes = [a.where.node for a in attempts if a.where.node and fault_of(a.reason) is Fault.INFRASTRUCTURE]
     return tuple(dict.fromkeys(reversed(nodes)))[:_AVOIDED]
-

@@ -18,6 +18,7 @@ from consumer.executors.kubernetes.events import told_by_events
 from consumer.executors.kubernetes.logs import Streams, follow
 from consumer.executors.kubernetes.manifest import Manifest
 from consumer.executors.kubernetes.status import Container, Pod, slim
+from consumer.executors.kubernetes.steps import StepLog
 from consumer.executors.kubernetes.sweep import Leftovers
 from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
 from consumer.executors.kubernetes.watch import Informer
@@ -105,7 +106,7 @@ class PodExecution:
         steps = ("init", "main") if self._plan.job.init else ("main",)
         reached = after.partition(" ")[0]
         for step in steps:
-            source = _Step(self, step)
+            source = StepLog(self, step)
             begin = after if step == reached else ""
             async with contextlib.aclosing(
                 follow(self._api, self._namespace, self._pod.name, step, source, self._streams, begin)
@@ -326,28 +327,3 @@ class PodExecution:
 def _begun(pod: Pod) -> bool:
     """A command of the job has begun, be it the init step's: it isn't run again without leave."""
     return pod.started or (pod.init is not None and pod.init.started)
-
-
-class _Step:
-    """What the log's follower asks about one container."""
-
-    def __init__(self, execution: PodExecution, step: str) -> None:
-        self._execution, self._step = execution, step
-
-    def readable(self) -> bool:
-        container = self._execution.container(self._step)
-        return container is not None and container.state in ("running", "terminated")
-
-    def ended(self) -> bool:
-        container = self._execution.container(self._step)
-        return self._execution.ended or (container is not None and container.state == "terminated")
-
-    def ended_at(self) -> float | None:
-        container = self._execution.container(self._step)
-        return container.ended_at if container is not None else None
-
-    def watched(self) -> bool:
-        return time.monotonic() < self._execution.watched_until
-
-    async def changed(self, timeout: float | None = None) -> None:
-        await self._execution.changed(timeout)
