@@ -25,21 +25,21 @@ _SETTLED = ("rq:finished:", "rq:failed:", "rq:canceled:", "rq:scheduled:")
 
 
 class WitnessedKube(FakeKube):
-    """The fake API server, whose objects and requests go into `history`."""
+    """The fake API server, whose objects and requests go into `witnessed`."""
 
     def __init__(self, history: History, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.history = history
+        self.witnessed = history
 
     def store(self, event: str, resource: str, item: dict[str, Any]) -> None:
         """Note what comes and goes."""
         kinds = {"ADDED": What.CREATED, "DELETED": What.DELETED}
         if resource == "pods" and event in kinds:
-            self.history.events.append(pod_event(kinds[event], item))
+            self.witnessed.events.append(pod_event(kinds[event], item))
         super().store(event, resource, item)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        self.history.events.append(Event(time.time(), What.REQUEST, name=request.method))
+        self.witnessed.events.append(Event(time.time(), What.REQUEST, name=request.method))
         return await super()._serve(request)
 
 
