@@ -61,6 +61,7 @@ class Position:
         self._jump: Jump | None = None
         self._latest = b""  # the last line's second, as written
         self._floor = -1  # up to this second, it isn't known which lines were read
+        self._floor_at = b""  # the last second, as written, that raised it
         self._stepped = False
         self._last_second = 0
         if after:
@@ -187,6 +188,9 @@ class Position:
     def _old(self, stamp: bytes, parts: list[LogPart | Jump]) -> bool:
         """A line with this timestamp was read over an earlier connection."""
         self._seen += 1
+        if self._after and stamp[:19] != self._floor_at:
+            self._floor_at = stamp[:19]
+            self._floor = max(self._floor, _moment(stamp)[0])
         if self._by_time:
             return self._old_by_time(stamp, parts)
         if self._seen > 1 and self._anchor == b"":

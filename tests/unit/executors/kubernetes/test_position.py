@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from consumer.executors.kubernetes.position import LONG_LINE, ROTATED, Jump, Position
@@ -100,6 +100,7 @@ def test_a_clock_that_is_set_back(
 
 
 @given(drawn=logs_written, cuts=cuts, lives=st.lists(st.integers(1, 600), max_size=4))
+@example(drawn=[(0, b""), (0, b""), (0, b""), (-1, b""), (1, b""), (SECOND, b"")], cuts=[192], lives=[128])
 def test_any_number_of_readers_one_after_the_other(
     drawn: list[tuple[int, bytes]], cuts: list[int], lives: list[int]
 ) -> None:
