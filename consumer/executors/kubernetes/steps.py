@@ -17,7 +17,7 @@ class StepLog:
 
     def readable(self) -> bool:
         container = self._execution.container(self._step)
-        return container is not None and container.state in ("running", "terminated")
+        return container is not None and container.started  # one that never was there has no log to be missed
 
     def ended(self) -> bool:
         container = self._execution.container(self._step)

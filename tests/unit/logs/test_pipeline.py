@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,7 +12,8 @@ from structlog.testing import capture_logs
 from consumer.logs.directives import Directives
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import BATCH, Pipeline, join
-from consumer.model import LogPosition
+from consumer.logs.spool import Memory
+from consumer.model import LogPart, LogPosition, Place
 from support.logs import Feed, MemorySink, source
 
 
@@ -232,3 +234,32 @@ def test_joining_what_was_read_with_what_was_stored() -> None:
     assert whole == LogPosition(entries=7, lines=100, bytes=1000, gaps=(full, cap, end))
     rest = {"reason": "not_stored", "lines": 10, "bytes": 100, "after_line": 90}
     assert join(read, LogPosition(entries=7, lines=90, bytes=900, gaps=(full,))).gaps == (full, rest, end)
+
+
+async def test_a_burst_of_a_hundred_megabytes_in_flat_memory() -> None:
+    """Row 59: a million lines at once, and sinks that take them: nothing is lost, little is held."""
+
+    class Counts(MemorySink):
+        lines = 0
+
+        async def write(self, block: bytes, place: Place | None = None) -> None:
+            self.lines += block.count(b"\n")
+            await asyncio.sleep(0)
+
+    chunk = (b"x" * 99 + b"\n") * 655  # as large as what a connection brings at a time
+    sink, memory, rounds = Counts(), Memory(8 * 2**20), 1_527
+    peak = 0
+
+    async def burst() -> AsyncGenerator[LogPart, None]:
+        nonlocal peak
+        for _ in range(rounds):
+            yield chunk
+            peak = max(peak, memory.used)
+            await asyncio.sleep(0)
+
+    position = await Pipeline([Directives(), Mask(["hunter22"])], [sink], memory=memory).run(burst())
+    lost = sum(gap["lines"] for gap in position.gaps)
+    assert position.lines == rounds * 655 > 1_000_000
+    assert sink.lines + lost == position.lines
+    assert peak <= memory.limit
+    assert memory.used == 0
