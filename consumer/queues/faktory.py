@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +22,8 @@ import structlog
 from consumer.errors import SetupError
 from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queues.faktory_connection import Fetcher, Link, beats
-from consumer.queues.faktory_settling import ClaimState, Delivery, FaktoryRecords
-from consumer.queues.faktory_words import ack_of, bury_of, claim_of, ending_of
+from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords
+from consumer.queues.faktory_words import MARGIN, ack_of, bury_of, claim_of, ending_of
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
 from enqueue.wire.faktory_fetched import Fetched, decode
@@ -35,9 +35,6 @@ BEAT_EVERY = 15.0
 """Seconds between heartbeats; the server forgets a worker after 60."""
 TAKEOVER_EVERY = 5.0
 """Seconds between two looks for claims of dead consumers."""
-MARGIN = 30.0
-"""Seconds before a reservation's end from which on the server may have taken the job back (its clock, its reaper)."""
-_REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
@@ -99,7 +96,7 @@ class FaktoryQueue:
         self._resolving = 0
         self._held: dict[str, _Held] = {}
         self._look_at = 0.0
-        self._ended: OrderedDict[str, Verdict] = OrderedDict()
+        self._ended = Ended()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
@@ -166,17 +163,18 @@ class FaktoryQueue:
 
         A claim that is fenced off (ClaimLost) is another consumer's: Faktory isn't told anything.
         """
-        refused = {} if self._records is None else await self._delivery.store(self._records, settlements)
+        now = time.time()
+        refused = {} if self._records is None else await self._delivery.store(self._records, settlements, now)
         accepted = [settlement for settlement in settlements if settlement.claim.token not in refused]
         late = {settlement.claim.id for settlement in accepted if self._late(settlement.claim)}
-        now = time.time()
-        refused |= await self._delivery.send([ending_of(s, late=s.claim.id in late, now=now) for s in accepted])
+        endings = [ending_of(s, late=s.claim.id in late, now=now) for s in accepted]
+        refused |= await self._delivery.tell(self._records, endings)
         for settlement in settlements:
             claim, verdict = settlement.claim, settlement.verdict
             if claim.token not in refused and (
                 verdict is Verdict.DONE or (verdict is Verdict.BURY and claim.id in late)
             ):
-                self._remember(claim.id, verdict)
+                self._ended.add(claim.id, verdict)
             self._release(claim)
         return refused
 
@@ -295,6 +293,9 @@ class FaktoryQueue:
             log.info("claim_taken_over", job_id=taken.fetched.jid)
             self._held[taken.fetched.jid] = _Held(taken.token, now + taken.until - time.time())
             self._ready.append(self._claim_of(taken.fetched, taken.token, time.time(), taken.state))
+        if untold := await records.untold(self.queues):
+            log.info("settling_for_the_dead", count=len(untold))
+            self._spawn(self._delivery.inherit(records, untold))
 
     async def _resolve(self, records: FaktoryRecords, fetched: Fetched, token: str) -> None:
         jid, now, pause = fetched.jid, time.time(), 0.2
@@ -311,9 +312,9 @@ class FaktoryQueue:
                 self._ready.append(self._claim_of(fetched, token, now, state))
                 return
             del self._held[jid]
-            if state.verdict == "final":
+            if state.verdict in ("final", "failed"):
                 log.info("job_came_again_after_its_end", job_id=jid)
-                self._spawn(self._delivery.send([ack_of(jid)]))
+                self._spawn(self._delivery.send([ack_of(jid) if state.verdict == "final" else bury_of(fetched)]))
             else:  # its consumer's ACK ends our reservation as well, since it goes by the jid
                 log.info("job_is_run_by_another_consumer", job_id=jid)
         finally:
@@ -323,11 +324,6 @@ class FaktoryQueue:
     def _late(self, claim: Claim) -> bool:
         held = self._held.get(claim.id)
         return held is None or asyncio.get_running_loop().time() > held.until - MARGIN
-
-    def _remember(self, jid: str, verdict: Verdict) -> None:
-        self._ended[jid] = verdict
-        while len(self._ended) > _REMEMBERED:
-            self._ended.popitem(last=False)
 
     def _release(self, claim: Claim) -> None:
         held = self._held.get(claim.id)

@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from consumer.batch import Batcher
 from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
-from consumer.queues import scripts
+from consumer.queues import faktory_scripts as scripts
+from consumer.queues.faktory_words import MARGIN, Ending, untold_of
 from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
 from consumer.queues.standing import FAKTORY_STANDING
 from consumer.settings import Retention
@@ -35,13 +36,13 @@ class ClaimState:
     """What the store knows of a Faktory job that was just fetched.
 
     `verdict`: "ours" to run (the attempt is counted), "held" by another living consumer, "final" (succeeded,
-    cancelled).
+    cancelled), "failed" for good, of which Faktory may not have been told.
     """
 
     attempt: int
     record: Record | None
     cancelled: bool
-    verdict: Literal["ours", "held", "final"]
+    verdict: Literal["ours", "held", "final", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +65,28 @@ class FaktoryRecords(RecordStore):
     ) -> None:
         super().__init__(redis, consumer, instance, retention, lifeline)
         self._claims: Batcher[tuple[Fetched, str], ClaimState] = Batcher(self._claim_many)
+        self._endings: dict[str, Ending] = {}
+        self._tellings: Batcher[Ending, None] = Batcher(self._tell_many)
         self._script_claim = redis.register_script(scripts.FAKTORY_CLAIM)
         self._script_beat = redis.register_script(scripts.FAKTORY_BEAT)
         self._script_takeover = redis.register_script(scripts.FAKTORY_TAKEOVER)
+        self._script_untold = redis.register_script(scripts.FAKTORY_UNTOLD)
+        self._script_told = redis.register_script(scripts.FAKTORY_TOLD)
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
         return wire.faktory_job_key(claim.id)
 
     def guard_of(self, claim: Claim, record: Record) -> list[Any]:
-        """Arguments 5 to 10 of the WRITE script."""
+        """Arguments 5 to 11 of the WRITE script."""
         ttl = self._keep(claim)
         if record.status.final:
             wanted = claim.job.retention if claim.job else None
             success = record.status.value == "succeeded"
             own = (wanted.success if success else wanted.failure) if wanted else None
             ttl = own or (self.retention.success if success else self.retention.failure)
-        return [ttl, "", "", "0", "", ""]
+        ending = self._endings.get(claim.token)
+        return [ttl, "", "", "0", "", "", ending.dumps() if ending else ""]
 
     async def claim(self, fetched: Fetched, token: str) -> ClaimState:
         """Take a fetched job in the store's view; atomic.
@@ -130,6 +136,25 @@ class FaktoryRecords(RecordStore):
             for row in rows
         ]
 
+    async def untold(self, queues: Sequence[str]) -> Sequence[Ending]:
+        """What dead consumers have recorded and may not have told Faktory; ours to tell. None while Redis is away."""
+        try:
+            rows = await self._script_untold(keys=[], args=[self.instance, AT_ONCE, *queues])
+        except RedisError as error:
+            log.warning("records_unavailable", error=wire.without_secrets(str(error)))
+            return []
+        late = time.time() + MARGIN
+        return [untold_of(r[0].decode(), r[1].decode(), r[2], late=float(r[3]) < late) for r in rows]
+
+    async def told(self, ending: Ending) -> None:
+        """Faktory has been told: there is nothing left for another consumer to do."""
+        await self._tellings.put(ending)
+
+    async def _tell_many(self, batch: Sequence[Ending]) -> Sequence[Exception | None]:
+        calls = [([wire.faktory_job_key(ending.jid)], [ending.jid, ending.token]) for ending in batch]
+        answers = await patiently("settle", lambda: run_all(self.redis, self._script_told, calls))
+        return [answer if isinstance(answer, Exception) else None for answer in answers]
+
     async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
         """{token: Signal} for claims that are lost or to be cancelled."""
         if not claims:
@@ -140,9 +165,13 @@ class FaktoryRecords(RecordStore):
         signals = {b"lost": Signal.LOST, b"cancel": Signal.CANCEL}
         return {c.token: signals[a] for c, a in zip(claims, answers, strict=True) if a in signals}
 
-    async def settle(self, settlement: Settlement) -> None:
-        """Store the final Record, or the one of a job that will be tried again. Raises ClaimLost."""
-        await self.write(settlement.claim, settlement.record)
+    async def settle(self, settlement: Settlement, ending: Ending) -> None:
+        """Store the final Record, or the one of a job that will be tried again, and its `ending`. Raises ClaimLost."""
+        self._endings[settlement.claim.token] = ending
+        try:
+            await self.write(settlement.claim, settlement.record)
+        finally:
+            del self._endings[settlement.claim.token]
 
 
 def _state_of(answer: Sequence[Any]) -> ClaimState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
@@ -10,15 +11,18 @@ from typing import Literal, Protocol
 import structlog
 
 from consumer.errors import ClaimLost
-from consumer.model import Claim, Settlement, Signal
+from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queues.faktory_connection import Link
-from consumer.queues.faktory_words import Ending
+from consumer.queues.faktory_words import Ending, ending_of
 from enqueue.errors import ProtocolError, QueueUnavailable
 from enqueue.record import Record
+from enqueue.wire import faktory as wire
 from enqueue.wire.faktory_fetched import Fetched
 from enqueue.wire.resp import Failed
 
 log = structlog.get_logger()
+
+_REMEMBERED = 10_000
 
 _ROUNDS = 5
 """How often commands are sent that the server refuses; lost connections don't count."""
@@ -40,8 +44,8 @@ class ClaimState(Protocol):
         """Somebody wants it cancelled."""
 
     @property
-    def verdict(self) -> Literal["ours", "held", "final"]:
-        """Ours to run, held by another living consumer, or at its end (succeeded, cancelled)."""
+    def verdict(self) -> Literal["ours", "held", "final", "failed"]:
+        """Ours to run, held by another living consumer, at its end (succeeded, cancelled), or failed and untold."""
 
 
 class Taken(Protocol):
@@ -76,8 +80,24 @@ class FaktoryRecords(Protocol):
     async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
         """{token: Signal} of claims that are lost or cancelled."""
 
-    async def settle(self, settlement: Settlement) -> None:
-        """Store the Record of an attempt's end. Raises ClaimLost."""
+    async def untold(self, queues: Sequence[str]) -> Sequence[Ending]:
+        """What dead consumers have recorded and may not have told Faktory: ours to tell."""
+
+    async def settle(self, settlement: Settlement, ending: Ending) -> None:
+        """Store the Record of an attempt's end, and what Faktory is to be told. Raises ClaimLost."""
+
+    async def told(self, ending: Ending) -> None:
+        """Faktory has been told."""
+
+
+class Ended(OrderedDict[str, Verdict]):
+    """How the latest claims of this process ended, by their jids."""
+
+    def add(self, jid: str, verdict: Verdict) -> None:
+        """Remember it, and forget the oldest of too many."""
+        self[jid] = verdict
+        while len(self) > _REMEMBERED:
+            self.popitem(last=False)
 
 
 class Delivery:
@@ -87,14 +107,16 @@ class Delivery:
         self._link = link
         self.closing = asyncio.Event()
 
-    async def store(self, records: FaktoryRecords, settlements: Sequence[Settlement]) -> dict[str, Exception]:
+    async def store(
+        self, records: FaktoryRecords, settlements: Sequence[Settlement], now: float
+    ) -> dict[str, Exception]:
         """Write the Records; {token: error} of those that were refused or couldn't be written until `closing`."""
 
         async def one(settlement: Settlement) -> Exception | None:
-            pause = 0.2
+            pause, ending = 0.2, ending_of(settlement, late=False, now=now)
             while True:
                 try:
-                    await records.settle(settlement)
+                    await records.settle(settlement, ending)
                     return None
                 except (QueueUnavailable, OSError) as error:
                     if await self._closed_within(pause):
@@ -107,6 +129,29 @@ class Delivery:
 
         results = await asyncio.gather(*map(one, settlements))
         return {s.claim.token: e for s, e in zip(settlements, results, strict=True) if e is not None}
+
+    async def tell(self, records: FaktoryRecords | None, endings: Sequence[Ending]) -> dict[str, Exception]:
+        """`send`, and note in the Records who was told: until then another consumer would tell it in our place."""
+        refused = await self.send(endings)
+        if records is not None:
+            await asyncio.gather(*(self._note(records, e) for e in endings if e.token not in refused))
+        return refused
+
+    async def inherit(self, records: FaktoryRecords, endings: Sequence[Ending]) -> None:
+        """Tell what dead consumers were about to tell; what they have pushed already is replaced, not doubled."""
+        pushed = [e.jid for e in endings if e.needs_before]
+        await self.send([Ending("", jid, (wire.mutate("discard", "scheduled", jid=jid),)) for jid in pushed])
+        await self.tell(records, endings)
+
+    async def _note(self, records: FaktoryRecords, ending: Ending) -> None:
+        pause = 0.2
+        while True:
+            try:
+                return await records.told(ending)
+            except (QueueUnavailable, OSError):
+                if await self._closed_within(pause):
+                    return None
+                pause = min(5.0, pause * 2)
 
     async def send(self, endings: Sequence[Ending]) -> dict[str, Exception]:
         """Send until the server has taken each, with rising pauses; gives up only on `closing`.

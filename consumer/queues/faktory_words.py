@@ -14,6 +14,8 @@ from enqueue.record import Fault, Record, Status, fault_of, rfc3339
 from enqueue.wire import faktory as wire
 from enqueue.wire.faktory_fetched import REQUEUES, Fetched
 
+MARGIN = 30.0
+"""Seconds before a reservation's end from which on the server may have taken the job back (its clock, its reaper)."""
 REQUEUE_DELAY = 5.0
 """Seconds until a job that the infrastructure failed comes back."""
 
@@ -30,6 +32,12 @@ class Ending:
     commands: tuple[bytes, ...]
     before: bytes | None = None
     needs_before: bool = False
+
+    def dumps(self) -> str:
+        """For whoever has to tell it in our place; without the token."""
+        words = [command.decode("latin-1") for command in self.commands]
+        before = self.before.decode("latin-1") if self.before is not None else None
+        return json.dumps([words, before, self.needs_before], separators=(",", ":"))
 
 
 def job_of(fetched: Fetched, max_bytes: int) -> Job:
@@ -126,6 +134,16 @@ def ending_of(settlement: Settlement, *, late: bool, now: float) -> Ending:
 def _done(jid: str, late: bool) -> tuple[bytes, ...]:
     left = [wire.mutate("discard", where, jid=jid) for where in ("retries", "dead")] if late else []
     return (wire.ack(jid), *left)
+
+
+def untold_of(jid: str, token: str, stored: bytes, *, late: bool) -> Ending:
+    """What a dead consumer was about to tell, or has told; as `dumps` has it. Twice does no harm."""
+    words, before, needs = json.loads(stored)
+    commands = tuple(word.encode("latin-1") for word in words)
+    first = before.encode("latin-1") if before is not None else None
+    if commands[0].startswith(b"ACK"):
+        commands = _done(jid, late)
+    return Ending(token, jid, commands, first, needs)
 
 
 def ack_of(jid: str) -> Ending:

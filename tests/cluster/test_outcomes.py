@@ -195,9 +195,7 @@ async def test_cancel_in_each_state(queue: Queue, image: str, admin: Api, namesp
     await until(nothing_left, 30)
 
 
-async def test_a_quota_that_is_used_up_can_be_cancelled(
-    queue: Queue, image: str, admin: Api, namespace: str
-) -> None:
+async def test_a_quota_that_is_used_up_can_be_cancelled(queue: Queue, image: str, admin: Api, namespace: str) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     await admin.request("POST", path_of(namespace, "resourcequotas"), body=quota)
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,13 +17,14 @@ from consumer.model import Claim, LogPosition, Settlement, Signal, Verdict
 from consumer.outcome import log_of, record_claimed, record_ended, record_running
 from consumer.queues.faktory_open import FaktoryWithRecords
 from consumer.queues.faktory_records import FaktoryRecords
+from consumer.queues.faktory_words import ending_of
 from consumer.queues.records import connect
 from consumer.settings import Retention
 from enqueue.job import Job
 from enqueue.record import Outcome, Status, Where
 from enqueue.wire import faktory as wire
 from enqueue.wire.records import consumer_key
-from support.faktory_servers import Server, serving
+from support.faktory_servers import Kind, Server, serving
 
 JOB = Job(commands=["true"], retries=0)
 SUCCESS = Outcome(status=Status.SUCCEEDED, exit_code=0)
@@ -113,6 +115,60 @@ async def test_nothing_is_left_to_take_over_after_an_end(
     assert await other.claim(5) == []
     # an operator who revives it from the dead set doesn't meet an old cancellation
     assert not redis_client.hexists(f"longshore:job:{claim.id}", "longshore_cancel")
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["before it told Faktory", "after"])
+@pytest.mark.parametrize("how", ["done", "bury", "retry", "infrastructure"])
+async def test_what_the_dead_one_recorded_is_told_in_its_place(
+    server: Server, opened: Open, redis_client: redis.Redis, how: str, told: bool
+) -> None:
+    """It dies between the Record and the note that Faktory was told."""
+    name = server.name()
+    dead, living = await opened(name, "dead"), await opened(name, "living")
+    await server.push(wire.build_job(JOB, name) | {"retry": 3})
+    claim = await claim_one(dead)
+    outcome = SUCCESS if how == "done" else Outcome(status=Status.FAILED, reason="exit_code", exit_code=1)
+    verdict = {"done": Verdict.DONE, "bury": Verdict.BURY}.get(how, Verdict.RETRY)
+    settlement = replace(ended(claim, outcome, verdict), infrastructure=how == "infrastructure")
+    ending = ending_of(settlement, late=False, now=time.time() + 3600)
+    assert dead.store is not None
+    await dead.store.settle(settlement, ending)
+    if told:
+        assert await dead._delivery.send([ending]) == {}
+    key = f"longshore:job:{claim.id}"
+    record = redis_client.hget(key, "longshore")
+    living._look_at = 0.0
+    assert await living.claim(5) == []
+    assert redis_client.hexists(key, "longshore_ending")  # it lives, and will tell it itself
+    await dead.store.leave()
+    while redis_client.hexists(key, "longshore_ending"):
+        living._look_at = 0.0
+        assert await living.claim(5) == []
+    assert redis_client.zcard(f"longshore:claims:{name}") == 0
+    assert redis_client.hget(key, "longshore") == record
+    places = {"done": [], "bury": ["dead"], "retry": ["retries"], "infrastructure": ["scheduled"]}
+    kinds: tuple[Kind, ...] = ("dead", "retries", "scheduled")
+    assert [kind for kind in kinds if await server.entry(kind, claim.id)] == places[how]
+    if server.fake is not None:
+        assert not server.fake.working
+
+
+async def test_what_failed_for_good_is_buried_when_it_comes_again_untold(server: Server, opened: Open) -> None:
+    """Nobody was there to tell it before its reservation ended."""
+    if server.fake is None:
+        pytest.skip("a real reservation takes a minute to end")
+    name = server.name()
+    dead, living = await opened(name, "dead"), await opened(name, "living")
+    await server.push(wire.build_job(JOB, name) | {"retry": 3})
+    claim = await claim_one(dead)
+    failed = ended(claim, Outcome(status=Status.FAILED, reason="exit_code", exit_code=1), Verdict.BURY)
+    assert dead.store is not None
+    await dead.store.settle(failed, ending_of(failed, late=False, now=time.time()))
+    server.fake.expire(claim.id)
+    server.fake.promote()
+    while not server.fake.dead:
+        assert await living.claim(5) == []
+    assert not [*server.fake.working, *server.fake.retries, *server.fake.queues[name]]
 
 
 async def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_give_a_sign(

@@ -15,6 +15,7 @@ import rq
 from consumer.model import AttemptKey, Claim, LogPosition, Settlement, Standing, Verdict
 from consumer.outcome import log_of, record_claimed, record_ended
 from consumer.queues.faktory_records import FaktoryRecords
+from consumer.queues.faktory_words import Ending
 from consumer.queues.rq import RqQueue
 from consumer.settings import Retention
 from enqueue import Job
@@ -69,7 +70,8 @@ class Faktory:
         return claimed
 
     async def end(self, claim: Claim, outcome: Outcome, verdict: Verdict) -> None:
-        await self.records.settle(Settlement(claim, verdict, outcome, final(claim, outcome, verdict)))
+        settlement = Settlement(claim, verdict, outcome, final(claim, outcome, verdict))
+        await self.records.settle(settlement, Ending(claim.token, claim.id, (b"ACK",)))
 
 
 def final(claim: Claim, outcome: Outcome, verdict: Verdict) -> Record:

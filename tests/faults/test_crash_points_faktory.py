@@ -1,4 +1,4 @@
-"""On a real Faktory: a consumer is killed before and after each step of a job, and another one goes on."""
+"""On Faktory: a consumer is killed before and after each step of a job, and another one goes on."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+import redis
 
 from enqueue import aio
+from support.consuming import until
 from support.crash_cases import EARLY, JOB, Pods, finish, settings_for
 from support.crashing import Nursery, nursery
+from support.fake_faktory import FakeFaktory
 from support.history import History, What, violations
 from support.witnesses import FaktoryProxy, WitnessedKube, monitored
 
-pytestmark = [pytest.mark.faktory, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 BOTH = ("S2 plan", "S2 record", "S3 create", "S4 secret", "S5 running", "S5 log", "S6 log end", "S7 outcome")
 STEPS = [
     ("S1 fetched", "after"),
     ("S1 faktory", "after"),
-    *((step, when) for step in BOTH for when in ("before", "after") if (step, when) != ("S7 outcome", "after")),
+    *((step, when) for step in (*BOTH, "S8 faktory") for when in ("before", "after")),
     ("S6 ended", "after"),
     ("S9 delete", "after"),
 ]
+ON_THE_FAKE = [("S1 faktory", "after"), ("S7 outcome", "after"), ("S8 faktory", "after")]
+Place = tuple[str, int]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -35,17 +40,22 @@ async def consumers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[N
         yield found
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def fake() -> AsyncIterator[FakeFaktory]:
+    async with FakeFaktory() as server:
+        yield server
+
+
 @pytest.fixture
-def faktory_place() -> tuple[str, int]:
+def real_place() -> Place:
     url = urlsplit(os.environ.get("FAKTORY_URL", ""))
     if not url.hostname:
         pytest.skip("FAKTORY_URL names no server")
     return url.hostname, url.port or 7419
 
 
-@pytest.mark.parametrize(("step", "when"), STEPS, ids=lambda value: value)
-async def test_faktory(
-    step: str, when: str, consumers: Nursery, faktory_place: tuple[str, int], redis_url: str, tmp_path: Path
+async def die_and_go_on(
+    step: str, when: str, consumers: Nursery, place: Place, redis_url: str, client: redis.Redis, directory: Path
 ) -> None:
     history, pods, name = History(slots=5), Pods(), f"longshore-test-{secrets.token_hex(6)}"
     if not step.startswith(EARLY):
@@ -53,17 +63,18 @@ async def test_faktory(
     async with (
         monitored(redis_url, history),
         WitnessedKube(history, script=pods) as kube,
-        FaktoryProxy(*faktory_place, history) as proxy,
+        FaktoryProxy(*place, history) as proxy,
         aio.connect(proxy.url, records=redis_url, queue=name) as queue,
     ):
         options = {"records_url": redis_url, "queues": (name,)}
         handle = await queue.enqueue(JOB)
-        first = await consumers.start(settings_for(kube, proxy.url, tmp_path, "first", **options), (step, when))
+        first = await consumers.start(settings_for(kube, proxy.url, directory, "first", **options), (step, when))
         assert await first.ended() == -signal.SIGKILL
         pods.go_on.set()
-        second = await consumers.start(settings_for(kube, proxy.url, tmp_path, "second", **options))
+        second = await consumers.start(settings_for(kube, proxy.url, directory, "second", **options))
         outcome = await handle.wait(20)
         await second.started()
+        await until(lambda: history.of(What.TOLD, handle.id) and not client.exists(f"longshore:claims:{name}"))
         await finish(history, [handle], kube, redis_url)
         second.send(signal.SIGTERM)
         assert await second.ended() == 0
@@ -73,4 +84,73 @@ async def test_faktory(
     assert len(kube.created) == 1
     assert history.stored[handle.id].count(b"\n") == 41
     assert history.last(handle.id)["attempt"] == 1
-    assert history.of(What.TOLD, handle.id)
+
+
+@pytest.mark.faktory
+@pytest.mark.parametrize(("step", "when"), STEPS, ids=lambda value: value)
+async def test_faktory(
+    step: str,
+    when: str,
+    consumers: Nursery,
+    real_place: Place,
+    redis_url: str,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    await die_and_go_on(step, when, consumers, real_place, redis_url, redis_client, tmp_path)
+
+
+@pytest.mark.row(6)
+@pytest.mark.parametrize(("step", "when"), ON_THE_FAKE, ids=lambda value: value)
+async def test_faktory_that_is_simulated(
+    step: str,
+    when: str,
+    consumers: Nursery,
+    fake: FakeFaktory,
+    redis_url: str,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    place = "127.0.0.1", fake.port
+    await die_and_go_on(step, when, consumers, place, redis_url, redis_client, tmp_path)
+    assert not fake.working
+    assert len(fake.dead) == 1
+
+
+@pytest.mark.row(1)
+@pytest.mark.parametrize("retries", [3, 0])
+async def test_who_dies_with_what_was_fetched_and_not_noted(
+    retries: int, consumers: Nursery, fake: FakeFaktory, redis_url: str, tmp_path: Path
+) -> None:
+    """Nobody but Faktory knows of the job: it comes again when its reservation ends, if it may be tried again."""
+    history, pods = History(slots=5), Pods()
+    pods.go_on.set()
+    async with (
+        monitored(redis_url, history),
+        WitnessedKube(history, script=pods) as kube,
+        FaktoryProxy("127.0.0.1", fake.port, history) as proxy,
+        aio.connect(proxy.url, records=redis_url) as queue,
+    ):
+        options = {"records_url": redis_url, "queues": ("default",)}
+        handle = await queue.enqueue(JOB.model_copy(update={"retries": retries}))
+        settings = settings_for(kube, proxy.url, tmp_path, "first", **options)
+        first = await consumers.start(settings, ("S1 fetched", "before"))
+        assert await first.ended() == -signal.SIGKILL
+        assert (history.records(handle.id), kube.created) == ([], [])
+        fake.expire(handle.id)
+        if not retries:
+            assert [entry["jid"] for entry in fake.dead] == [handle.id]
+            return
+        (waiting,) = fake.retries
+        assert waiting["failure"]["retry_count"] == 0  # one of its tries is gone
+        await until(lambda: not fake.fetching)  # what the dead one asked for is answered to nobody
+        fake.promote()
+        second = await consumers.start(settings_for(kube, proxy.url, tmp_path, "second", **options))
+        await until(lambda: len(fake.retries) == 1)
+        await finish(history, [handle], kube, redis_url)
+        history.queued = {handle.id}
+        second.send(signal.SIGTERM)
+        assert await second.ended() == 0
+    assert violations(history) == []
+    assert len(kube.created) == 1
+    assert history.last(handle.id)["attempt"] == 1

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.faktory_records import ClaimState, Taken
+from consumer.queues.faktory_words import Ending
 from enqueue.backends.faktory_aio import AsyncFaktoryClient
 from enqueue.job import Job
 from enqueue.record import Outcome, Record, Status
@@ -23,17 +24,24 @@ JOB = Job(image="alpine:3.20", commands=("true",), retries=3)
 class Store:
     """A record store that answers as a test says."""
 
-    verdict: Literal["ours", "held", "final"] = "ours"
+    verdict: Literal["ours", "held", "final", "failed"] = "ours"
     record: Record | None = None
     cancelled: bool = False
     refusal: Exception | None = None
     claim_errors: list[Exception] = field(default_factory=list)
     settled: list[Settlement] = field(default_factory=list)
+    told_of: list[str] = field(default_factory=list)
     server: FakeFaktory | None = None
     order: list[str] = field(default_factory=list)
 
     async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
         return []
+
+    async def untold(self, queues: Sequence[str]) -> Sequence[Ending]:
+        return []
+
+    async def told(self, ending: Ending) -> None:
+        self.told_of.append(ending.jid)
 
     async def claim(self, fetched: Fetched, token: str) -> ClaimState:
         if self.claim_errors:
@@ -44,7 +52,7 @@ class Store:
     async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
         return {claim.token: Signal.CANCEL for claim in claims}
 
-    async def settle(self, settlement: Settlement) -> None:
+    async def settle(self, settlement: Settlement, ending: Ending) -> None:
         if self.refusal:
             raise self.refusal
         if self.server:

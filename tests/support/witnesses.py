@@ -92,7 +92,7 @@ def _events(at: float, command: str, words: list[bytes]) -> list[Event]:
     if command == "HSET" and kind in ("rq:job", "longshore:job"):
         fields = dict(zip(words[1::2], words[2::2], strict=True))
         found = []
-        if b"longshore_instance" in fields:
+        if b"longshore_instance" in fields and b"longshore_token" in fields:
             token, holder = fields[b"longshore_token"].decode(), fields[b"longshore_instance"].decode()
             found.append(Event(at, What.CLAIMED, rest, name=rest, value=holder, uid=token))
         if record := fields.get(b"longshore"):
@@ -116,7 +116,9 @@ def _events(at: float, command: str, words: list[bytes]) -> list[Event]:
     return []
 
 
-def keep_all(url: str, history: History, payloads: tuple[bytes, ...] = (b"data", b"longshore_payload")) -> None:
+def keep_all(
+    url: str, history: History, payloads: tuple[bytes, ...] = (b"data", b"longshore_payload", b"longshore_ending")
+) -> None:
     """Read all that is stored now into `history.kept`, but the payloads."""
     with redis.Redis.from_url(url) as client:
         for key in client.scan_iter():
