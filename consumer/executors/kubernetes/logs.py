@@ -39,7 +39,7 @@ ROTATED_BYTES = 4 * 2**20
 GIVE_UP_SECONDS, REFUSED_SECONDS = 60.0, 2.0
 """The log of a container that has ended is tried to be read for so long; if the kubelet says that it has none."""
 IDLE_SECONDS = JUMP_SECONDS - 2.0
-"""A stream that was silent for so long had brought all there was: a jump after it is the job's own silence."""
+"""A jump after so long a silence of the stream is taken for the job's own: a kubelet that stalled isn't seen."""
 LIFE_SECONDS = 5.0
 """A connection that lived so long was no failure."""
 
