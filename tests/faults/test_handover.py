@@ -132,6 +132,7 @@ async def test_drain_waits_for_the_jobs(
     assert violations(history) == []
 
 
+@pytest.mark.row(10)
 async def test_who_wakes_up_writes_nothing(
     consumers: Nursery, redis_url: str, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ async def test_who_wakes_up_doesnt_stop_what_another_one_waits_for(
     assert (outcome.status.value, len(kube.created)) == ("succeeded", 1)
 
 
+@pytest.mark.row(11)
 async def test_two_that_take_from_each_other_all_the_time(
     consumers: Nursery, redis_url: str, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
