@@ -124,3 +124,17 @@ async def test_rotation(executor: KubernetesExecutor) -> None:
     assert tail == list(range(tail[0], 420_000)) if tail else True
     assert not tail or tail[0] > int(head.splitlines()[-1][:7]) + 1
     assert bytes_of(late[at:]).endswith(b"end\n")
+
+
+async def test_a_pod_that_never_started_has_no_log_to_miss(kubernetes_settings: Kubernetes) -> None:
+    executor = KubernetesExecutor(kubernetes_settings.model_copy(update={"image_pull_grace": 1.0}), "consumer-1")
+    await executor.open()
+    try:
+        execution = await executor.start(plan_of("no-image", image="127.0.0.1:1/none:1"))
+        reading = asyncio.create_task(parts_of(execution.logs()))
+        end = await asyncio.wait_for(execution.wait(), 90)
+        assert end.reason == "image_pull"
+        assert await asyncio.wait_for(reading, 30) == []
+        await execution.remove()
+    finally:
+        await executor.close()

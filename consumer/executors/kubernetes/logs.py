@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 import aiohttp
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
-from consumer.executors.kubernetes.position import JUMP_SECONDS, ROTATED, Jump, Position
+from consumer.executors.kubernetes.position import ROTATED, Jump, Position
 from consumer.model import Gap, LogPart
 from consumer.tasks import end
 
@@ -38,8 +38,6 @@ ROTATED_BYTES = 4 * 2**20
 """Kubelets rotate logs at 10 MiB and may then end a connection early: after so much, the end is read once more."""
 GIVE_UP_SECONDS, REFUSED_SECONDS = 60.0, 2.0
 """The log of a container that has ended is tried to be read for so long; if the kubelet says that it has none."""
-IDLE_SECONDS = JUMP_SECONDS - 2.0
-"""A jump after so long a silence of the stream is taken for the job's own: a kubelet that stalled isn't seen."""
 LIFE_SECONDS = 5.0
 """A connection that lived so long was no failure."""
 
@@ -142,13 +140,10 @@ async def follow(
                 if response.status == 200:
                     while chunk := await patience.wait(response.content.readany()):
                         total += len(chunk)
-                        silent = patience.waited >= IDLE_SECONDS
-                        for index, part in enumerate(position.feed(chunk)):
+                        for part in position.feed(chunk):
                             grew = True
                             if not isinstance(part, Jump):
                                 yield part
-                            elif silent and index == 0:
-                                continue
                             elif total >= ROTATED_BYTES and await _over(api, path, query, part):
                                 yield ROTATED
                         if grew and (place := position.place):
@@ -226,18 +221,15 @@ class _Patience:
         self._limit: asyncio.Timeout | None = None
         self._heard = time.monotonic()
         self.silence = OPEN_SECONDS
-        self.waited = 0.0  # seconds that the last wait took
         self._task = asyncio.create_task(self._watch())
 
     async def wait(self, what: Awaitable[T]) -> T:
         """Its result. Raises TimeoutError when patience is lost."""
-        began = time.monotonic()
         try:
             async with asyncio.timeout(None) as self._limit:
                 return await what
         finally:
             self._limit, self._heard = None, time.monotonic()
-            self.waited = self._heard - began
 
     def end(self) -> None:
         """No longer needed."""

@@ -213,26 +213,6 @@ async def test_a_file_that_a_stream_was_led_past(
     assert [part for part in parts if isinstance(part, Gap)][:1] == ([ROTATED] if rotated else [])
 
 
-async def test_a_job_that_was_silent_while_its_log_was_rotated_lost_nothing(
-    kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Row 31: the stream had brought all and was silent as long as the job; that the old file is gone is no gap."""
-    monkeypatch.setattr(logs, "ROTATED_BYTES", 100)
-    monkeypatch.setattr(logs, "IDLE_SECONDS", 0.0)  # whatever the stream waited counts as long
-    kube.script = runs
-    execution = await (await open_executor()).start(plan_of())
-    await execution.started()
-    pod, parts, there = kube.pods[execution.where.pod], list[LogPart](), asyncio.Event()
-    pod.write(b"x" * 100 + b"\none\n", at=BASE)
-    reading = asyncio.create_task(gather(execution.logs(), parts, b"one\n", there))
-    await asyncio.wait_for(there.wait(), 20)
-    pod.logs["main"].lines[:2] = [(BASE + 59 * 10**9, b"two\n")] * 2
-    pod.write(b"three\n", at=BASE + 60 * 10**9)
-    pod.end()
-    await asyncio.wait_for(reading, 20)
-    assert not [part for part in parts if isinstance(part, Gap)]
-
-
 async def test_a_container_that_never_was_there_has_no_log_to_miss(kube: FakeKube, open_executor: Open) -> None:
     """A pod whose image can't be pulled ends with a status that the kubelet made up; no gap is told then."""
 
