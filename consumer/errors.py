@@ -30,12 +30,15 @@ class Unrunnable(LongshoreError):
 
 
 class ExecutorFault(LongshoreError):
-    """The infrastructure failed to run the job. `started`: its command may have begun."""
+    """The infrastructure failed to run the job. `started`: its command may have begun. `down`: so would any other."""
 
-    def __init__(self, message: str, reason: Reason = Reason.EXECUTOR_ERROR, *, started: bool = False) -> None:
+    def __init__(
+        self, message: str, reason: Reason = Reason.EXECUTOR_ERROR, *, started: bool = False, down: bool = False
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.started = started
+        self.down = down
 
 
 class ClaimLost(LongshoreError):

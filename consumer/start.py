@@ -53,7 +53,7 @@ async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
         except ExecutorFault as fault:
             tries, why = tries + 1, fault
             full = fault.reason is Reason.UNSCHEDULABLE and time.monotonic() - began < plan.start_timeout
-            down = executor.trouble is not None
+            down = fault.down or executor.trouble is not None  # another start may have worked since
             if fault.started or (tries >= START_TRIES and not (full or down)):
                 raise
             if tries == 1 or not (full or down):

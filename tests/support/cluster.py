@@ -33,25 +33,34 @@ async def make_namespace(admin: Api, user: str | None, *, enforce: str = "restri
     name = f"longshore-test-{secrets.token_hex(4)}"
     if user is not None:
         ledger.namespaces.add(name)
-    labels = {"pod-security.kubernetes.io/enforce": enforce}
-    meta = {"name": name, "labels": labels}
+    await fill_namespace(admin, name, user, enforce=enforce)
+    return name
+
+
+async def fill_namespace(admin: Api, name: str, user: str | None, *, enforce: str = "restricted") -> None:
+    """The same under a given name."""
+    meta = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": enforce}}
     await admin.request("POST", "/api/v1/namespaces", body={"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
     for item in role_and_binding(name, user):
         kind = "roles" if item["kind"] == "Role" else "rolebindings"
         await admin.request("POST", f"{RIGHTS}/{name}/{kind}", body=item)
-    return name
 
 
 async def drop_namespace(admin: Api, name: str) -> None:
-    """Delete a namespace with all that is in it; it goes in the background."""
-    for pod in (await admin.request("GET", path_of(name, "pods")))["items"]:
+    """Delete a namespace with all that is in it, if it is still there; it goes in the background."""
+    pods = [path_of(name, "pods", pod["metadata"]["name"]) for pod in await pods_in(admin, name)]
+    for path in (*pods, f"/api/v1/namespaces/{name}"):
         try:
-            path = path_of(name, "pods", pod["metadata"]["name"])
-            await admin.request("DELETE", path, body={"gracePeriodSeconds": 0})
+            await admin.request("DELETE", path, body={"gracePeriodSeconds": 0} if path in pods else None)
         except ApiError as error:
-            if error.status != 404:
+            if error.status not in (404, 409):
                 raise
-    await admin.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+async def pods_in(admin: Api, namespace: str) -> list[dict[str, Any]]:
+    """All pods of a namespace."""
+    items: list[dict[str, Any]] = (await admin.request("GET", path_of(namespace, "pods")))["items"]
+    return items
 
 
 def user_of(kubeconfig: Path) -> str | None:

@@ -122,7 +122,8 @@ class Api:
             except ApiError as error:
                 if not error.passing:
                     raise
-                pause = error.retry_after if error.retry_after is not None else random.uniform(0, delay)
+                # Whoever is told the same moment must not come at the same moment.
+                pause = (error.retry_after or 0) + random.uniform(0, delay)
                 if time.monotonic() + pause > until:
                     raise
                 delay = min(RETRY_CAP, delay * 2)

@@ -247,9 +247,12 @@ class KubernetesExecutor:
 
     def _refused(self, error: ApiError, namespace: str) -> LongshoreError:
         """The error as the job's or the cluster's; the cluster's own tell that no other start will work either."""
+        translated = _translated(error, namespace)
         if error.passing or error.status == 401 or error.forbidden or _no_home(error):
             self._circuit.refused(sentence_of(error, namespace))
-        return _translated(error, namespace)
+            if isinstance(translated, ExecutorFault):
+                translated.down = True
+        return translated
 
     def _parts(self) -> tuple[Api, Informer, str]:
         if self._opened is None:

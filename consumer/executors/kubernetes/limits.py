@@ -11,17 +11,21 @@ class Budget:
 
     def __init__(self, rate: float) -> None:
         self._rate, self._burst = rate, max(1.0, 2 * rate)
-        self._left, self._counted, self._held = self._burst, time.monotonic(), 0.0
+        self._left, self._counted = self._burst, time.monotonic()
 
     async def take(self) -> None:
         """Waits for our turn."""
-        now = time.monotonic()
-        self._left = min(self._burst, self._left + (now - self._counted) * self._rate) - 1
-        self._counted = now
-        wait = max(-self._left / self._rate, self._held - now)
-        if wait > 0:
-            await asyncio.sleep(wait)
+        self._refill()
+        self._left -= 1
+        if self._left < 0:
+            await asyncio.sleep(-self._left / self._rate)
 
     def hold(self, seconds: float) -> None:
-        """Nobody's turn for so long: the server has asked for it."""
-        self._held = max(self._held, time.monotonic() + seconds)
+        """Nobody's turn for so long, and no burst afterwards: the server has asked for it."""
+        self._refill()
+        self._left = min(self._left, -seconds * self._rate)
+
+    def _refill(self) -> None:
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._counted) * self._rate)
+        self._counted = now

@@ -215,16 +215,18 @@ async def test_a_settlement_that_the_queue_refuses_removes_no_pod(story: Story, 
     assert "remove" not in story.steps
 
 
-async def test_a_start_that_fails_is_tried_three_times(story: Story, run: Run) -> None:
+@pytest.mark.parametrize(("times", "down"), [(2, False), (4, True)], ids=["three times", "while nothing starts"])
+async def test_a_start_that_fails_is_tried(times: int, down: bool, story: Story, run: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr("consumer.start.START_PAUSE", 0)
     executor = Double(story)
-    executor.starts = [ExecutorFault("no API"), ExecutorFault("no API"), None]
+    executor.starts = [ExecutorFault("no API", down=down)] * times + [None]
     task = run(executor)
     await executor.begun.wait()
     executor.end(Exit(code=0, ended_at=2.0))
     outcome = await task
     assert outcome is not None
     assert outcome.succeeded
-    assert story.steps.count("start") == 3
+    assert story.steps.count("start") == times + 1
 
 
 async def test_a_start_that_may_have_begun_is_not_tried_again(story: Story, run: Run) -> None:

@@ -51,3 +51,12 @@ async def test_what_is_held_waits() -> None:
     began = time.monotonic()
     await asyncio.gather(budget.take(), budget.take())
     assert time.monotonic() - began >= 0.2
+
+
+async def test_who_was_held_does_not_come_all_at_once() -> None:
+    """Else a server with room for one refuses all the others, again and again."""
+    budget = limits.Budget(100)
+    budget.hold(0)
+    began = time.monotonic()
+    await asyncio.gather(*(budget.take() for _ in range(20)))
+    assert time.monotonic() - began >= 0.2
