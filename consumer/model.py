@@ -32,6 +32,8 @@ class Claim:
     timeout: float | None = None
     retries_left: int = 0
     queued_at: float | None = None
+    created: str = ""
+    """When the producer made it, in its own words: tells an id that is used again from one that comes again."""
     claimed_at: float = 0.0
     cancelled: bool = False
     history: Record | None = None
@@ -60,6 +62,8 @@ class Plan:
     """To be awaited before something is started, or stopped, that another consumer may hold: raises ClaimLost."""
     source: str = ""
     """Whose job it is: the identity of the store of Records; empty if there is none."""
+    created: str = ""
+    """The job's own making, as its Claim has it: an execution with another one is a former job's of the same id."""
     avoid: tuple[str, ...] = ()
     """Nodes on which the infrastructure failed this job before."""
 

@@ -33,6 +33,7 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
         grace=jobs.grace if job.grace is None else job.grace,
         begun=begun,
         source=source,
+        created=claim.created,
         avoid=_failed_nodes(claim.history),
     )
 

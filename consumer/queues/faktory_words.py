@@ -88,6 +88,7 @@ def claim_of(
         problem=problem,
         retries_left=_retries_left(fetched, job, record),
         queued_at=fetched.queued_at,
+        created=fetched.created,
         claimed_at=now,
         cancelled=cancelled,
         history=record,

@@ -56,7 +56,8 @@ def claim_of(row: list[Any], max_bytes: int) -> Claim:
     """The Claim of a row that the claim scripts return."""
     job_id, queue, token = row[0].decode(), row[1].decode(), row[2].decode()
     attempt, size, data = int(row[3]), int(row[4]), row[5]
-    meta, timeout, result_ttl, failure_ttl, retries_left, intervals, at_front, enqueued_at, record, cancel = row[6]
+    meta, timeout, result_ttl, failure_ttl, retries_left, intervals, at_front, enqueued_at = row[6][:8]
+    record, cancel, created = row[6][8:]
     job, problem, serializer = None, None, wire.serializer_of(data)
     try:
         if size > max_bytes:
@@ -87,6 +88,7 @@ def claim_of(row: list[Any], max_bytes: int) -> Claim:
         timeout=float(min(LONGEST, seconds)) if seconds and seconds > 0 else None,
         retries_left=allowed,
         queued_at=wire.from_utc(enqueued_at),
+        created=(created or b"")[:64].decode("ascii", "replace"),
         claimed_at=time.time(),
         cancelled=bool(cancel),
         history=history,

@@ -26,7 +26,7 @@ local function hold(id, queue, attempt)
   local data = size <= tonumber(ARGV[5]) and redis.call('HGET', key, 'data') or ''
   claimed[#claimed + 1] = {id, queue, token, attempt, size, data, redis.call('HMGET', key, 'meta', 'timeout',
     'result_ttl', 'failure_ttl', 'retries_left', 'retry_intervals', 'enqueue_at_front_on_retry', 'enqueued_at',
-    'longshore', 'longshore_cancel')}
+    'longshore', 'longshore_cancel', 'created_at')}
 end
 """
 

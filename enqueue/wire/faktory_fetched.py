@@ -72,6 +72,11 @@ class Fetched:
         return min(86_400, max(60, seconds)) if type(seconds) is int and seconds else 1_800
 
     @property
+    def created(self) -> str:
+        """When its producer made it, as it says."""
+        return str(self.native.get("created_at") or "")[:64]
+
+    @property
     def queued_at(self) -> float | None:
         """When it came into the queue, in seconds since the epoch."""
         return epoch(self.native.get("enqueued_at")) or epoch(self.native.get("created_at"))

@@ -393,6 +393,32 @@ async def test_another_job_under_the_same_id_is_refused(detachable: Harness, nex
     assert caught.value.reason is Reason.REFUSED
 
 
+async def test_an_id_that_is_used_again_is_a_new_job(detachable: Harness, next_one: Executor) -> None:
+    plan = replace(detachable.plan(commands=["echo one"]), created="2026-01-01T00:00:00Z")
+    former = await detachable.executor.start(plan)
+    ended = await former.wait()
+    await former.detach()  # its outcome is settled, but nobody came to remove it
+    again = await next_one.start(replace(plan, created="2026-01-02T00:00:00Z"))
+    detachable.executions.append(again)
+    found, log = await asyncio.gather(again.wait(), read(again))
+    assert (found.code, log) == (0, b"one\n")
+    assert (again.where.pod, found.ended_at) != (former.where.pod, ended.ended_at)
+
+
+async def test_a_former_job_of_the_same_id_that_runs_is_neither_adopted_nor_ended(
+    detachable: Harness, next_one: Executor
+) -> None:
+    plan = replace(detachable.plan(commands=["sleep 600"]), created="2026-01-01T00:00:00Z")
+    former = await detachable.executor.start(plan)
+    detachable.executions.append(former)
+    await former.started()
+    with pytest.raises(ExecutorFault, match="still runs") as caught:
+        await next_one.start(replace(plan, created="2026-01-02T00:00:00Z"))
+    assert not caught.value.started
+    await former.stop(0)
+    assert (await former.wait()).started
+
+
 async def test_a_begun_job_that_is_not_found_has_started(detachable: Harness) -> None:
     with pytest.raises(ExecutorFault) as caught:
         await detachable.executor.start(replace(detachable.plan(commands=["true"]), begun=True))

@@ -178,15 +178,16 @@ class KubernetesExecutor:
             live = pod if trusted else await self._get(pod.name)
             if live is None or (live.name != manifest.name and (live.over or _given_up(live, plan))):
                 continue
-            if _on_its_way_out(live) and not (plan.begun and live.over):
+            if _former(live, plan) or (_on_its_way_out(live) and not (plan.begun and live.over)):
                 continue
             _same_job(live, plan)
             return live
         if not plan.begun:
             return None  # the create will tell
         live = await self._get(manifest.name)  # what isn't listed may be there all the same
-        if live is not None:
-            _same_job(live, plan)
+        if live is None or _former(live, plan):
+            return None
+        _same_job(live, plan)
         return live
 
     async def _create(self, plan: Plan, manifest: Manifest) -> Pod:
@@ -204,13 +205,29 @@ class KubernetesExecutor:
             pod = None
             if conflict.code == "AlreadyExists":
                 pod = await self._get(manifest.name)
-                if pod is not None:
+                if pod is not None and _former(pod, plan):
+                    await self._clear(pod)
+                elif pod is not None:
                     _same_job(pod, plan)
                     if not _on_its_way_out(pod):
                         return pod
             if time.monotonic() > until:
                 raise ExecutorFault(f"the pod {manifest.name} of a former run doesn't go away: {conflict}")
             await self._until_news(informer, manifest.name, 2.0 if pod is not None else 0.2)
+
+    async def _clear(self, pod: Pod) -> None:
+        """Make room: the pod of a former job of this id, which has ended. Raises ExecutorFault if it still runs."""
+        api, _, namespace = self._parts()
+        if pod.deleting:
+            return
+        if not pod.over:
+            raise ExecutorFault(f"the pod {pod.name} still runs a former job of the same id: delete it, or wait for it")
+        options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.uid}}
+        try:
+            await api.request("DELETE", path_of(namespace, "pods", pod.name), body=options)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
 
     async def _until_news(self, informer: Informer, name: str, seconds: float) -> None:
         """Waits until the pod of this name is gone, at most `seconds`."""
@@ -268,6 +285,11 @@ def _given_up(pod: Pod, plan: Plan) -> bool:
 def _on_its_way_out(pod: Pod) -> bool:
     """Being deleted, with nothing left to learn from it: its name will be free. One that runs still has an end."""
     return pod.deleting and not pod.disruption and (pod.over or not pod.started)
+
+
+def _former(pod: Pod, plan: Plan) -> bool:
+    """It runs, or ran, another job that had the same id before: its end isn't this job's."""
+    return bool(pod.created and plan.created and pod.created != plan.created)
 
 
 def _same_job(pod: Pod, plan: Plan) -> None:

@@ -282,6 +282,8 @@ def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
         names.QUEUE: plan.queue[:4096],
         names.DIGEST: plan.job.digest(),
     }
+    if plan.created:
+        annotations = {**annotations, names.CREATED: plan.created}
     return {"name": name, "labels": dict(labels), "annotations": dict(annotations)}
 
 

@@ -19,6 +19,7 @@ JOB_ID = "longshore.dev/job-id"
 QUEUE = "longshore.dev/queue"
 DIGEST = "longshore.dev/job-digest"
 SOURCE = "longshore.dev/source"
+CREATED = "longshore.dev/created"
 
 
 def job_key(queue: str, job_id: str) -> str:

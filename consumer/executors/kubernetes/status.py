@@ -76,6 +76,7 @@ class Pod:
     init: Container | None = None
     others_run: bool = False
     source: str = ""
+    created: str = ""
     attempt: AttemptKey | None = None
     """Whose pod it is by its annotations; None if they don't fit its name."""
 
@@ -128,6 +129,7 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         init=init,
         others_run=others,
         source=labels.get(names.SOURCE, ""),
+        created=annotations.get(names.CREATED, ""),
         attempt=_attempt_of(meta.get("name") or "", labels, annotations),
     )
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import structlog
 
-from consumer.errors import ExecutorFault, SetupError, Unrunnable
+from consumer.errors import ExecutorFault, Unrunnable
 from consumer.executors.process.journal import Journal
 from consumer.model import AttemptKey, Plan
 from enqueue.record import Reason
@@ -78,7 +78,7 @@ class AttemptDirectory:
             facts = {
                 "v": 1, "source": plan.source, "job": plan.id, "queue": plan.queue, "attempt": plan.attempt,
                 "consumer": plan.consumer, "digest": plan.job.digest(), "workdir": plan.job.workdir or "",
-                "host_files": [],
+                "created": plan.created, "host_files": [],
             }  # fmt: skip
             draft = cls(made, facts)
             draft._fill(plan)
@@ -174,6 +174,11 @@ class AttemptDirectory:
         """The store of Records that knows it."""
         return str(self._facts["source"])
 
+    def former(self, plan: Plan) -> bool:
+        """It is of another job that had the same id before: its end isn't this job's."""
+        created = self._facts.get("created", "")
+        return bool(created and plan.created and created != plan.created)
+
     def discard(self) -> bool:
         """Remove it unless a shim has it, or will."""
         try:
@@ -250,35 +255,6 @@ class AttemptDirectory:
                 if path not in seen and not path.exists():
                     seen.add(path)
                     yield str(path)
-
-
-def open_base(chosen: Path | None) -> Path:
-    """The directory of all attempts' directories: ours alone. Raises SetupError.
-
-    By default one that stays: where the user's programs keep their state, else below the temporary directory.
-    """
-    if chosen is not None:
-        candidates, others = [chosen.absolute()], 0o022  # who may look in sees names only
-    else:
-        others = 0o077
-        state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-        candidates = [Path(tempfile.gettempdir()) / f"longshore-{os.getuid()}"]
-        if os.path.isabs(state):
-            candidates.insert(0, Path(state) / "longshore")
-    problem = ""
-    for path in candidates:
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            seen = path.lstat()
-            if not os.access(path, os.W_OK | os.X_OK) or not path.is_dir():
-                problem = f"{path} can't be written to"
-            elif path.is_symlink() or seen.st_uid != os.getuid() or seen.st_mode & others:
-                problem = f"{path} must belong to user {os.getuid()}, who alone may write to it (chmod 700)"
-            else:
-                return path
-        except OSError as error:
-            problem = f"can't make {path}: {error.strerror}"
-    raise SetupError(f"process.directory: {problem}")
 
 
 def ended(base: Path) -> list[AttemptDirectory]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 
 from consumer.errors import ExecutorFault, SetupError, Unrunnable
-from consumer.executors.process.directory import AttemptDirectory, ended, name_of, open_base
+from consumer.executors.process.base import open_base
+from consumer.executors.process.directory import AttemptDirectory, ended, name_of
 from consumer.executors.process.execution import ProcessExecution
 from consumer.executors.process.journal import Journal
 from consumer.executors.process.notify import Notifier
@@ -137,6 +138,11 @@ class ProcessExecutor:
 
     async def _start(self, plan: Plan, name: str, base: Path, notifier: Notifier) -> ProcessExecution:
         directory = await asyncio.to_thread(AttemptDirectory.find, base, name)
+        if directory is not None and directory.former(plan):
+            if directory.kept:
+                raise ExecutorFault("a former job of the same id still runs here: wait for its end")
+            await asyncio.to_thread(directory.clear)
+            directory = None
         if directory is not None and directory.digest != plan.job.digest():
             problem = "another job runs here under the same id; give each job an id of its own"
             raise Unrunnable(f"id: {problem}", Reason.REFUSED)

@@ -16,7 +16,8 @@ import pytest
 
 from consumer.errors import ExecutorFault, SetupError
 from consumer.executors.process import executor as executor_module
-from consumer.executors.process.directory import ended, open_base
+from consumer.executors.process.base import open_base
+from consumer.executors.process.directory import ended
 from consumer.executors.process.executor import ProcessExecutor
 from consumer.model import Gap, Place, Standing
 from consumer.settings import Process
