@@ -7,6 +7,7 @@ labels as they are (they may be long or odd), only in an annotation.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 
@@ -22,6 +23,7 @@ SOURCE = "longshore.dev/source"
 CREATED = "longshore.dev/created"
 
 
+@functools.lru_cache(maxsize=8192)  # every event of a pod asks for it again
 def job_key(queue: str, job_id: str) -> str:
     """26 characters (130 bits) that stand for a job: a valid label and part of a name."""
     digest = hashlib.sha256(f"{queue}\0{job_id}".encode("utf-8", "surrogatepass")).digest()
