@@ -39,10 +39,14 @@ TAKEOVER_EVERY = 5.0
 
 @dataclass(slots=True)
 class _Held:
-    """A job between its FETCH and its settlement; `until`: the end of its reservation on the loop's clock."""
+    """A job between its FETCH and its settlement; `until`: the end of its reservation on the loop's clock.
+
+    `failures`: as the server counted them when its reservation had ended and it came again.
+    """
 
     token: str
     until: float
+    failures: int = 0
 
 
 class FaktoryQueue:
@@ -164,10 +168,11 @@ class FaktoryQueue:
         A claim that is fenced off (ClaimLost) is another consumer's: Faktory isn't told anything.
         """
         now = time.time()
-        refused = {} if self._records is None else await self._delivery.store(self._records, settlements, now)
+        counts = {jid: held.failures for jid, held in self._held.items() if held.failures}
+        refused = {} if self._records is None else await self._delivery.store(self._records, settlements, now, counts)
         accepted = [settlement for settlement in settlements if settlement.claim.token not in refused]
         late = {settlement.claim.id for settlement in accepted if self._late(settlement.claim)}
-        endings = [ending_of(s, late=s.claim.id in late, now=now) for s in accepted]
+        endings = [ending_of(s, late=s.claim.id in late, now=now, failures=counts.get(s.claim.id, 0)) for s in accepted]
         refused |= await self._delivery.tell(self._records, endings)
         for settlement in settlements:
             claim, verdict = settlement.claim, settlement.verdict
@@ -255,7 +260,7 @@ class FaktoryQueue:
         jid, until = fetched.jid, since + fetched.reserve_for
         held = self._held.get(jid)
         if held is not None:  # its reservation had ended: the coming ACK settles the new one
-            held.until = until
+            held.until, held.failures = until, fetched.failures
             log.info("claim_adopted", job_id=jid)
             return
         verdict = self._ended.get(jid)

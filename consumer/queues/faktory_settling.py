@@ -108,12 +108,13 @@ class Delivery:
         self.closing = asyncio.Event()
 
     async def store(
-        self, records: FaktoryRecords, settlements: Sequence[Settlement], now: float
+        self, records: FaktoryRecords, settlements: Sequence[Settlement], now: float, failures: Mapping[str, int]
     ) -> dict[str, Exception]:
         """Write the Records; {token: error} of those that were refused or couldn't be written until `closing`."""
 
         async def one(settlement: Settlement) -> Exception | None:
-            pause, ending = 0.2, ending_of(settlement, late=False, now=now)
+            count = failures.get(settlement.claim.id, 0)
+            pause, ending = 0.2, ending_of(settlement, late=False, now=now, failures=count)
             while True:
                 try:
                     await records.settle(settlement, ending)

@@ -107,12 +107,15 @@ def _retries_left(fetched: Fetched, job: Job | None, record: Record | None) -> i
     return max(0, min(fetched.retries_left, job.retries - failures))
 
 
-def ending_of(settlement: Settlement, *, late: bool, now: float) -> Ending:
+def ending_of(settlement: Settlement, *, late: bool, now: float, failures: int = 0) -> Ending:
     """What to tell Faktory. `late`: the server may have taken the job back and put it into its retries.
+
+    `failures`: as the server counted them when it last handed the job out: ended reservations count there as well.
 
     - done: the reply job, ACK; when late what the server made of the job meanwhile (a retry, a dead job) is discarded.
     - retry: FAIL, and the server's policy says when; a fault of the infrastructure doesn't count as the job's:
-      the job is scheduled again under its jid, then ACKed.
+      the job is scheduled again under its jid, then ACKed. So is a job whose ended reservations have cost it the
+      server's tries: by FAIL the server would bury it.
     - bury: the reply job, FAIL, and out of the retries into the dead set by jid.
     """
     claim, verdict = settlement.claim, settlement.verdict
@@ -120,7 +123,8 @@ def ending_of(settlement: Settlement, *, late: bool, now: float) -> Ending:
     before: bytes | None = None
     if verdict is not Verdict.RETRY and (reply := reply_of(settlement, fetched)):
         before = wire.push(reply)
-    if verdict is Verdict.RETRY and settlement.infrastructure:
+    spent = late or max(failures, fetched.failures) >= fetched.retry
+    if verdict is Verdict.RETRY and (settlement.infrastructure or spent):
         return Ending(claim.token, claim.id, _done(claim.id, late), wire.push(_again(fetched, now)), needs_before=True)
     if verdict is Verdict.DONE:
         return Ending(claim.token, claim.id, _done(claim.id, late), before)
