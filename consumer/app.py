@@ -56,7 +56,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
         loop.add_signal_handler(number, on_signal)
     await _until(stopping, "executor", executor.open)
     try:
-        opened = await _until(stopping, "queue", lambda: open_queue(settings))
+        opened = await _until(stopping, "queue", lambda: open_queue(settings, portable=executor.portable))
         if opened is None:
             return
         queue, records = opened

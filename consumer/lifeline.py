@@ -38,10 +38,12 @@ def default_directory() -> Path:
 class Lifeline:
     """Our own lock, and what others' locks tell. `place` names the store that holds the claims, without secrets.
 
+    `portable`: whoever takes our claims over can go on with what runs, on whichever machine.
     Where no directory can be used, or the system has no boot id, nothing is known and nothing fails.
     """
 
-    def __init__(self, directory: Path | None, place: str) -> None:
+    def __init__(self, directory: Path | None, place: str, *, portable: bool = True) -> None:
+        self.portable = portable
         self._directory = directory or default_directory()
         self._place = place
         self._boot = _boot_id()
@@ -79,9 +81,16 @@ class Lifeline:
             _remove(path, file)
 
     def release(self) -> None:
-        """We go in peace, and so may others' files that we have looked into."""
+        """We go in peace, and so may others' files that we have looked into.
+
+        Our own file stays if our claims aren't portable: it shows this machine's next consumer that we are gone.
+        """
         if self._own is not None:
-            _remove(*self._own)
+            path, file = self._own
+            if self.portable:
+                _remove(path, file)
+            else:
+                os.close(file)
             self._own = None
             with contextlib.suppress(OSError):  # not empty
                 self._directory.rmdir()

@@ -11,7 +11,7 @@ from enqueue.errors import UsageError
 from enqueue.wire.records import place_of
 
 
-async def _rq(settings: Settings) -> tuple[Queue, Records]:
+async def _rq(settings: Settings, portable: bool) -> tuple[Queue, Records]:
     from consumer.lifeline import Lifeline
     from consumer.queues.rq import RqQueue
 
@@ -21,19 +21,19 @@ async def _rq(settings: Settings) -> tuple[Queue, Records]:
         consumer=settings.name,
         max_bytes=settings.jobs.max_bytes,
         retention=settings.retention,
-        lifeline=Lifeline(settings.state_directory, place_of(settings.queue_url)),
+        lifeline=Lifeline(settings.state_directory, place_of(settings.queue_url), portable=portable),
     )
     await queue.open()
     return queue, queue.records
 
 
-async def _faktory(settings: Settings) -> tuple[Queue, Records]:
+async def _faktory(settings: Settings, portable: bool) -> tuple[Queue, Records]:
     from consumer.queues.faktory_open import open_faktory
 
-    return await open_faktory(settings)
+    return await open_faktory(settings, portable)
 
 
-_OPENERS: dict[str, Callable[[Settings], Awaitable[tuple[Queue, Records]]]] = {
+_OPENERS: dict[str, Callable[[Settings, bool], Awaitable[tuple[Queue, Records]]]] = {
     "redis": _rq,
     "rediss": _rq,
     "unix": _rq,
@@ -44,12 +44,13 @@ _OPENERS: dict[str, Callable[[Settings], Awaitable[tuple[Queue, Records]]]] = {
 }
 
 
-async def open_queue(settings: Settings) -> tuple[Queue, Records]:
+async def open_queue(settings: Settings, *, portable: bool = True) -> tuple[Queue, Records]:
     """Connect to the queue that the settings name, and to its store of Records.
 
+    `portable`: as the executor says. What isn't is kept for this machine's next consumer as long as that is possible.
     Raises UsageError for a URL that can't work, SetupError, QueueUnavailable while the server is away.
     """
-    return await _OPENERS[scheme_of(settings.queue_url)](settings)
+    return await _OPENERS[scheme_of(settings.queue_url)](settings, portable)
 
 
 def scheme_of(url: str) -> str:

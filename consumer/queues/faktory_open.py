@@ -64,7 +64,7 @@ class FaktoryWithRecords(FaktoryQueue):
                     log.error("sign_of_life_failed", error=without_secrets(str(error)))
 
 
-async def open_faktory(settings: Settings) -> tuple[Queue, Records]:
+async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Records]:
     """Connect to Faktory and to the store of Records. Raises UsageError, SetupError, QueueUnavailable."""
     if settings.records_url is None and not settings.no_records:
         raise UsageError(
@@ -74,7 +74,7 @@ async def open_faktory(settings: Settings) -> tuple[Queue, Records]:
     store = None
     if settings.records_url is not None:
         redis = await connect(settings.records_url)
-        lifeline = Lifeline(settings.state_directory, place_of(settings.records_url))
+        lifeline = Lifeline(settings.state_directory, place_of(settings.records_url), portable=portable)
         store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention, lifeline)
     queue = FaktoryWithRecords(
         settings.queue_url, settings.queues, records=store, consumer=settings.name, max_bytes=settings.jobs.max_bytes

@@ -220,23 +220,25 @@ class RecordStore:
         return await self._standings.ask(attempts)
 
     async def leave(self) -> None:
-        """Our claims may be taken over at once."""
-        with contextlib.suppress(RedisError):
-            await self._part([self.instance])
+        """Our claims may be taken over at once: by anybody, or if they aren't portable on this machine alone."""
+        if self._lifeline is None or self._lifeline.portable:
+            with contextlib.suppress(RedisError):
+                await self._part([self.instance])
         if self._lifeline is not None:
             self._lifeline.release()
 
     async def bury(self) -> None:
-        """Consumers of this machine that are dead for certain: their claims may be taken over at once, by anybody."""
+        """Consumers of this machine that are dead for certain: their claims may be taken over at once."""
         dead = self._lifeline.dead() if self._lifeline is not None else []
         if dead and self._lifeline is not None:
-            await self._part(dead)
+            await self._part(dead, tell=self._lifeline.portable)
             self._lifeline.forget(dead)
 
-    async def _part(self, instances: Sequence[str]) -> None:
-        """These are gone; the living look for their claims now."""
+    async def _part(self, instances: Sequence[str], *, tell: bool = True) -> None:
+        """These are gone. `tell`: whoever lives shall look for their claims now, not only we."""
         await self.redis.delete(*map(wire.consumer_key, instances))
-        await self.redis.publish(wire.PARTINGS, ",".join(instances))
+        if tell:
+            await self.redis.publish(wire.PARTINGS, ",".join(instances))
 
     async def cancellations(self) -> AsyncIterator[str]:
         """Ids of jobs that somebody wants cancelled, as they come; reconnects by itself."""

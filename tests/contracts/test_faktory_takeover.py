@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 import uuid
@@ -20,6 +21,7 @@ from consumer.queues.faktory_records import FaktoryRecords
 from consumer.queues.faktory_words import ending_of
 from consumer.queues.records import connect
 from consumer.settings import Retention
+from consumer.tasks import end
 from enqueue.job import Job
 from enqueue.record import Outcome, Status, Where
 from enqueue.wire import faktory as wire
@@ -57,6 +59,14 @@ async def opened(server: Server, redis_url: str) -> AsyncIterator[Open]:
         await queue.close()
 
 
+async def dies(queue: FaktoryWithRecords) -> None:
+    """No sign of life any more."""
+    assert queue._life is not None
+    assert queue.store is not None
+    await end(queue._life)
+    await queue.store.leave()
+
+
 async def claim_one(queue: FaktoryWithRecords) -> Claim:
     queue._look_at = 0.0
     while not (claims := await queue.claim(5)):
@@ -84,7 +94,7 @@ async def test_the_same_attempt_goes_on_and_the_dead_one_cant_write(
     await dead.store.write(old, record_running(record_claimed(old, "dead", "null", ""), Where(), time.time()))
     living._look_at = 0.0
     assert await living.claim(5) == []  # its consumer lives
-    await dead.store.leave()
+    await dies(dead)
     new = await claim_one(living)
     assert (new.id, new.attempt, new.job, new.retries_left) == (old.id, 1, JOB, 0)
     assert new.history is not None
@@ -110,7 +120,7 @@ async def test_nothing_is_left_to_take_over_after_an_end(
     redis_client.hset(f"longshore:job:{claim.id}", "longshore_cancel", "1")
     failed = Outcome(status=Status.FAILED, reason="exit_code", message="exited with code 1", exit_code=1)
     assert await one.settle([ended(claim, failed, Verdict.BURY)]) == {}
-    await one.store.leave()
+    await dies(one)
     other._look_at = 0.0
     assert await other.claim(5) == []
     # an operator who revives it from the dead set doesn't meet an old cancellation
@@ -140,10 +150,11 @@ async def test_what_the_dead_one_recorded_is_told_in_its_place(
     living._look_at = 0.0
     assert await living.claim(5) == []
     assert redis_client.hexists(key, "longshore_ending")  # it lives, and will tell it itself
-    await dead.store.leave()
-    while redis_client.hexists(key, "longshore_ending"):
-        living._look_at = 0.0
-        assert await living.claim(5) == []
+    await dies(dead)
+    async with asyncio.timeout(30):
+        while redis_client.hexists(key, "longshore_ending"):
+            living._look_at = 0.0
+            assert await living.claim(5) == []
     assert redis_client.zcard(f"longshore:claims:{name}") == 0
     assert redis_client.hget(key, "longshore") == record
     places = {"done": [], "bury": ["dead"], "retry": ["retries"], "infrastructure": ["scheduled"]}
@@ -166,8 +177,9 @@ async def test_what_failed_for_good_is_buried_when_it_comes_again_untold(server:
     await dead.store.settle(failed, ending_of(failed, late=False, now=time.time()))
     server.fake.expire(claim.id)
     server.fake.promote()
-    while not server.fake.dead:
-        assert await living.claim(5) == []
+    async with asyncio.timeout(30):
+        while not server.fake.dead:
+            assert await living.claim(5) == []
     assert not [*server.fake.working, *server.fake.retries, *server.fake.queues[name]]
 
 
