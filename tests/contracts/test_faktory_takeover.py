@@ -175,6 +175,7 @@ async def test_what_failed_for_good_is_buried_when_it_comes_again_untold(server:
     failed = ended(claim, Outcome(status=Status.FAILED, reason="exit_code", exit_code=1), Verdict.BURY)
     assert dead.store is not None
     await dead.store.settle(failed, ending_of(failed, late=False, now=time.time()))
+    await dead.drain()
     server.fake.expire(claim.id)
     server.fake.promote()
     async with asyncio.timeout(30):
