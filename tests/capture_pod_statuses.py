@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def trimmed(event: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps({"metadata": {"name": "pod", "uid": "uid", **kept}, "spec": spec, "status": short})
     for ours, plain in ((meta["name"], "pod"), (meta["uid"], "uid"), (meta["namespace"], "namespace")):
         text = text.replace(ours, plain)
+    text = re.sub(r"/[^ \"\\]*?/(kubelet|containerd)/", r"/node/\1/", text)  # where this node keeps its things
     return {"type": event["type"], "object": json.loads(text)}
 
 

@@ -26,6 +26,9 @@ from support.cluster import drop_namespace, make_namespace, user_of
 
 _numbers = itertools.count(1)
 
+FOREVER = "while :; do sleep 0.1; done"
+"""A command that runs until it is stopped, in steps that let a shell hear of a signal soon."""
+
 
 @dataclass
 class Harness:
@@ -148,3 +151,17 @@ HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
 """Name -> what makes its harness, given a directory of the test's own."""
 MARKS = {"kubernetes": pytest.mark.cluster}
 """Those that need a real server."""
+
+
+@asynccontextmanager
+async def opened(name: str, directory: Path) -> AsyncIterator[Harness]:
+    """The harness of that name; what it started is removed in the end."""
+    async with HARNESSES[name](directory) as harness:
+        yield harness
+        for execution in harness.executions:
+            await execution.remove()
+
+
+def named(*without: str) -> list[Any]:
+    """All harnesses but these, as parameters."""
+    return [pytest.param(name, marks=MARKS.get(name, ())) for name in HARNESSES if name not in without]
