@@ -124,12 +124,13 @@ class AttemptDirectory:
 
     @property
     def kept(self) -> bool:
-        """A shim holds it now."""
+        """A shim holds it now, and has something left to do."""
         journal = self.journal()
         if journal is None:
             return False
         try:
-            return journal.begun and journal.kept  # asked too early, the lock would be in a shim's way
+            # Asked for before the shim has it, the lock would be in its way.
+            return journal.begun and journal.end is None and journal.kept
         finally:
             journal.close()
 
