@@ -80,17 +80,14 @@ class Lifeline:
             path, file = self._found.pop(instance)
             _remove(path, file)
 
-    def release(self) -> None:
+    def release(self, *, stay: bool = False) -> None:
         """We go in peace, and so may others' files that we have looked into.
 
-        Our own file stays if our claims aren't portable: it shows this machine's next consumer that we are gone.
+        Our own may `stay`: it shows this machine's next consumer that we are gone.
         """
         if self._own is not None:
             path, file = self._own
-            if self.portable:
-                _remove(path, file)
-            else:
-                os.close(file)
+            os.close(file) if stay else _remove(path, file)
             self._own = None
             with contextlib.suppress(OSError):  # not empty
                 self._directory.rmdir()

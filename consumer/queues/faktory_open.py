@@ -51,7 +51,7 @@ class FaktoryWithRecords(FaktoryQueue):
         if self._life is not None:
             await end(self._life)
         if self.store is not None:
-            await self.store.leave()
+            await self.store.leave(held=bool(self._held))
             await self.store.redis.aclose()
 
     async def _stay_alive(self, store: FaktoryRecords) -> None:

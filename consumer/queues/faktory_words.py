@@ -123,7 +123,7 @@ def ending_of(settlement: Settlement, *, late: bool, now: float, failures: int =
     before: bytes | None = None
     if verdict is not Verdict.RETRY and (reply := reply_of(settlement, fetched)):
         before = wire.push(reply)
-    spent = late or max(failures, fetched.failures) >= fetched.retry
+    spent = max(failures, fetched.failures) + late >= fetched.retry
     if verdict is Verdict.RETRY and (settlement.infrastructure or spent):
         return Ending(claim.token, claim.id, _done(claim.id, late), wire.push(_again(fetched, now)), needs_before=True)
     if verdict is Verdict.DONE:

@@ -219,13 +219,14 @@ class RecordStore:
         """Where each attempt stands. Raises QueueUnavailable."""
         return await self._standings.ask(attempts)
 
-    async def leave(self) -> None:
-        """Our claims may be taken over at once: by anybody, or if they aren't portable on this machine alone."""
-        if self._lifeline is None or self._lifeline.portable:
+    async def leave(self, *, held: bool = False) -> None:
+        """We are gone. Claims that we `held` may be taken over at once, or on this machine alone if not portable."""
+        bound = held and self._lifeline is not None and not self._lifeline.portable
+        if not bound:
             with contextlib.suppress(RedisError):
                 await self._part([self.instance])
         if self._lifeline is not None:
-            self._lifeline.release()
+            self._lifeline.release(stay=bound)
 
     async def bury(self) -> None:
         """Consumers of this machine that are dead for certain: their claims may be taken over at once."""

@@ -146,7 +146,7 @@ class RqQueue:
         """Say goodbye. Claims that are left may be taken over at once."""
         await self._stop_waiting()
         await end(*self._tasks)
-        await self.records.leave()
+        await self.records.leave(held=bool(self._known))
         with contextlib.suppress(RedisError):
             key = wire.worker_key(self.consumer)
             async with self.redis.pipeline(transaction=False) as pipe:

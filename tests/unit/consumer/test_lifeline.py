@@ -162,8 +162,8 @@ def test_nothing_is_left_of_who_goes_in_peace(tmp_path: Path) -> None:
 def test_who_goes_and_leaves_what_only_this_machine_can_go_on_with_is_found_by_its_next_consumer(
     tmp_path: Path, line: Lifeline
 ) -> None:
-    bound, instance = Lifeline(tmp_path / "state", "redis-1", portable=False), uuid.uuid4().hex
+    bound, instance = Lifeline(tmp_path / "state", "redis-1"), uuid.uuid4().hex
     bound.hold(instance)
     assert line.dead() == []
-    bound.release()
+    bound.release(stay=True)
     assert line.dead() == [instance]
