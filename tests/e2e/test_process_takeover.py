@@ -89,6 +89,11 @@ async def test_a_consumer_told_to_stop_leaves_its_jobs_running_for_the_next_one(
         first = start(redis_url, tmp_path)
         async with contextlib.aclosing(handle.logs(follow=True)) as log:
             await anext(log)
+
+        async def runs() -> bool:
+            return await handle.status() is Status.RUNNING
+
+        await until(runs)
         first.terminate()
         assert await asyncio.to_thread(first.wait, 30) == 0
         before = counted(tmp_path)
