@@ -91,6 +91,7 @@ def test_a_second_demo_in_the_same_directory_is_refused(start: subprocess.Popen[
     while not (tmp_path / "here" / ".longshore-demo").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    start.send_signal(signal.SIGSTOP)  # or it may be over before the second one looks
     second = subprocess.run(
         [sys.executable, "-m", "enqueue.cli", "demo"],
         cwd=tmp_path / "here",
@@ -99,6 +100,7 @@ def test_a_second_demo_in_the_same_directory_is_refused(start: subprocess.Popen[
         timeout=30,
         check=False,
     )
+    start.send_signal(signal.SIGCONT)
     assert second.returncode == 64
     assert ".longshore-demo exists already" in second.stderr
     output, _ = start.communicate(timeout=60)
