@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from consumer.typed import Handed
 from enqueue.job import Job
 from enqueue.record import Outcome, Reason, Record
 
@@ -64,6 +65,10 @@ class Plan:
     """Whose job it is: the identity of the store of Records; empty if there is none."""
     created: str = ""
     """The job's own making, as its Claim has it: an execution with another one is a former job's of the same id."""
+    handed: tuple[Handed, ...] = field(default=(), repr=False)
+    """Files of the consumer's own, beside the Job's."""
+    profile: str | None = None
+    """The security profile that its job type names."""
     avoid: tuple[str, ...] = ()
     """Nodes on which the infrastructure failed this job before."""
 

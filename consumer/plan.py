@@ -5,6 +5,7 @@ from __future__ import annotations
 from consumer.errors import Unrunnable
 from consumer.model import Claim, Plan
 from consumer.settings import Jobs
+from consumer.typed import TypedJob
 from enqueue.record import Fault, Reason, Record, fault_of
 
 _AVOIDED = 20
@@ -34,6 +35,8 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
         begun=begun,
         source=source,
         created=claim.created,
+        handed=job.handed if isinstance(job, TypedJob) else (),
+        profile=job.profile if isinstance(job, TypedJob) else None,
         avoid=_failed_nodes(claim.history),
     )
 

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from consumer.section import Section
+from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
@@ -37,6 +38,9 @@ class Jobs(Section):
     grace: float = Field(10, ge=0, description="Seconds between TERM and KILL when a job is stopped.")
     grace_max: float = Field(600, ge=0, description="The longest grace that a job may ask for.")
     max_bytes: int = Field(1_000_000, gt=0, description="The largest accepted payload.")
+    types_only: bool = Field(
+        False, description="Only jobs of `job_types` are run: no producer chooses images or commands by longshore.job."
+    )
 
 
 class Retention(Section):
@@ -116,6 +120,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     jobs: Jobs = Jobs()
+    job_types: dict[TypeName, JobType] = Field({}, description="Jobs by name, the operator's own: docs/job-types.md.")
     retention: Retention = Retention()
     logs: Logs = Logs()
     process: Process = Process()

@@ -187,12 +187,7 @@ class Job(Closed):
 
     @model_validator(mode="after")
     def _whole(self) -> Job:
-        if self.commands and (self.entrypoint or self.args):
-            raise ValueError("commands: can't stand beside entrypoint or args; choose one of them")
-        if not (self.commands or self.entrypoint or self.args):
-            raise ValueError("commands: is required and must not be empty (or give entrypoint, or args with an image)")
-        if self.commands and not "".join(self.commands).strip():
-            raise ValueError("commands: must hold at least one command that isn't blank")
+        self._one_way()
         if not self.shell.split() or not self.shell.split()[0].startswith("/"):
             raise ValueError("shell: must be an absolute path with its options, such as '/bin/sh'")
         if self.workdir is not None and (not self.workdir or ".." in self.workdir.split("/") or self.workdir == "/"):
@@ -207,6 +202,15 @@ class Job(Closed):
         )
         _distinct("files", [f.path for f in self.files])
         return self
+
+    def _one_way(self) -> None:
+        """What is run is said once. Raises ValueError."""
+        if self.commands and (self.entrypoint or self.args):
+            raise ValueError("commands: can't stand beside entrypoint or args; choose one of them")
+        if not (self.commands or self.entrypoint or self.args):
+            raise ValueError("commands: is required and must not be empty (or give entrypoint, or args with an image)")
+        if self.commands and not "".join(self.commands).strip():
+            raise ValueError("commands: must hold at least one command that isn't blank")
 
     @classmethod
     def load(cls, payload: object) -> Job:

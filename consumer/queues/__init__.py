@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
+from consumer.job_types import JobTypes
 from consumer.ports import Queue, Records
 from consumer.settings import Settings
 from enqueue.errors import UsageError
@@ -22,6 +23,7 @@ async def _rq(settings: Settings, portable: bool) -> tuple[Queue, Records]:
         max_bytes=settings.jobs.max_bytes,
         retention=settings.retention,
         lifeline=Lifeline(settings.state_directory, place_of(settings.queue_url), portable=portable),
+        load=JobTypes(settings.job_types, only=settings.jobs.types_only).job,
     )
     await queue.open()
     return queue, queue.records

@@ -26,6 +26,7 @@ from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, Faktor
 from consumer.queues.faktory_words import MARGIN, ack_of, bury_of, claim_of, ending_of
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
+from enqueue.wire.call import Load, the_job
 from enqueue.wire.faktory_fetched import Fetched, decode
 from enqueue.wire.resp import Failed, Oversize, Reply
 
@@ -72,6 +73,7 @@ class FaktoryQueue:
         fetch_connections: int = 4,
         beat_every: float = BEAT_EVERY,
         patience: float = 2.0,
+        load: Load = the_job,
     ) -> None:
         self.address = wire.parse_url(url)
         self.queues = tuple(queues)
@@ -80,7 +82,7 @@ class FaktoryQueue:
         self.stopping = asyncio.Event()
         self.terminated = asyncio.Event()
         self.quiet = False
-        self._records, self._max_bytes = records, max_bytes
+        self._records, self._max_bytes, self._load = records, max_bytes, load
         self._beat_every, self._patience = beat_every, patience
         self._link = Link(self.address, self.worker)
         limit = max(4 * max_bytes, 1024 * 1024)
@@ -275,21 +277,16 @@ class FaktoryQueue:
         if fetched.retry == 0:
             log.warning("retry_is_0", job_id=jid, meaning="Faktory forgets it if it fails or its reservation ends")
         if self._records is None:
-            self._ready.append(claim_of(fetched, token=token, now=time.time(), max_bytes=self._max_bytes))
+            self._ready.append(self._claim_of(fetched, token, time.time(), None))
         else:
             self._resolving += 1
             self._spawn(self._resolve(self._records, fetched, token))
 
-    def _claim_of(self, fetched: Fetched, token: str, now: float, state: ClaimState) -> Claim:
-        return claim_of(
-            fetched,
-            token=token,
-            now=now,
-            max_bytes=self._max_bytes,
-            attempt=state.attempt,
-            record=state.record,
-            cancelled=state.cancelled,
+    def _claim_of(self, fetched: Fetched, token: str, now: float, state: ClaimState | None) -> Claim:
+        known: dict[str, Any] = (
+            {"attempt": state.attempt, "record": state.record, "cancelled": state.cancelled} if state else {}
         )
+        return claim_of(fetched, token=token, now=now, max_bytes=self._max_bytes, load=self._load, **known)
 
     async def _take_over(self, records: FaktoryRecords, slots: int, now: float) -> None:
         """Go on with what dead consumers held; their reservations are settled by the jid."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 from redis.exceptions import RedisError
 
+from consumer.job_types import JobTypes
 from consumer.lifeline import Lifeline
 from consumer.model import Claim
 from consumer.ports import Queue, Records
@@ -77,7 +78,12 @@ async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Recor
         lifeline = Lifeline(settings.state_directory, place_of(settings.records_url), portable=portable)
         store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention, lifeline)
     queue = FaktoryWithRecords(
-        settings.queue_url, settings.queues, records=store, consumer=settings.name, max_bytes=settings.jobs.max_bytes
+        settings.queue_url,
+        settings.queues,
+        records=store,
+        consumer=settings.name,
+        max_bytes=settings.jobs.max_bytes,
+        load=JobTypes(settings.job_types, only=settings.jobs.types_only).job,
     )
     queue.store = store
     try:

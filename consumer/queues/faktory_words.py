@@ -9,9 +9,10 @@ from typing import Any
 
 from consumer.model import Claim, Settlement, Verdict
 from enqueue.errors import InvalidJob
-from enqueue.job import JOB_NAME, Job
+from enqueue.job import Job
 from enqueue.record import Fault, Record, Status, fault_of, rfc3339
 from enqueue.wire import faktory as wire
+from enqueue.wire.call import Call, Load, the_job
 from enqueue.wire.faktory_fetched import REQUEUES, Fetched
 
 MARGIN = 30.0
@@ -40,11 +41,9 @@ class Ending:
         return json.dumps([words, before, self.needs_before], separators=(",", ":"))
 
 
-def job_of(fetched: Fetched, max_bytes: int) -> Job:
+def job_of(fetched: Fetched, max_bytes: int, load: Load = the_job) -> Job:
     """The Job of a fetched job. Raises InvalidJob with a sentence that names what is wrong."""
     native = fetched.native
-    if native.get("jobtype") != JOB_NAME:
-        raise InvalidJob(f"jobtype: this consumer runs {JOB_NAME!r}, not {str(native.get('jobtype'))[:80]!r}")
     args = native.get("args")
     size = fetched.size
     if not fetched.truncated and size > max_bytes:
@@ -54,10 +53,9 @@ def job_of(fetched: Fetched, max_bytes: int) -> Job:
             f"args: {size} bytes are more than the {max_bytes} allowed; "
             "put large input into object storage or the image"
         )
-    if not isinstance(args, list) or len(args) != 1:
-        count = f"{len(args)} arguments" if isinstance(args, list) else "something else"
-        raise InvalidJob(f"args: must hold exactly one object, the Job, not {count}")
-    return Job.load(args[0])
+    if not isinstance(args, list):
+        raise InvalidJob("args: must be a list")
+    return load(Call(str(native.get("jobtype")), "jobtype", args))
 
 
 def claim_of(
@@ -69,12 +67,13 @@ def claim_of(
     attempt: int | None = None,
     record: Record | None = None,
     cancelled: bool = False,
+    load: Load = the_job,
 ) -> Claim:
     """The Claim of a fetched job; without a Record the server's own counter tells the attempt."""
     job: Job | None = None
     problem: str | None = None
     try:
-        job = job_of(fetched, max_bytes)
+        job = job_of(fetched, max_bytes, load)
     except InvalidJob as error:
         problem = str(error)
     except RecursionError:

@@ -29,6 +29,7 @@ from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
+from enqueue.wire.call import Load, the_job
 
 log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ class RqQueue:
         retention: Retention,
         patience: float = 2.0,
         lifeline: Lifeline | None = None,
+        load: Load = the_job,
     ) -> None:
         self.url = url
         self.queues = tuple(queues)
@@ -62,7 +64,7 @@ class RqQueue:
         self.requeues = self.hands_over = True
         self.stopping = asyncio.Event()
         self.terminated = asyncio.Event()
-        self._max_bytes = max_bytes
+        self._max_bytes, self._load = max_bytes, load
         self._retention = retention
         self._patience = patience
         self._lifeline = lifeline
@@ -205,7 +207,7 @@ class RqQueue:
         claims = []
         for row in rows:
             try:
-                claims.append(claim_of(row, self._max_bytes))
+                claims.append(claim_of(row, self._max_bytes, self._load))
             except Exception as error:  # such as an id that isn't text: it must not cost the others of this answer
                 log.error("claim_unreadable", job=repr(row[0])[:200], error=f"{type(error).__name__}: {error}")
         self._known.update(claim.token for claim in claims)

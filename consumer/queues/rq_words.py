@@ -14,6 +14,7 @@ from enqueue.errors import InvalidJob
 from enqueue.record import Record, Status, job_failures
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
+from enqueue.wire.call import Load, the_job
 
 _RESULT = {"finished": "1", "failed": "2", "queued": "4", "scheduled": "4"}
 
@@ -52,7 +53,7 @@ class Native:
             self.meta, self._read = fresh, (fresh, value)
 
 
-def claim_of(row: list[Any], max_bytes: int) -> Claim:
+def claim_of(row: list[Any], max_bytes: int, load: Load = the_job) -> Claim:
     """The Claim of a row that the claim scripts return."""
     job_id, queue, token = row[0].decode(), row[1].decode(), row[2].decode()
     attempt, size, data = int(row[3]), int(row[4]), row[5]
@@ -64,7 +65,7 @@ def claim_of(row: list[Any], max_bytes: int) -> Claim:
             raise InvalidJob(
                 f"the payload is {size} bytes; at most {max_bytes} are accepted (put large input elsewhere)"
             )
-        job, serializer = wire.read_payload(data, max_bytes)
+        job, serializer = wire.read_payload(data, max_bytes, load)
     except InvalidJob as error:
         problem = str(error)
     history = record_wire.read_record(record)

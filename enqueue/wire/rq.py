@@ -20,6 +20,7 @@ from typing import Any, Literal
 from enqueue.closed import kind_of
 from enqueue.errors import InvalidJob
 from enqueue.job import JOB_NAME, MAX_JOB_BYTES, Job
+from enqueue.wire.call import Call, Load, the_job
 
 Serializer = Literal["pickle", "json"]
 
@@ -165,22 +166,53 @@ def inflate(blob: bytes, limit: int) -> bytes:
     return data
 
 
-def read_payload(data: bytes | None, limit: int = MAX_JOB_BYTES) -> tuple[Job, Serializer]:
+def read_payload(data: bytes | None, limit: int = MAX_JOB_BYTES, load: Load = the_job) -> tuple[Job, Serializer]:
     """The Job in a job hash's `data`, and the producer's serializer. Raises InvalidJob that names the field."""
+    call, serializer = read_call(data, limit)
+    return suited(load(call)), serializer
+
+
+def read_call(data: bytes | None, limit: int = MAX_JOB_BYTES) -> tuple[Call, Serializer]:
+    """What a job hash's `data` calls, and the producer's serializer. Raises InvalidJob."""
     try:
-        call, serializer = loads(inflate(data or b"", limit))
+        blob = inflate(data or b"", limit)
     except ValueError as error:
+        raise InvalidJob(f"the payload is refused: {error}") from None
+    try:
+        call, serializer = loads(blob)
+    except ValueError as error:
+        if name := _first_text(blob):
+            return Call(name, "function", pickled=blob, problem=str(error)), "pickle"
         raise InvalidJob(f"the payload is refused: {error}") from None
     if not isinstance(call, (list, tuple)) or len(call) != 4:
         raise InvalidJob(f"the payload must be RQ's [function, instance, args, kwargs], not {kind_of(call)}")
-    function, _, args, kwargs = call
-    if function != JOB_NAME:
-        raise InvalidJob(f"the function is {str(function)[:80]!r}; this queue runs '{JOB_NAME}' only")
-    if not isinstance(args, (list, tuple)) or len(args) != 1 or kwargs:
+    function, instance, args, kwargs = call
+    if instance is not None:
+        raise InvalidJob("function: it is a method of an object; only functions can be called by name")
+    if (
+        not isinstance(args, (list, tuple))
+        or not isinstance(kwargs, dict)
+        or not all(isinstance(k, str) for k in kwargs)
+    ):
         raise InvalidJob(
-            f"'{JOB_NAME}' takes one argument, the Job as an object: enqueue('{JOB_NAME}', {{'image': ...}})"
+            "the payload must be RQ's [function, instance, args, kwargs]: a list and an object of arguments"
         )
-    return suited(Job.load(args[0])), serializer
+    return Call(str(function), "function", args, kwargs), serializer
+
+
+def _first_text(blob: bytes) -> str:
+    """What a pickle of RQ's says first: the function. Empty if it is none. What follows may say something else."""
+    if blob[:1] != b"\x80":
+        return ""
+    try:
+        for opcode, argument, _ in pickletools.genops(blob):
+            if "UNICODE" in opcode.name:
+                return str(argument)[:500]
+            if opcode.name not in ("PROTO", "FRAME", "MARK"):
+                break
+    except Exception:
+        return ""  # it is broken
+    return ""
 
 
 def suited(job: Job) -> Job:

@@ -139,6 +139,8 @@ class _Secret:
 
 def build(plan: Plan, settings: Kubernetes) -> Manifest:
     """The pod of a Plan. Raises Unrunnable with a message that names the field."""
+    if plan.profile is not None:
+        settings = settings.model_copy(update={"profile": plan.profile})
     if problems := refusals(plan, settings):
         raise Unrunnable.of(problems)
     job = plan.job
@@ -151,6 +153,11 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     for i, file in enumerate(job.files):
         items.append(_item(secret.put(f"file-{i}", file.contents, f"files[{i}] ({file.path})"), file.permissions))
         place = {"mountPath": place_of(file, job), "subPath": f"file-{i}", "readOnly": True}
+        mounts.append({"name": "files"} | place)
+
+    for handed in plan.handed:
+        items.append(_item(secret.put(handed.name, handed.contents, "the arguments"), 0o444))
+        place = {"mountPath": f"{SCRIPTS}/{handed.name}", "subPath": handed.name, "readOnly": True}
         mounts.append({"name": "files"} | place)
 
     def container(step: str, image: str, command: list[str], args: list[str]) -> dict[str, Any]:
@@ -240,6 +247,7 @@ def _environment(plan: Plan, step: str, secret: _Secret) -> list[dict[str, Any]]
     plain: dict[str, str] = {"HOME": HOME, "TMPDIR": TMP} | job.env
     plain |= {"LONGSHORE_JOB_ID": plan.id, "LONGSHORE_QUEUE": plan.queue, "LONGSHORE_ATTEMPT": str(plan.attempt)}
     plain |= {"LONGSHORE_OUTCOME": OUTCOME}
+    plain |= {handed.variable: f"{SCRIPTS}/{handed.name}" for handed in plan.handed}
     referred: list[dict[str, Any]] = []
     for i, variable in enumerate(job.variables):
         if variable.scope not in ("all", step):

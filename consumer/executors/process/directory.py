@@ -2,6 +2,7 @@
 
 <directory>/work    working directory     <directory>/home    HOME       <directory>/outcome   $LONGSHORE_OUTCOME
 <directory>/tmp     TMPDIR                <directory>/*.sh    the scripts
+<directory>/handed  what a job type hands to the job
 <directory>/attempt.json                  whose it is; nothing of the job's but a digest
 <directory>/journal   see journal.py       <directory>/log        the output
 <directory>/control   a pipe to the shim: `stop <seconds>`
@@ -224,6 +225,10 @@ class AttemptDirectory:
         ):
             if text := "\n".join(commands):
                 _write(self.path / name, text + "\n", 0o600)
+        if plan.handed:
+            (self.path / "handed").mkdir(mode=0o700)
+        for handed in plan.handed:
+            _write(self.path / "handed" / handed.name, handed.contents, 0o400)
         if self.on_host:
             if not self.workdir.is_dir():
                 raise Unrunnable(f"workdir: {self.workdir} is no directory on this host", Reason.CONFIG_ERROR)

@@ -83,9 +83,9 @@ def test_payloads_of_both_serializers_are_read() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (("os.system", None, ("x",), {}), "the function is 'os.system'"),
-        (("longshore.job", None, (), {"commands": ["x"]}), "takes one argument"),
-        (("longshore.job", None, ({}, {}), {}), "takes one argument"),
+        (("os.system", None, ("x",), {}), "function: this consumer runs 'longshore.job', not 'os.system'"),
+        (("longshore.job", None, (), {"commands": ["x"]}), "must hold exactly one object, the Job"),
+        (("longshore.job", None, ({}, {}), {}), "must hold exactly one object, the Job"),
         (("longshore.job", None, (["x"],), {}), "must be an object"),
         ({"commands": []}, "must be RQ's"),
         (("longshore.job", None, ({"comands": ["x"]},), {}), "did you mean 'commands'"),
