@@ -164,6 +164,7 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
         where=Where(executor=executor, consumer=consumer),
         attempts=history.attempts if history else (),
         log=Log(stream=stream),
+        tags=claim.job.tags if claim.job else (),
     )
 
 

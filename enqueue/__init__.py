@@ -18,17 +18,20 @@ from enqueue.errors import (
     UsageError,
 )
 from enqueue.job import JOB_NAME, File, InitStep, Job, Retention, SecretReference, Variable
+from enqueue.order import Enqueued, Order
 from enqueue.pod import Resources, Toleration
 from enqueue.record import Outcome, Reason, Record, Status
 
 __all__ = [
     "JOB_NAME",
+    "Enqueued",
     "File",
     "Handle",
     "InitStep",
     "InvalidJob",
     "Job",
     "LongshoreError",
+    "Order",
     "Outcome",
     "Producer",
     "ProtocolError",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from enqueue.backends import make_backend
 from enqueue.client import open_redis, unavailable
 from enqueue.errors import QueueUnavailable
 from enqueue.job import Job
+from enqueue.order import Again, Enqueued, Order, Placed, orders_of
 from enqueue.protocol import Command, Emit, Heard, Listen, Pause, Push, Step, Steps
 from enqueue.record import Outcome, Record, Status
 from enqueue.wire import records as wire
@@ -48,13 +50,49 @@ class AsyncProducer:
 
             self._faktory = AsyncFaktoryClient(faktory_url)
 
-    async def enqueue(self, job: Job, *, queue: str | None = None, job_id: str | None = None) -> AsyncHandle:
-        """Put a job on a queue. Raises InvalidJob (too large), QueueUnavailable."""
-        return self.handle(await self._drive(self._backend.enqueue(job, queue or self._backend.default_queue, job_id)))
+    async def enqueue(
+        self,
+        job: Job,
+        *,
+        queue: str | None = None,
+        job_id: str | None = None,
+        key: str | None = None,
+        again: Again = "expired",
+        delay: float | timedelta | None = None,
+        at: float | datetime | None = None,
+        at_front: bool = False,
+    ) -> AsyncHandle:
+        """Put a job on a queue; what the options mean is told at `Order`.
+
+        Raises InvalidJob (too large), UsageError, RecordsUnavailable (a key without Records), QueueUnavailable.
+        """
+        order = Order(job, queue, job_id, key, again, delay, at, at_front)
+        return self._handle_of(await self._drive(protocol.enqueue(self._backend, order)))
+
+    async def enqueue_many(
+        self,
+        jobs: Iterable[Job | Order],
+        *,
+        queue: str | None = None,
+        delay: float | timedelta | None = None,
+        at: float | datetime | None = None,
+    ) -> Enqueued[AsyncHandle]:
+        """Put many jobs on their queues, a thousand in one round trip; the options are for those that are no Orders.
+
+        A job that is refused (InvalidJob, UsageError, RecordsUnavailable, ProtocolError; QueueUnavailable if the
+        server went away meanwhile) is told beside the others. Raises QueueUnavailable if the server is away at first.
+        """
+        orders = orders_of(jobs, queue, delay, at)
+        placed = await self._drive(protocol.enqueue_many(self._backend, orders))
+        handles = tuple(None if one.error else self._handle_of(one) for one in placed)
+        return Enqueued(handles, {n: one.error for n, one in enumerate(placed) if one.error})
 
     def handle(self, job_id: str) -> AsyncHandle:
         """A handle on a job that was enqueued elsewhere."""
         return AsyncHandle(self, job_id)
+
+    def _handle_of(self, placed: Placed) -> AsyncHandle:
+        return AsyncHandle(self, placed.job_id, existed=placed.existed)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -122,9 +160,6 @@ class AsyncProducer:
     async def _do(self, step: Step, pubsub: Any) -> Any:
         if isinstance(step, Push):
             assert self._faktory is not None
-            if len(step.jobs) == 1:
-                await self._faktory.push(step.jobs[0])
-                return {}
             return await self._faktory.push_many(step.jobs)
         try:
             if isinstance(step, Command):
@@ -138,9 +173,11 @@ class AsyncProducer:
 class AsyncHandle:
     """A job that was enqueued."""
 
-    def __init__(self, producer: AsyncProducer, job_id: str) -> None:
+    def __init__(self, producer: AsyncProducer, job_id: str, *, existed: bool = False) -> None:
         self._producer = producer
         self.id = job_id
+        self.existed = existed
+        """Its key had this job already: nothing was enqueued."""
 
     def __repr__(self) -> str:
         return f"<AsyncHandle {self.id}>"

@@ -60,6 +60,9 @@ def enqueue(
     queue_url: QueueUrl = DEFAULT_URL,
     records_url: RecordsUrl = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The job's id, if it shall not be a random one.")] = None,
+    key: Annotated[str | None, typer.Option(help="The same key is the same job, for as long as it is kept.")] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds before which it doesn't start.")] = None,
+    at_front: Annotated[bool, typer.Option("--at-front", help="Before all that waits in the queue (RQ).")] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Print the job's log, and exit as `longshore wait` does.")
     ] = False,
@@ -68,7 +71,8 @@ def enqueue(
     from enqueue.files import load_job
 
     with _connect(queue_url, records_url) as producer:
-        handle = producer.enqueue(load_job(file), queue=queue, job_id=job_id)
+        job = load_job(file)
+        handle = producer.enqueue(job, queue=queue, job_id=job_id, key=key, delay=delay, at_front=at_front)
         print(handle.id, flush=True)
         if follow:
             _print_log(handle.logs(follow=True))

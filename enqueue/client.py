@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from enqueue import protocol
 from enqueue.backends import make_backend
 from enqueue.errors import LongshoreError, QueueUnavailable
 from enqueue.job import Job
+from enqueue.order import Again, Enqueued, Order, Placed, orders_of
 from enqueue.protocol import Command, Emit, Heard, Listen, Pause, Push, Step, Steps
 from enqueue.record import Outcome, Record, Status
 from enqueue.wire import records as wire
@@ -51,13 +53,49 @@ class Producer:
 
             self._faktory = FaktoryClient(faktory_url)
 
-    def enqueue(self, job: Job, *, queue: str | None = None, job_id: str | None = None) -> Handle:
-        """Put a job on a queue. Raises InvalidJob (too large), QueueUnavailable."""
-        return self.handle(self._drive(self._backend.enqueue(job, queue or self._backend.default_queue, job_id)))
+    def enqueue(
+        self,
+        job: Job,
+        *,
+        queue: str | None = None,
+        job_id: str | None = None,
+        key: str | None = None,
+        again: Again = "expired",
+        delay: float | timedelta | None = None,
+        at: float | datetime | None = None,
+        at_front: bool = False,
+    ) -> Handle:
+        """Put a job on a queue; what the options mean is told at `Order`.
+
+        Raises InvalidJob (too large), UsageError, RecordsUnavailable (a key without Records), QueueUnavailable.
+        """
+        order = Order(job, queue, job_id, key, again, delay, at, at_front)
+        return self._handle_of(self._drive(protocol.enqueue(self._backend, order)))
+
+    def enqueue_many(
+        self,
+        jobs: Iterable[Job | Order],
+        *,
+        queue: str | None = None,
+        delay: float | timedelta | None = None,
+        at: float | datetime | None = None,
+    ) -> Enqueued[Handle]:
+        """Put many jobs on their queues, a thousand in one round trip; the options are for those that are no Orders.
+
+        A job that is refused (InvalidJob, UsageError, RecordsUnavailable, ProtocolError; QueueUnavailable if the
+        server went away meanwhile) is told beside the others. Raises QueueUnavailable if the server is away at first.
+        """
+        orders = orders_of(jobs, queue, delay, at)
+        placed = self._drive(protocol.enqueue_many(self._backend, orders))
+        handles = tuple(None if one.error else self._handle_of(one) for one in placed)
+        return Enqueued(handles, {n: one.error for n, one in enumerate(placed) if one.error})
 
     def handle(self, job_id: str) -> Handle:
         """A handle on a job that was enqueued elsewhere."""
         return Handle(self, job_id)
+
+    def _handle_of(self, placed: Placed) -> Handle:
+        return Handle(self, placed.job_id, existed=placed.existed)
 
     def close(self) -> None:
         """Close the connections."""
@@ -128,9 +166,6 @@ class Producer:
     def _do(self, step: Step, pubsub: PubSub | None) -> Any:
         if isinstance(step, Push):
             assert self._faktory is not None
-            if len(step.jobs) == 1:
-                self._faktory.push(step.jobs[0])
-                return {}
             return self._faktory.push_many(step.jobs)
         assert self._redis is not None
         try:
@@ -146,9 +181,11 @@ class Producer:
 class Handle:
     """A job that was enqueued."""
 
-    def __init__(self, producer: Producer, job_id: str) -> None:
+    def __init__(self, producer: Producer, job_id: str, *, existed: bool = False) -> None:
         self._producer = producer
         self.id = job_id
+        self.existed = existed
+        """Its key had this job already: nothing was enqueued."""
 
     def __repr__(self) -> str:
         return f"<Handle {self.id}>"

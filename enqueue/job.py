@@ -174,6 +174,9 @@ class Job(Closed):
     runtime_class: DnsName | None = None
     priority_class: DnsName | None = None
     retention: Retention = Retention()
+    tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")], ...] = Field(
+        (), max_length=20, description="Words by which the job can be listed."
+    )
     reply_to: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]{1,120}$",
@@ -181,7 +184,7 @@ class Job(Closed):
     )
 
     _lists = field_validator(
-        "commands", "entrypoint", "args", "variables", "secrets", "files", "image_pull_secrets", "tolerations",
+        "commands", "entrypoint", "args", "variables", "secrets", "files", "image_pull_secrets", "tolerations", "tags",
         mode="before",
     )(lambda cls, v: _listed(v))  # fmt: skip
 
@@ -201,6 +204,8 @@ class Job(Closed):
             [*self.env, *(v.name for v in self.variables if v.scope != "main"), *(s.name for s in self.secrets)],
         )
         _distinct("files", [f.path for f in self.files])
+        if len(set(self.tags)) < len(self.tags):
+            raise ValueError("tags: one of them is given twice")
         return self
 
     def _one_way(self) -> None:

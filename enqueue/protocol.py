@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from enqueue.errors import InvalidJob, QueueUnavailable, UnknownJob
+from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UnknownJob, UsageError
 from enqueue.job import MAX_JOB_BYTES, Job
+from enqueue.order import Order, Placed
 from enqueue.record import HINTS, Outcome, Reason, Record, Status, rfc3339
 from enqueue.wire import records as wire
 
@@ -23,6 +24,9 @@ PATIENCE = 30.0
 
 ANNOUNCE = 5.0
 """Seconds after which whoever follows a log says so again; consumers count on three times that."""
+
+CHUNK, CHUNK_BYTES = 1000, 8 * 1024 * 1024
+"""Jobs, and about how many bytes of them, that go in one round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,14 @@ class Backend(Protocol):
 
     default_queue: str
 
-    def enqueue(self, job: Job, queue: str, job_id: str | None) -> Steps[str]:
-        """Put one job on a queue; its id."""
+    def arguments(self, order: Order) -> Any:
+        """An order made ready for `enqueue`. Raises InvalidJob, UsageError."""
+
+    def size(self, prepared: Any) -> int:
+        """About how many bytes that is."""
+
+    def enqueue(self, prepared: Sequence[Any]) -> Steps[list[Placed]]:
+        """Put up to a thousand jobs on their queues. Raises RecordsUnavailable."""
 
     def record(self, job_id: str) -> Steps[Record]:
         """Where a job stands. Raises UnknownJob, RecordsUnavailable."""
@@ -91,14 +101,69 @@ class Backend(Protocol):
         """Raises RecordsUnavailable if there is no store of Records."""
 
 
-def checked(job: Job) -> Job:
-    """Refuse a payload that no consumer would take. Raises InvalidJob."""
-    size = len(json.dumps(job.payload()).encode())
+def checked(job: Job) -> dict[str, Any]:
+    """The job's payload, unless no consumer would take it. Raises InvalidJob."""
+    payload = job.payload()
+    size = len(json.dumps(payload))
     if size > MAX_JOB_BYTES:
         raise InvalidJob(
             f"the job is {size} bytes as JSON; at most {MAX_JOB_BYTES} are accepted (put large input elsewhere)"
         )
-    return job
+    return payload
+
+
+def enqueue(backend: Backend, order: Order) -> Steps[Placed]:
+    """Put one job on its queue. Raises InvalidJob, UsageError, RecordsUnavailable, QueueUnavailable."""
+    (placed,) = yield from backend.enqueue([backend.arguments(order)])
+    if placed.error is not None:
+        raise placed.error
+    return placed
+
+
+def enqueue_many(backend: Backend, orders: Iterable[Order | UsageError]) -> Steps[list[Placed]]:
+    """Put many on their queues, a thousand (or CHUNK_BYTES) in one round trip; what became of each, in their order.
+
+    Raises QueueUnavailable if the first round trip finds the server away; later ones count as their jobs' errors.
+    """
+    placed: list[Placed] = []
+    chunk: list[tuple[int, Any]] = []
+    size, away = 0, None
+
+    def send() -> Steps[QueueUnavailable | None]:
+        lost = None
+        try:
+            answers = yield from backend.enqueue([prepared for _, prepared in chunk])
+        except QueueUnavailable as error:
+            if not any(former.job_id for former in placed):
+                raise
+            answers, lost = [Placed(error=error)] * len(chunk), error
+        for (index, _), answer in zip(chunk, answers, strict=True):
+            placed[index] = answer
+        chunk.clear()
+        return lost
+
+    for order in orders:
+        placed.append(Placed(error=away))
+        if away is not None:
+            continue
+        try:
+            if isinstance(order, UsageError):
+                raise order
+            prepared = backend.arguments(order)
+        except LongshoreError as error:
+            placed[-1] = Placed(error=error)
+            continue
+        wanted = backend.size(prepared)
+        if chunk and (len(chunk) == CHUNK or size + wanted > CHUNK_BYTES):
+            away, size = (yield from send()), 0
+            if away is not None:
+                placed[-1] = Placed(error=away)
+                continue
+        chunk.append((len(placed) - 1, prepared))
+        size += wanted
+    if chunk:
+        yield from send()
+    return placed
 
 
 def wait(backend: Backend, job_id: str, timeout: float | None) -> Steps[Outcome]:

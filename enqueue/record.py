@@ -195,6 +195,7 @@ class Record(_Open):
     attempts: tuple[Attempt, ...] = ()
     log: Log = Log()
     progress: dict[str, Any] | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome | None:

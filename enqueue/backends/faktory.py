@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
+from enqueue.backends import faktory_scripts as scripts
 from enqueue.errors import ProtocolError, RecordsUnavailable, UsageError
-from enqueue.job import Job
+from enqueue.order import Order, Placed
 from enqueue.protocol import Command, Push, Steps, cancelled_record, checked
-from enqueue.record import Record
+from enqueue.record import Record, Times, rfc3339
 from enqueue.wire import faktory as wire
 from enqueue.wire import records as record_wire
-
-_CANCEL = """
--- KEYS: the job. 1 id, 2 the record if it is cancelled now, 3 ttl
-local key = KEYS[1]
-local status = redis.call('HGET', key, 'longshore_status')
-if status == 'succeeded' or status == 'failed' or status == 'cancelled' then return 'ended' end
-if status and status ~= 'queued' then
-  redis.call('HSET', key, 'longshore_cancel', '1')
-  redis.call('PUBLISH', 'longshore:cancel', ARGV[1])
-  return 'requested'
-end
-redis.call('HSET', key, 'longshore', ARGV[2], 'longshore_status', 'cancelled')
-redis.call('EXPIRE', key, ARGV[3])
-redis.call('PUBLISH', 'longshore:record:' .. ARGV[1], 'cancelled')
-return 'cancelled'
-"""
 
 _KEPT = 30 * 86_400
 """Seconds for which a cancellation outlives a job that waits in its queue."""
@@ -45,19 +32,62 @@ class FaktoryBackend:
                 "Faktory keeps no records of its jobs: give the consumer and connect() the same records URL (a Redis)"
             )
 
-    def enqueue(self, job: Job, queue: str, job_id: str | None) -> Steps[str]:
-        """Push one job; its jid."""
-        if job_id is not None and len(job_id) < 8:
+    def arguments(self, order: Order) -> tuple[Order, dict[str, Any]]:
+        """An order with its job as Faktory takes it. Raises InvalidJob, UsageError."""
+        if order.at_front:
+            raise UsageError("at_front: Faktory's queues have no front; use a queue that consumers ask first")
+        if order.job_id is not None and len(order.job_id) < 8:
             raise UsageError("job_id: Faktory wants at least 8 characters")
-        if job_id is not None and self._records:
-            used = yield Command(("EXISTS", record_wire.faktory_job_key(job_id)))
-            if used:
-                raise UsageError(f"job_id: there is a record of a job '{job_id}' already; choose another id")
-        payload = wire.build_job(checked(job), queue, jid=job_id)
-        refused = yield Push((payload,))
-        if refused:
-            raise ProtocolError(f"Faktory refused the job: {next(iter(refused.values()))}")
-        return str(payload["jid"])
+        if order.key is not None:
+            self.needs_records()
+        queue = order.queue or self.default_queue
+        job = order.job
+        return order, wire.build_job(job, queue, jid=order.job_id, at=order.due, payload=checked(job))
+
+    def size(self, prepared: tuple[Order, dict[str, Any]]) -> int:
+        """Bytes of the payload; of one without long texts the least that counts."""
+        return sum(len(text) for text in (*prepared[0].job.commands, *prepared[0].job.args)) + sum(
+            len(file.contents) for file in prepared[0].job.files
+        )
+
+    def enqueue(self, prepared: Sequence[tuple[Order, dict[str, Any]]]) -> Steps[list[Placed]]:
+        """Push jobs. Those with a key or tags are noted in Redis before, since Faktory can't be asked for them."""
+        placed = yield from self._in_use(prepared)
+        existed: set[int] = set()
+        noted = [
+            n
+            for n, (order, _) in enumerate(prepared)
+            if self._records and n not in placed and (order.key is not None or order.job.tags)
+        ]
+        if noted:
+            bounds = (_KEPT, record_wire.KEY_KEPT, record_wire.TAG_MOST, record_wire.TAG_KEPT)
+            args = [item for n in noted for item in _note(*prepared[n])]
+            answers = yield Command(("EVAL", scripts.NOTE, 0, *bounds, *args))
+            for n, (found, pushed) in zip(noted, answers, strict=True):
+                payload, jid = prepared[n][1], found.decode()
+                if jid != payload["jid"]:
+                    existed.add(n)
+                    payload["jid"] = jid
+                if pushed:
+                    placed[n] = Placed(jid, existed=n in existed)
+        todo = {str(payload["jid"]): payload for n, (_, payload) in enumerate(prepared) if n not in placed}
+        refused = (yield Push(tuple(todo.values()))) if todo else {}
+        if told := [str(prepared[n][1]["jid"]) for n in noted if n not in placed]:
+            yield Command(("EVAL", scripts.PUSHED, 0, *(a for jid in told for a in (jid, int(jid not in refused)))))
+        return [placed.get(n) or _placed(payload, refused, n in existed) for n, (_, payload) in enumerate(prepared)]
+
+    def _in_use(self, prepared: Sequence[tuple[Order, dict[str, Any]]]) -> Steps[dict[int, Placed]]:
+        """The orders whose `job_id` has a Record already, refused."""
+        named = [n for n, (order, _) in enumerate(prepared) if self._records and order.job_id is not None]
+        if not named:
+            return {}
+        known = yield Command(("EVAL", scripts.KNOWN, 0, *(prepared[n][1]["jid"] for n in named)))
+        text = "job_id: there is a record of a job '{}' already; choose another id"
+        return {
+            n: Placed(error=UsageError(text.format(prepared[n][1]["jid"])))
+            for n, used in zip(named, known, strict=True)
+            if used
+        }
 
     def record(self, job_id: str) -> Steps[Record]:
         """Where a job stands. A job without a Record is taken to be queued: Faktory can't be asked."""
@@ -70,5 +100,18 @@ class FaktoryBackend:
         self.needs_records()
         record = yield from self.record(job_id)
         data = cancelled_record(record, time.time()).dumps()
-        answer = yield Command(("EVAL", _CANCEL, 1, record_wire.faktory_job_key(job_id), job_id, data, _KEPT))
+        answer = yield Command(("EVAL", scripts.CANCEL, 1, record_wire.faktory_job_key(job_id), job_id, data, _KEPT))
         return bool(answer != b"ended")
+
+
+def _placed(payload: dict[str, Any], refused: dict[str, str], existed: bool) -> Placed:
+    jid = str(payload["jid"])
+    if jid in refused:
+        return Placed(error=ProtocolError(f"Faktory refused the job: {refused[jid]}"))
+    return Placed(jid, existed=existed)
+
+
+def _note(order: Order, payload: dict[str, Any]) -> list[Any]:
+    tags = order.job.tags
+    record = Record(id=payload["jid"], queue=payload["queue"], tags=tags, times=Times(queued=rfc3339(time.time())))
+    return [payload["jid"], order.fingerprint, order.again, record.dumps(), len(tags), *tags]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
+from typing import Any
 
+from enqueue.backends import rq_scripts as scripts
 from enqueue.errors import UsageError
-from enqueue.job import Job
+from enqueue.order import Order, Placed
 from enqueue.protocol import Command, Steps, cancelled_record, checked, unknown
 from enqueue.record import HINTS, Reason, Record, Status, Times, rfc3339
 from enqueue.wire import records as record_wire
@@ -19,48 +22,6 @@ _STATUS = {
     b"stopped": Status.CANCELLED,
     b"started": Status.STARTING,
 }
-
-_ENQUEUE = """
--- KEYS: the job. 1 id, 2 queue, 3 mark of this call, fields... Sent again (its answer was lost), it changes nothing.
-if redis.call('HGET', KEYS[1], 'longshore_call') == ARGV[3] then return 0 end
-local status = redis.call('HGET', KEYS[1], 'status')
-local over = {finished = true, failed = true, canceled = true, stopped = true}
-if status and not over[status] then return -1 end
-for _, queue in ipairs({ARGV[2], redis.call('HGET', KEYS[1], 'origin') or ARGV[2]}) do  -- an earlier job with this id
-  for _, kind in ipairs({'finished', 'failed', 'canceled'}) do
-    redis.call('ZREM', 'rq:' .. kind .. ':' .. queue, ARGV[1])
-  end
-end
-redis.call('DEL', KEYS[1], 'rq:results:' .. ARGV[1], 'longshore:log:' .. ARGV[1])
-redis.call('HSET', KEYS[1], 'longshore_call', ARGV[3], unpack(ARGV, 4))
-redis.call('SADD', 'rq:queues', 'rq:queue:' .. ARGV[2])
-redis.call('RPUSH', 'rq:queue:' .. ARGV[2], ARGV[1])
-return 1
-"""
-
-_CANCEL = """
--- KEYS: the job. 1 id, 2 the record if it is cancelled now, 3 ttl, 4 now
-local key = KEYS[1]
-local status = redis.call('HGET', key, 'status')
-if not status then return 'unknown' end
-if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
-if status == 'started' then
-  redis.call('HSET', key, 'longshore_cancel', '1')
-  redis.call('PUBLISH', 'longshore:cancel', ARGV[1])
-  return 'requested'
-end
-local queue = redis.call('HGET', key, 'origin') or ''
-redis.call('LREM', 'rq:queue:' .. queue, 0, ARGV[1])
-redis.call('ZREM', 'rq:scheduled:' .. queue, ARGV[1])
-redis.call('ZREM', 'rq:deferred:' .. queue, ARGV[1])
-redis.call('HSET', key, 'status', 'canceled', 'longshore', ARGV[2], 'longshore_status', 'cancelled')
-redis.call('ZADD', 'rq:canceled:' .. queue, ARGV[4], ARGV[1])
-redis.call('EXPIRE', key, ARGV[3])
-redis.call('EXPIRE', 'rq:results:' .. ARGV[1], ARGV[3])
-redis.call('EXPIRE', 'longshore:log:' .. ARGV[1], ARGV[3])
-redis.call('PUBLISH', 'longshore:record:' .. ARGV[1], 'cancelled')
-return 'cancelled'
-"""
 
 _KEPT = 7 * 86_400
 
@@ -75,15 +36,29 @@ class RqBackend:
     def needs_records(self) -> None:
         """RQ keeps the Record with the job."""
 
-    def enqueue(self, job: Job, queue: str, job_id: str | None) -> Steps[str]:
-        """Put one job on a queue; its id. Raises UsageError for an id that is in use."""
-        new_id, fields = wire.new_job(wire.suited(checked(job)), queue, job_id=job_id, serializer=self._serializer)
+    def arguments(self, order: Order) -> list[Any]:
+        """An order as the script takes it; its size is that of the payload. Raises InvalidJob."""
+        queue, job = order.queue or self.default_queue, wire.suited(order.job)
+        job_id, fields = wire.new_job(
+            job, queue, job_id=order.job_id, serializer=self._serializer, payload=checked(job), due=order.due
+        )
         flat = [item for pair in fields.items() for item in pair]
-        once = uuid.uuid4().hex
-        answer = yield Command(("EVAL", _ENQUEUE, 1, wire.job_key(new_id), new_id, queue, once, *flat))
-        if answer == -1:
-            raise UsageError(f"job_id: a job '{new_id}' hasn't ended yet; choose another id")
-        return new_id
+        due = "" if order.due is None else int(-(-order.due // 1))
+        front = int(order.at_front)
+        return [
+            job_id, queue, order.fingerprint, order.again, due, front, len(job.tags), len(flat), *job.tags, *flat
+        ]  # fmt: skip
+
+    def size(self, prepared: list[Any]) -> int:
+        """Bytes of what `arguments` made, but for a little."""
+        return sum(len(item) for item in prepared if isinstance(item, (bytes, str)))
+
+    def enqueue(self, prepared: Sequence[list[Any]]) -> Steps[list[Placed]]:
+        """Put jobs on their queues in one step."""
+        args = [item for order in prepared for item in order]
+        bounds = (record_wire.KEY_KEPT, record_wire.TAG_MOST, record_wire.TAG_KEPT)
+        answers = yield Command(("EVAL", scripts.ENQUEUE, 0, uuid.uuid4().hex, *bounds, *args))
+        return [_placed(order[0], answer) for order, answer in zip(prepared, answers, strict=True)]
 
     def record(self, job_id: str) -> Steps[Record]:
         """Where a job stands: the Record, unless RQ itself knows better. Raises UnknownJob."""
@@ -112,10 +87,17 @@ class RqBackend:
         now = time.time()
         record = yield from self.record(job_id)
         data = cancelled_record(record, now).dumps()
-        answer = yield Command(("EVAL", _CANCEL, 1, wire.job_key(job_id), job_id, data, _KEPT, int(now)))
+        answer = yield Command(("EVAL", scripts.CANCEL, 1, wire.job_key(job_id), job_id, data, _KEPT, int(now)))
         if answer == b"unknown":
             raise unknown(job_id)
         return bool(answer != b"ended")
+
+
+def _placed(job_id: str, answer: bytes | int) -> Placed:
+    if isinstance(answer, int):
+        return Placed(error=UsageError(f"job_id: a job '{job_id}' hasn't ended yet; choose another id"))
+    found = answer.decode()
+    return Placed(found, existed=found != job_id)
 
 
 def _told_by_rq(record: Record, status: Status) -> Record:

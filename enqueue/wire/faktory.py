@@ -256,19 +256,22 @@ def new_jid() -> str:
     return secrets.token_hex(16)
 
 
-def build_job(job: Job, queue: str, *, jid: str | None = None, at: float | None = None) -> dict[str, Any]:
+def build_job(
+    job: Job, queue: str, *, jid: str | None = None, at: float | None = None, payload: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The Job as Faktory stores it, ready for `push`; `at` (seconds since the epoch) schedules it.
+
+    `payload`: the job's, if that is known already.
 
     `retry` is always said: the server would otherwise use, and let others change, a default of its own.
     Raises UsageError for a bad queue name.
     """
-    wanted = job.as_faktory()
     built: dict[str, Any] = {
         "jid": jid or new_jid(),
         "queue": queue_name(queue),
         "jobtype": JOB_NAME,
-        "args": list(wanted["args"]),
-        "retry": wanted["retry"],
+        "args": [job.payload() if payload is None else payload],
+        "retry": -1 if not job.retries else job.retries,
         "reserve_for": reservation(job.timeout),
         "created_at": rfc3339(datetime.now(UTC)),
     }

@@ -19,10 +19,23 @@ SOURCE = "longshore:source"
 WATCHED = "longshore:watch"
 """Channel that carries, every few seconds, the ids of jobs whose logs somebody follows."""
 
+KEY_KEPT = 30 * 86_400
+"""Seconds for which a producer's key is remembered after it was last used."""
+
+TAG_KEPT = 30 * 86_400
+"""Seconds for which a job is listed by its tags."""
+TAG_MOST = 100_000
+"""Jobs that are listed by one tag, the newest."""
+
 
 def faktory_job_key(jid: str) -> str:
     """The hash that stands in for the job metadata that Faktory doesn't have."""
     return f"longshore:job:{jid}"
+
+
+def tag_key(tag: str) -> str:
+    """The sorted set of a tag's job ids, by the time of their enqueueing."""
+    return f"longshore:tag:{tag}"
 
 
 def log_key(job_id: str) -> str:

@@ -238,10 +238,15 @@ def new_job(
     job_id: str | None = None,
     serializer: Serializer = "pickle",
     now: float | None = None,
+    payload: dict[str, Any] | None = None,
+    due: float | None = None,
 ) -> tuple[str, dict[str, str | bytes | int]]:
-    """The id and the hash of a new queued job, as `rq.Queue.enqueue` would write it."""
+    """The id and the hash of a new job, as `rq.Queue.enqueue` would write it, or `enqueue_at` if it is `due` later.
+
+    `payload`: the job's, if that is known already.
+    """
     moment = utc(now)
-    call: Any = (JOB_NAME, None, (job.payload(),), {})
+    call: Any = (JOB_NAME, None, (job.payload() if payload is None else payload,), {})
     fields: dict[str, str | bytes | int] = {
         "created_at": moment,
         "data": zlib.compress(dumps(call, serializer)),
@@ -255,10 +260,11 @@ def new_job(
         "group_id": "",
         "origin": queue,
         "description": job.describe(),
-        "enqueued_at": moment,
         "timeout": -1 if job.timeout is None else max(1, round(job.timeout)),
-        "status": "queued",
+        "status": "queued" if due is None else "scheduled",
     }
+    if due is None:
+        fields["enqueued_at"] = moment
     if job.retries:
         fields["retries_left"] = job.retries
     if job.retention.success is not None:

@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 import enqueue
-from enqueue import Job, RecordsUnavailable, Status, UnknownJob, UsageError, Variable, aio
-from support.consuming import consuming
-from support.fake_faktory import FakeFaktory
+from enqueue import Job, RecordsUnavailable, Status, UnknownJob, UsageError, Variable
+from support.places import PLACES, Place, placing
 
 
-@dataclass
-class Place:
-    """A queue somewhere, and how to get there."""
-
-    url: str
-    options: dict[str, Any] = field(default_factory=dict)
-    queue: str = field(default_factory=lambda: f"longshore-test-{secrets.token_hex(6)}")
-
-    def consumer(self, **flags: Any) -> contextlib.AbstractAsyncContextManager[Any]:
-        records = {"records_url": self.options["records"]} if self.options else {}
-        return consuming(self.url, queues=self.queue, **records, **flags)
-
-    def producer(self) -> aio.AsyncProducer:
-        return aio.connect(self.url, queue=self.queue, **self.options)
-
-
-@pytest.fixture(params=["rq", "fake", pytest.param("faktory", marks=pytest.mark.faktory)])
+@pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Place]:
-    if request.param == "rq":
-        yield Place(redis_url)
-    elif request.param == "fake":
-        async with FakeFaktory() as server:
-            yield Place(server.url, {"records": redis_url})
-    elif url := os.environ.get("FAKTORY_URL"):
-        yield Place(url, {"records": redis_url})
-    else:
-        pytest.skip("FAKTORY_URL names no server")
+    async for found in placing(request.param, redis_url):
+        yield found
 
 
 async def read(parts: Any) -> bytes:

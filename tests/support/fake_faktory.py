@@ -44,6 +44,8 @@ class FakeFaktory:
     iterations: int = 4000
     queues: dict[str, deque[Job]] = field(default_factory=lambda: defaultdict(deque))
     scheduled: list[Job] = field(default_factory=list)
+    punctual: bool = False
+    """Scheduled jobs come when they are due, at the next FETCH."""
     retries: list[Job] = field(default_factory=list)
     dead: list[Job] = field(default_factory=list)
     working: dict[str, Job] = field(default_factory=dict)
@@ -188,6 +190,10 @@ class FakeFaktory:
     async def _fetch(self, names: list[str], wid: str) -> Job | None:
         self.fetching += 1
         self.most_fetching = max(self.most_fetching, self.fetching)
+        due = [job for job in self.scheduled if self.punctual and job["at"] <= _now()]
+        for job in due:
+            self.scheduled.remove(job)
+            self._enqueue({key: value for key, value in job.items() if key != "at"})
         try:
             async with asyncio.timeout(self.patience):
                 while True:

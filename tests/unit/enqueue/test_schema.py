@@ -42,6 +42,7 @@ FULL: dict[str, Any] = {
     "runtime_class": "gvisor",
     "priority_class": "low",
     "retention": {"success": 60, "failure": 60},
+    "tags": ["customer:7", "nightly"],
     "reply_to": "answers",
 }
 JOB = jsonschema.Draft202012Validator(schema.job_schema())

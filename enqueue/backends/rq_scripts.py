@@ -1,0 +1,93 @@
+"""The producer's Redis scripts for RQ: each one step that happens whole or not at all.
+
+Source of the keys: rq 2.6 to 2.12. `longshore:key:<hash>` names a key's job; `longshore:tag:<tag>` lists jobs by time.
+"""
+
+ENQUEUE = """
+-- 1 mark of this call, 2 seconds to remember a key, 3 most jobs of a tag, 4 seconds to remember a tag; then for each
+-- order: id, queue, key's hash or '', when the key makes a new job, due or '', at front, number of tags, number of
+-- fields, tags..., fields.... Sent again (its answer was lost), it changes nothing. Answers a job's id, or -1: in use.
+local over = {finished = true, failed = true, canceled = true, stopped = true}
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1000000
+local queues, tags = {}, {}
+local function same_job(key, again)
+  local id = redis.call('GET', key)
+  local status = id and redis.call('HGET', 'rq:job:' .. id, 'status')
+  if not status then return nil end
+  if over[status] and (again == 'ended' or again == 'failed' and status ~= 'finished') then return nil end
+  return id
+end
+local function place(at, mark)
+  local id, queue, key, due = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+  local ntags, nfields = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+  local hash = 'rq:job:' .. id
+  if redis.call('HGET', hash, 'longshore_call') == mark then return id end
+  if key ~= '' then
+    key = 'longshore:key:' .. key
+    local same = same_job(key, ARGV[at + 3])
+    redis.call('SET', key, same or id, 'EX', ARGV[2])
+    if same then return same end
+  end
+  local former = redis.call('HMGET', hash, 'status', 'origin')
+  if former[1] then  -- an earlier job with this id
+    if not over[former[1]] then return -1 end
+    for _, name in ipairs({queue, former[2] or queue}) do
+      for _, kind in ipairs({'finished', 'failed', 'canceled'}) do
+        redis.call('ZREM', 'rq:' .. kind .. ':' .. name, id)
+      end
+    end
+    redis.call('DEL', hash, 'rq:results:' .. id)
+  end
+  redis.call('DEL', 'longshore:log:' .. id)
+  redis.call('HSET', hash, 'longshore_call', mark, unpack(ARGV, at + 8 + ntags, at + 7 + ntags + nfields))
+  for i = at + 8, at + 7 + ntags do
+    redis.call('ZADD', 'longshore:tag:' .. ARGV[i], now, id)
+    tags[ARGV[i]] = true
+  end
+  queues[queue] = true
+  if due ~= '' then
+    redis.call('ZADD', 'rq:scheduled:' .. queue, due, id)
+  else
+    redis.call(ARGV[at + 5] == '1' and 'LPUSH' or 'RPUSH', 'rq:queue:' .. queue, id)
+  end
+  return id
+end
+local answers, at = {}, 5
+while at <= #ARGV do
+  answers[#answers + 1] = place(at, ARGV[1] .. ':' .. #answers)
+  at = at + 8 + ARGV[at + 6] + ARGV[at + 7]
+end
+for queue in pairs(queues) do redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue) end
+for tag in pairs(tags) do
+  local key = 'longshore:tag:' .. tag
+  redis.call('ZREMRANGEBYRANK', key, 0, -1 - ARGV[3])
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now - ARGV[4])
+  redis.call('EXPIRE', key, ARGV[4])
+end
+return answers
+"""
+
+CANCEL = """
+-- KEYS: the job. 1 id, 2 the record if it is cancelled now, 3 ttl, 4 now
+local key = KEYS[1]
+local status = redis.call('HGET', key, 'status')
+if not status then return 'unknown' end
+if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
+if status == 'started' then
+  redis.call('HSET', key, 'longshore_cancel', '1')
+  redis.call('PUBLISH', 'longshore:cancel', ARGV[1])
+  return 'requested'
+end
+local queue = redis.call('HGET', key, 'origin') or ''
+redis.call('LREM', 'rq:queue:' .. queue, 0, ARGV[1])
+redis.call('ZREM', 'rq:scheduled:' .. queue, ARGV[1])
+redis.call('ZREM', 'rq:deferred:' .. queue, ARGV[1])
+redis.call('HSET', key, 'status', 'canceled', 'longshore', ARGV[2], 'longshore_status', 'cancelled')
+redis.call('ZADD', 'rq:canceled:' .. queue, ARGV[4], ARGV[1])
+redis.call('EXPIRE', key, ARGV[3])
+redis.call('EXPIRE', 'rq:results:' .. ARGV[1], ARGV[3])
+redis.call('EXPIRE', 'longshore:log:' .. ARGV[1], ARGV[3])
+redis.call('PUBLISH', 'longshore:record:' .. ARGV[1], 'cancelled')
+return 'cancelled'
+"""
