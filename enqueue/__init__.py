@@ -17,14 +17,17 @@ from enqueue.errors import (
     UnknownJob,
     UsageError,
 )
+from enqueue.explain import Cause, Explanation
 from enqueue.job import JOB_NAME, File, InitStep, Job, Retention, SecretReference, Variable
 from enqueue.order import Enqueued, Order
 from enqueue.pod import Resources, Toleration
-from enqueue.record import Outcome, Reason, Record, Status
+from enqueue.record import Outcome, Progress, Reason, Record, Status
 
 __all__ = [
     "JOB_NAME",
+    "Cause",
     "Enqueued",
+    "Explanation",
     "File",
     "Handle",
     "InitStep",
@@ -34,6 +37,7 @@ __all__ = [
     "Order",
     "Outcome",
     "Producer",
+    "Progress",
     "ProtocolError",
     "QueueUnavailable",
     "Reason",

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import redis
 import redis.asyncio
 
-from enqueue import protocol
+from enqueue import listing, protocol
 from enqueue.backends import make_backend
 from enqueue.client import open_redis, unavailable
 from enqueue.errors import QueueUnavailable
+from enqueue.explain import Explanation, explain
 from enqueue.job import Job
 from enqueue.order import Again, Enqueued, Order, Placed, orders_of
-from enqueue.protocol import Command, Emit, Heard, Listen, Pause, Push, Step, Steps
-from enqueue.record import Outcome, Record, Status
+from enqueue.protocol import Ask, Command, Emit, Heard, Listen, Pause, Push, Step, Steps
+from enqueue.record import Outcome, Progress, Record, Status
 from enqueue.wire import records as wire
 from enqueue.wire.rq import Serializer
 
@@ -86,6 +87,21 @@ class AsyncProducer:
         placed = await self._drive(protocol.enqueue_many(self._backend, orders))
         handles = tuple(None if one.error else self._handle_of(one) for one in placed)
         return Enqueued(handles, {n: one.error for n, one in enumerate(placed) if one.error})
+
+    async def jobs(
+        self,
+        *,
+        tag: str | None = None,
+        status: Status | str | None = None,
+        queue: str | None = None,
+        limit: int = 100,
+    ) -> list[Record]:
+        """Jobs with a tag, the newest first; without one those of a queue (RQ only). At most `limit`, 10,000 at most.
+
+        A tag lists jobs of this library for 30 days after they were enqueued, the newest 100,000, as long as their
+        Records are kept. Raises UsageError, RecordsUnavailable, QueueUnavailable.
+        """
+        return await self._drive(listing.jobs(self._backend, tag=tag, status=status, queue=queue, limit=limit))
 
     def handle(self, job_id: str) -> AsyncHandle:
         """A handle on a job that was enqueued elsewhere."""
@@ -161,6 +177,9 @@ class AsyncProducer:
         if isinstance(step, Push):
             assert self._faktory is not None
             return await self._faktory.push_many(step.jobs)
+        if isinstance(step, Ask):
+            assert self._faktory is not None
+            return await self._faktory.info()
         try:
             if isinstance(step, Command):
                 return await self._redis.execute_command(*step.args)
@@ -201,6 +220,18 @@ class AsyncHandle:
     def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
         """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""
         return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow), [])
+
+    async def variables(self) -> dict[str, str]:
+        """The outcome variables, those that the job has set so far if it still runs."""
+        return (await self.record()).variables
+
+    async def progress(self) -> Progress | None:
+        """How far the job says that it has come; None if it said nothing."""
+        return (await self.record()).progress
+
+    async def explain(self) -> Explanation:
+        """Why the job isn't running, or why it failed. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""
+        return await self._producer._drive(explain(self._producer._backend, self.id))
 
     async def cancel(self) -> bool:
         """Ask for the job's end: a queued job never starts, a running one is told to stop. False if it has ended."""

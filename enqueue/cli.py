@@ -128,6 +128,37 @@ def wait(
     _exit_as(outcome)
 
 
+@app.command("list")
+def list_jobs(
+    tag: Annotated[str | None, typer.Option(help="Jobs with this tag, the newest first.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only those that are queued, running, failed and so on.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", "-q", help="Only those of this queue.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    queue_url: QueueUrl = DEFAULT_URL,
+    records_url: RecordsUrl = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List jobs by tag, or on RQ those of a queue, with their status."""
+    with _connect(queue_url, records_url) as producer:
+        records = producer.jobs(tag=tag, status=status, queue=queue, limit=limit)
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json", exclude_none=True) for record in records]))
+        return
+    from enqueue.show import print_list
+
+    print_list(records)
+
+
+@app.command()
+def explain(
+    job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None, as_json: JsonFlag = False
+) -> None:
+    """Say why a job isn't running, or why it failed."""
+    with _connect(queue_url, records_url) as producer:
+        found = producer.handle(job_id).explain()
+    print(json.dumps(found.as_dict()) if as_json else found.text)
+
+
 @app.command()
 def cancel(job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None) -> None:
     """Cancel a job: a queued one never starts, a running one is told to stop."""

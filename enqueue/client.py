@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
-from enqueue import protocol
+from enqueue import listing, protocol
 from enqueue.backends import make_backend
 from enqueue.errors import LongshoreError, QueueUnavailable
+from enqueue.explain import Explanation, explain
 from enqueue.job import Job
 from enqueue.order import Again, Enqueued, Order, Placed, orders_of
-from enqueue.protocol import Command, Emit, Heard, Listen, Pause, Push, Step, Steps
-from enqueue.record import Outcome, Record, Status
+from enqueue.protocol import Ask, Command, Emit, Heard, Listen, Pause, Push, Step, Steps
+from enqueue.record import Outcome, Progress, Record, Status
 from enqueue.wire import records as wire
 from enqueue.wire.rq import Serializer
 
@@ -89,6 +90,21 @@ class Producer:
         placed = self._drive(protocol.enqueue_many(self._backend, orders))
         handles = tuple(None if one.error else self._handle_of(one) for one in placed)
         return Enqueued(handles, {n: one.error for n, one in enumerate(placed) if one.error})
+
+    def jobs(
+        self,
+        *,
+        tag: str | None = None,
+        status: Status | str | None = None,
+        queue: str | None = None,
+        limit: int = 100,
+    ) -> list[Record]:
+        """Jobs with a tag, the newest first; without one those of a queue (RQ only). At most `limit`, 10,000 at most.
+
+        A tag lists jobs of this library for 30 days after they were enqueued, the newest 100,000, as long as their
+        Records are kept. Raises UsageError, RecordsUnavailable, QueueUnavailable.
+        """
+        return self._drive(listing.jobs(self._backend, tag=tag, status=status, queue=queue, limit=limit))
 
     def handle(self, job_id: str) -> Handle:
         """A handle on a job that was enqueued elsewhere."""
@@ -167,6 +183,9 @@ class Producer:
         if isinstance(step, Push):
             assert self._faktory is not None
             return self._faktory.push_many(step.jobs)
+        if isinstance(step, Ask):
+            assert self._faktory is not None
+            return self._faktory.info()
         assert self._redis is not None
         try:
             if isinstance(step, Command):
@@ -212,6 +231,18 @@ class Handle:
     def logs(self, *, follow: bool = False) -> Iterator[bytes]:
         """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""
         return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow))
+
+    def variables(self) -> dict[str, str]:
+        """The outcome variables, those that the job has set so far if it still runs."""
+        return self.record.variables
+
+    def progress(self) -> Progress | None:
+        """How far the job says that it has come; None if it said nothing."""
+        return self.record.progress
+
+    def explain(self) -> Explanation:
+        """Why the job isn't running, or why it failed. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""
+        return self._producer._drive(explain(self._producer._backend, self.id))
 
     def cancel(self) -> bool:
         """Ask for the job's end: a queued job never starts, a running one is told to stop. False if it has ended."""

@@ -9,13 +9,16 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UnknownJob, UsageError
 from enqueue.job import MAX_JOB_BYTES, Job
 from enqueue.order import Order, Placed
 from enqueue.record import HINTS, Outcome, Reason, Record, Status, rfc3339
 from enqueue.wire import records as wire
+
+if TYPE_CHECKING:
+    from enqueue.explain import Facts
 
 T = TypeVar("T")
 
@@ -41,6 +44,11 @@ class Push:
     """Jobs for Faktory; answered with {jid: error} for those that it refused."""
 
     jobs: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Faktory's INFO; answered with its object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class Pause:
     seconds: float
 
 
-Step = Command | Push | Listen | Heard | Emit | Pause
+Step = Command | Push | Ask | Listen | Heard | Emit | Pause
 """A step that finds the server away is answered by QueueUnavailable, raised in the generator."""
 
 Steps = Generator[Step, Any, T]
@@ -93,6 +101,15 @@ class Backend(Protocol):
 
     def record(self, job_id: str) -> Steps[Record]:
         """Where a job stands. Raises UnknownJob, RecordsUnavailable."""
+
+    def records(self, job_ids: Sequence[str]) -> Steps[list[Record | None]]:
+        """Where some jobs stand, in one round trip; None for one that isn't there."""
+
+    def listed(self, queue: str | None, status: Status | None, limit: int) -> Steps[list[str]]:
+        """Ids of a queue's jobs, which may have the status. Raises UsageError where that can't be asked."""
+
+    def facts(self, record: Record) -> Steps[Facts]:
+        """What the server says of a job that waits."""
 
     def cancel(self, job_id: str) -> Steps[bool]:
         """Ask for a job's end; False if it has ended already."""

@@ -121,6 +121,7 @@ class Times(_Open):
     """Moments in RFC 3339, UTC; None: not yet, or unknown."""
 
     queued: str | None = None
+    due: str | None = None
     claimed: str | None = None
     started: str | None = None
     ended: str | None = None
@@ -176,6 +177,14 @@ class Attempt(_Open):
     where: Where = Where()
 
 
+class Progress(_Open):
+    """How far a job says that it has come."""
+
+    percent: float
+    message: str | None = None
+    at: str | None = None
+
+
 class Record(_Open):
     """The job's metadata, version 1."""
 
@@ -194,7 +203,7 @@ class Record(_Open):
     where: Where = Where()
     attempts: tuple[Attempt, ...] = ()
     log: Log = Log()
-    progress: dict[str, Any] | None = None
+    progress: Progress | None = None
     tags: tuple[str, ...] = ()
 
     @property

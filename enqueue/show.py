@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from enqueue.record import Attempt, Outcome, Record, Status
+from enqueue.record import Attempt, Outcome, Progress, Record, Status
 
 COLOURS = {
     Status.QUEUED: "cyan",
@@ -24,6 +25,8 @@ def print_record(record: Record) -> None:
         ("queue", record.queue),
         ("status", Text(record.status.value, style=COLOURS[record.status])),
         ("attempt", record.attempt or None),
+        ("progress", _progress(record.progress)),
+        ("tags", " ".join(record.tags)),
         *_outcome_rows(record),
     ]
     rows += [(name, value) for name, value in record.times.model_dump(exclude_none=True).items()]
@@ -36,6 +39,10 @@ def print_record(record: Record) -> None:
     _print(rows)
 
 
+def _progress(progress: Progress | None) -> str | None:
+    return None if progress is None else f"{progress.percent:g} % {progress.message or ''}".rstrip()
+
+
 def _attempt(attempt: Attempt) -> str:
     """A former attempt: how it ended, when and where, and what to do about it."""
     end = ": ".join(part for part in (attempt.status.value, attempt.reason, attempt.message) if part)
@@ -45,6 +52,19 @@ def _attempt(attempt: Attempt) -> str:
     place = [f"pod {where.pod}" if where.pod else None, f"node {where.node}" if where.node else None]
     about = ", ".join(part for part in (code, since, *place) if part)
     return "\n".join(part for part in (end, about, attempt.hint) if part)
+
+
+def print_list(records: list[Record]) -> None:
+    """Jobs, a line each."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("id", "queue", "status", "reason", "progress", "queued", "tags"):
+        table.add_column(name, header_style="dim", overflow="fold")
+    for record in records:
+        progress = "" if record.progress is None or record.status.final else f"{record.progress.percent:g} %"
+        queued = (record.times.queued or "").partition(".")[0]
+        status = Text(record.status.value, style=COLOURS[record.status])
+        table.add_row(record.id, record.queue, status, record.reason, progress, queued, " ".join(record.tags))
+    Console(highlight=False).print(table)
 
 
 def print_outcome(outcome: Outcome, console: Console | None = None) -> None:

@@ -37,6 +37,7 @@ class FaktoryWithRecords(FaktoryQueue):
         await super().open()
         if self.store is not None:
             self.hands_over = True
+            self.store.queues = self.queues
             await self.store.arrive()
             self._life = asyncio.create_task(self._stay_alive(self.store))
 

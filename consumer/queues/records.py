@@ -110,6 +110,8 @@ class RecordStore:
         self._script_append = redis.register_script(scripts.APPEND)
         self._script_live = redis.register_script(scripts.LIVE)
 
+    queues: Sequence[str] = ()
+    """What this consumer takes jobs from, for those who want to know."""
     look: str
     """The script that says where an attempt stands."""
 
@@ -213,7 +215,10 @@ class RecordStore:
 
     async def live(self) -> None:
         """One sign of life; to be given every few seconds."""
-        await self._script_live(keys=[wire.consumer_key(self.instance)], args=[self.consumer, ALIVE, ALIVE - 5])
+        await self._script_live(
+            keys=[wire.consumer_key(self.instance)],
+            args=[self.consumer, ALIVE, ALIVE - 5, self.instance, ",".join(self.queues)],
+        )
 
     async def standing(self, attempts: Sequence[AttemptKey]) -> Sequence[Standing]:
         """Where each attempt stands. Raises QueueUnavailable."""

@@ -261,6 +261,7 @@ class RqQueue:
         self._beat = self.redis.register_script(scripts.RQ_BEAT)
         self._settle = self.redis.register_script(scripts.RQ_SETTLE)
         self._promote = self.redis.register_script(scripts.RQ_PROMOTE)
+        self.records.queues = self.queues
         await self.records.arrive()
         await self._register()
 

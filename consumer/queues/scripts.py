@@ -91,14 +91,19 @@ return claimed
 )
 
 LIVE = """
--- KEYS: the consumer's key. 1 its name, 2 seconds to live, 3 seconds that are left if it wasn't cut off
+-- KEYS: the consumer's key. 1 its name, 2 seconds to live, 3 seconds that are left if it wasn't cut off, 4 its id,
+-- 5 its queues; `longshore:consumers` lists consumers by their last sign of life
 -- `since`: from when on it has given signs of life without a break
 local left = redis.call('TTL', KEYS[1])
 if left < tonumber(ARGV[3]) then
   if left ~= -1 then redis.call('HSET', KEYS[1], 'since', redis.call('TIME')[1]) end
-  redis.call('HSET', KEYS[1], 'name', ARGV[1])
+  redis.call('HSET', KEYS[1], 'name', ARGV[1], 'queues', ARGV[5])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
+local now = redis.call('TIME')[1]
+redis.call('ZADD', 'longshore:consumers', now, ARGV[4])
+redis.call('ZREMRANGEBYSCORE', 'longshore:consumers', '-inf', now - 86400)
+redis.call('EXPIRE', 'longshore:consumers', 86400)
 """
 
 RQ_BEAT = """

@@ -8,9 +8,10 @@ from typing import Any
 
 from enqueue.backends import faktory_scripts as scripts
 from enqueue.errors import ProtocolError, RecordsUnavailable, UsageError
+from enqueue.explain import Facts
 from enqueue.order import Order, Placed
-from enqueue.protocol import Command, Push, Steps, cancelled_record, checked
-from enqueue.record import Record, Times, rfc3339
+from enqueue.protocol import Ask, Command, Push, Steps, cancelled_record, checked
+from enqueue.record import Record, Status, Times, rfc3339
 from enqueue.wire import faktory as wire
 from enqueue.wire import records as record_wire
 
@@ -51,13 +52,13 @@ class FaktoryBackend:
         )
 
     def enqueue(self, prepared: Sequence[tuple[Order, dict[str, Any]]]) -> Steps[list[Placed]]:
-        """Push jobs. Those with a key or tags are noted in Redis before, since Faktory can't be asked for them."""
+        """Push jobs. Those with a key, tags or a later time are noted in Redis first: Faktory can't be asked."""
         placed = yield from self._in_use(prepared)
         existed: set[int] = set()
         noted = [
             n
             for n, (order, _) in enumerate(prepared)
-            if self._records and n not in placed and (order.key is not None or order.job.tags)
+            if self._records and n not in placed and (order.key is not None or order.job.tags or order.due)
         ]
         if noted:
             bounds = (_KEPT, record_wire.KEY_KEPT, record_wire.TAG_MOST, record_wire.TAG_KEPT)
@@ -95,6 +96,22 @@ class FaktoryBackend:
         stored = yield Command(("HGET", record_wire.faktory_job_key(job_id), "longshore"))
         return record_wire.read_record(stored) or Record(id=job_id)
 
+    def records(self, job_ids: Sequence[str]) -> Steps[list[Record | None]]:
+        """The Records of some jobs in one round trip; None for one that has none (any more)."""
+        self.needs_records()
+        rows = yield Command(("EVAL", scripts.LOOK, 0, *job_ids))
+        return [record_wire.read_record(stored) for stored in rows]
+
+    def listed(self, queue: str | None, status: Status | None, limit: int) -> Steps[list[str]]:
+        """Not to be had: raises UsageError."""
+        raise UsageError("tag: is needed: of Faktory's jobs only those with tags can be listed")
+
+    def facts(self, record: Record) -> Steps[Facts]:
+        """What Faktory says of a job that waits: how many do."""
+        info = yield Ask()
+        queues = info.get("faktory", {}).get("queues", {})
+        return Facts(length=int(queues.get(record.queue, 0)))
+
     def cancel(self, job_id: str) -> Steps[bool]:
         """Ask for a job's end; False if it has ended already."""
         self.needs_records()
@@ -112,6 +129,6 @@ def _placed(payload: dict[str, Any], refused: dict[str, str], existed: bool) -> 
 
 
 def _note(order: Order, payload: dict[str, Any]) -> list[Any]:
-    tags = order.job.tags
-    record = Record(id=payload["jid"], queue=payload["queue"], tags=tags, times=Times(queued=rfc3339(time.time())))
+    tags, times = order.job.tags, Times(queued=rfc3339(time.time()), due=rfc3339(order.due))
+    record = Record(id=payload["jid"], queue=payload["queue"], tags=tags, times=times)
     return [payload["jid"], order.fingerprint, order.again, record.dumps(), len(tags), *tags]

@@ -1,6 +1,6 @@
 """The producer's Redis scripts beside Faktory: what is known of a job from its enqueueing on.
 
-Only a job with a key or with tags is noted before it is pushed: `longshore:key:<hash>` names a key's job,
+Only a job with a key, with tags or for later is noted before it is pushed: `longshore:key:<hash>` names a key's job,
 `longshore:tag:<tag>` lists jobs by time, and `longshore_pushed` in a job's hash says that Faktory has taken it.
 """
 
@@ -49,6 +49,13 @@ for tag in pairs(tags) do
   redis.call('EXPIRE', key, ARGV[4])
 end
 return answers
+"""
+
+LOOK = """
+-- jids: their Records
+local rows = {}
+for i = 1, #ARGV do rows[i] = redis.call('HGET', 'longshore:job:' .. ARGV[i], 'longshore') end
+return rows
 """
 
 KNOWN = """

@@ -9,6 +9,7 @@ from typing import Any
 
 from enqueue.backends import rq_scripts as scripts
 from enqueue.errors import UsageError
+from enqueue.explain import Facts
 from enqueue.order import Order, Placed
 from enqueue.protocol import Command, Steps, cancelled_record, checked, unknown
 from enqueue.record import HINTS, Reason, Record, Status, Times, rfc3339
@@ -22,6 +23,18 @@ _STATUS = {
     b"stopped": Status.CANCELLED,
     b"started": Status.STARTING,
 }
+
+_FIELDS = ("status", "longshore", "origin", "enqueued_at", "ended_at", "longshore_tags")
+
+_LISTS = {
+    Status.STARTING: ("wip",),
+    Status.RUNNING: ("wip",),
+    Status.QUEUED: ("queue", "scheduled", "deferred"),
+    Status.SUCCEEDED: ("finished",),
+    Status.FAILED: ("failed",),
+    Status.CANCELLED: ("canceled", "failed"),
+}
+"""Where RQ keeps the ids of such jobs."""
 
 _KEPT = 7 * 86_400
 
@@ -62,25 +75,36 @@ class RqBackend:
 
     def record(self, job_id: str) -> Steps[Record]:
         """Where a job stands: the Record, unless RQ itself knows better. Raises UnknownJob."""
-        names = ("status", "longshore", "origin", "enqueued_at", "ended_at")
-        status, stored, origin, queued, ended = yield Command(("HMGET", wire.job_key(job_id), *names))
-        if status is None:
-            raise unknown(job_id)
-        record = record_wire.read_record(stored)
-        now = _STATUS.get(status, Status.QUEUED)
+        row = yield Command(("HMGET", wire.job_key(job_id), *_FIELDS))
+        record = _record_of(job_id, row)
         if record is None:
-            record = Record(
-                id=job_id,
-                queue=(origin or b"").decode(),
-                times=Times(queued=rfc3339(wire.from_utc(queued)), ended=rfc3339(wire.from_utc(ended))),
-            )
-        if now.final and not record.status.final:
-            return _told_by_rq(record, now)
-        if record.status.final and not now.final:
-            return Record(id=job_id, queue=record.queue, attempt=record.attempt, status=now, attempts=record.attempts)
-        if not record.status.final and now is Status.QUEUED:
-            return record.model_copy(update={"status": Status.QUEUED})
+            raise unknown(job_id)
         return record
+
+    def records(self, job_ids: Sequence[str]) -> Steps[list[Record | None]]:
+        """The same of some jobs in one round trip; None for one that isn't there."""
+        rows = yield Command(("EVAL", scripts.LOOK, 0, len(_FIELDS), *_FIELDS, *job_ids))
+        return [_record_of(job_id, row) for job_id, row in zip(job_ids, rows, strict=True)]
+
+    def listed(self, queue: str | None, status: Status | None, limit: int) -> Steps[list[str]]:
+        """Ids of a queue's jobs: those that run, that wait, that have ended, the newest of these first."""
+        kinds = _LISTS[status] if status is not None else tuple(dict.fromkeys(k for ks in _LISTS.values() for k in ks))
+        found = yield Command(("EVAL", scripts.LIST, 0, queue or self.default_queue, limit, *kinds))
+        return list(dict.fromkeys(name.decode() for name in found))
+
+    def facts(self, record: Record) -> Steps[Facts]:
+        """What RQ says of a job that waits."""
+        row = yield Command(("EVAL", scripts.FACTS, 0, record.id, record.queue))
+        suspended, place, length, due, dependencies = row
+        names = [text.decode() for text in dependencies]
+        return Facts(
+            suspended=bool(suspended),
+            listed=place >= 0 or length > scripts.LOOKED_AT,
+            ahead=place if place >= 0 else None,
+            length=length,
+            due=float(due) if due else None,
+            waits_for=tuple(zip(names[::2], names[1::2], strict=True)),
+        )
 
     def cancel(self, job_id: str) -> Steps[bool]:
         """Ask for a job's end; False if it has ended already. Raises UnknownJob."""
@@ -91,6 +115,29 @@ class RqBackend:
         if answer == b"unknown":
             raise unknown(job_id)
         return bool(answer != b"ended")
+
+
+def _record_of(job_id: str, row: Sequence[bytes | None]) -> Record | None:
+    """What Record and RQ say together; None for no job."""
+    status, stored, origin, queued, ended, tags = row
+    if status is None:
+        return None
+    record = record_wire.read_record(stored)
+    now = _STATUS.get(status, Status.QUEUED)
+    if record is None:
+        record = Record(
+            id=job_id,
+            queue=(origin or b"").decode(),
+            times=Times(queued=rfc3339(wire.from_utc(queued)), ended=rfc3339(wire.from_utc(ended))),
+            tags=tuple((tags or b"").decode("utf-8", "replace").split()),
+        )
+    if now.final and not record.status.final:
+        return _told_by_rq(record, now)
+    if record.status.final and not now.final:
+        return Record(id=job_id, queue=record.queue, attempt=record.attempt, status=now, attempts=record.attempts)
+    if not record.status.final and now is Status.QUEUED:
+        return record.model_copy(update={"status": Status.QUEUED})
+    return record
 
 
 def _placed(job_id: str, answer: bytes | int) -> Placed:

@@ -91,3 +91,45 @@ redis.call('EXPIRE', 'longshore:log:' .. ARGV[1], ARGV[3])
 redis.call('PUBLISH', 'longshore:record:' .. ARGV[1], 'cancelled')
 return 'cancelled'
 """
+
+LOOK = """
+-- 1 number of fields, fields..., ids...
+local names, rows = {}, {}
+for i = 2, ARGV[1] + 1 do names[#names + 1] = ARGV[i] end
+for i = ARGV[1] + 2, #ARGV do rows[#rows + 1] = redis.call('HMGET', 'rq:job:' .. ARGV[i], unpack(names)) end
+return rows
+"""
+
+LIST = """
+-- 1 queue, 2 most of each kind, kinds...; members of wip are <id>:<execution>
+local found = {}
+for i = 3, #ARGV do
+  local ids
+  if ARGV[i] == 'queue' then
+    ids = redis.call('LRANGE', 'rq:queue:' .. ARGV[1], 0, ARGV[2] - 1)
+  else
+    ids = redis.call('ZREVRANGE', 'rq:' .. ARGV[i] .. ':' .. ARGV[1], 0, ARGV[2] - 1)
+  end
+  for _, id in ipairs(ids) do
+    found[#found + 1] = ARGV[i] == 'wip' and string.match(id, '^(.*):[^:]+$') or id
+  end
+end
+return found
+"""
+
+LOOKED_AT = 100_000
+"""Jobs of a queue among which a job's place is looked for."""
+
+FACTS = f"""
+-- id, queue: whether RQ is suspended, place in the queue or -1, the queue's length, due or '', jobs that it waits for
+local id, queue = ARGV[1], ARGV[2]
+local waits = {{}}
+for _, other in ipairs(redis.call('SMEMBERS', 'rq:job::' .. id .. ':dependencies')) do
+  waits[#waits + 1] = other
+  waits[#waits + 1] = redis.call('HGET', 'rq:job:' .. other, 'status') or ''
+end
+if redis.call('HGET', 'rq:job:' .. id, 'status') ~= 'deferred' then waits = {{}} end
+local place = redis.call('LPOS', 'rq:queue:' .. queue, id, 'MAXLEN', {LOOKED_AT})
+return {{redis.call('EXISTS', 'rq:suspended'), place or -1, redis.call('LLEN', 'rq:queue:' .. queue),
+  redis.call('ZSCORE', 'rq:scheduled:' .. queue, id) or '', waits}}
+"""

@@ -265,6 +265,8 @@ def new_job(
     }
     if due is None:
         fields["enqueued_at"] = moment
+    if job.tags:
+        fields["longshore_tags"] = " ".join(job.tags)
     if job.retries:
         fields["retries_left"] = job.retries
     if job.retention.success is not None:

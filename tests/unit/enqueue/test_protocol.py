@@ -36,7 +36,7 @@ def kinds(seen: list[Any]) -> list[type]:
 def test_a_wait_outlives_a_restart_of_the_server() -> None:
     seen = drive(
         protocol.wait(RqBackend("q"), "j", 60),
-        [[b"started", None, b"q", b"", b""], AWAY, AWAY, AWAY, [b"finished", ENDED, b"q", b"", b""]],
+        [[b"started", None, b"q", b"", b"", None], AWAY, AWAY, AWAY, [b"finished", ENDED, b"q", b"", b"", None]],
     )
     assert kinds(seen[:-1]) == [Listen, Command, Heard, Pause, Command, Pause, Command, Pause, Command]
     assert seen[-1].succeeded
@@ -57,7 +57,7 @@ def test_a_followed_log_goes_on_where_it_was_when_the_server_is_back() -> None:
     entry = [(b"longshore:log:j", [(b"1-1", {b"d": b"one\n", b"l": b"1"})])]
     seen = drive(
         protocol.follow(RqBackend("q"), "j", until_end=True),
-        [entry, AWAY, None, AWAY, [b"finished", ENDED, b"q", b"", b""], None],
+        [entry, AWAY, None, AWAY, [b"finished", ENDED, b"q", b"", b"", None], None],
     )
     reads = [step.args for step in seen if isinstance(step, Command) and step.args[0] == "XREAD"]
     assert [args[-1] for args in reads] == ["0-0", b"1-1", b"1-1", b"1-1"]
@@ -66,7 +66,7 @@ def test_a_followed_log_goes_on_where_it_was_when_the_server_is_back() -> None:
 
 def test_whoever_follows_a_log_says_so_and_goes_on_saying_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "ANNOUNCE", 0.0)
-    running, ended = [b"started", None, b"q", b"", b""], [b"finished", ENDED, b"q", b"", b""]
+    running, ended = [b"started", None, b"q", b"", b"", None], [b"finished", ENDED, b"q", b"", b"", None]
     entry = [(b"longshore:log:j", [(b"1-1", {b"d": b"one\n", b"l": b"1"})])]
     seen = drive(protocol.follow(RqBackend("q"), "j", until_end=True), [entry, None, running, None, ended, None])
     said = [step.args for step in seen if isinstance(step, Command) and step.args[0] == "PUBLISH"]

@@ -1,0 +1,170 @@
+"""Why a job isn't running, or why it failed, in one answer. The facts come by steps, the answer is pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from enqueue.protocol import Backend, Command, Steps
+from enqueue.record import Record, Status, epoch, rfc3339
+
+TAKEOVER = "another one goes on with the job within about 20 seconds, if there is one"
+
+_CONSUMERS = """
+-- the consumers that live: name, queues with commas between them
+local found = {}
+for _, instance in ipairs(redis.call('ZRANGE', 'longshore:consumers', 0, -1)) do
+  local key = 'longshore:consumer:' .. instance
+  if redis.call('EXISTS', key) == 1 then
+    local fields = redis.call('HMGET', key, 'name', 'queues')
+    found[#found + 1] = {fields[1] or '', fields[2] or ''}
+  else
+    redis.call('ZREM', 'longshore:consumers', instance)
+  end
+end
+return found
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the servers say of a job that waits."""
+
+    suspended: bool = False
+    listed: bool | None = None
+    """It stands in its queue; None: that can't be asked."""
+    ahead: int | None = None
+    """Jobs before it; None: that can't be asked, or they are very many."""
+    length: int | None = None
+    """Jobs in its queue."""
+    due: float | None = None
+    """It is scheduled for then, in seconds since the epoch."""
+    waits_for: tuple[tuple[str, str], ...] = ()
+    """Jobs that must end first: id and status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that keeps a job, or ended it: a word for programs, a sentence for people."""
+
+    word: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a job stands where it stands; the first cause is the one that matters most."""
+
+    id: str
+    queue: str
+    status: str
+    causes: tuple[Cause, ...]
+    hint: str | None = None
+
+    @property
+    def text(self) -> str:
+        """For people, in a few lines."""
+        lines = [f"job {self.id} is {self.status}", *(f"- {cause.text}" for cause in self.causes)]
+        return "\n".join([*lines, f"what to do: {self.hint}"] if self.hint else lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs: JSON types only."""
+        return asdict(self) | {"causes": [asdict(cause) for cause in self.causes]}
+
+
+def explain(backend: Backend, job_id: str) -> Steps[Explanation]:
+    """Ask and answer. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""
+    record = yield from backend.record(job_id)
+    if record.status.final:
+        return told(record, Facts(), {}, time.time())
+    rows = yield Command(("EVAL", _CONSUMERS, 0))
+    consumers = {name.decode(): queues.decode().split(",") if queues else [] for name, queues in rows}
+    facts = (yield from backend.facts(record)) if record.status is Status.QUEUED else Facts()
+    return told(record, facts, consumers, time.time())
+
+
+def told(record: Record, facts: Facts, consumers: dict[str, list[str]], now: float) -> Explanation:
+    """The answer. `consumers`: those that live, and their queues (none said: all)."""
+    hint = record.hint
+    if record.status.final:
+        causes = list(_of_its_end(record))
+    elif record.status is Status.QUEUED:
+        causes = list(_of_waiting(record, facts, consumers, now))
+        hint = _HINTS.get(causes[0].word) if causes else None
+    else:
+        causes = list(_of_running(record, consumers))
+    return Explanation(record.id, record.queue, record.status.value, tuple(causes), hint)
+
+
+_HINTS = {
+    "suspended": "`rq resume` lets consumers take jobs again.",
+    "no_consumer": "Start one: longshore run --queues with this queue's name; or look why those that run are gone.",
+    "unlisted": "Enqueue it again, if it doesn't come by itself.",
+    "unknown": "Is the id right, and is this the server that it was enqueued on?",
+}
+
+
+def _of_its_end(record: Record) -> Iterator[Cause]:
+    if record.status is Status.SUCCEEDED:
+        yield Cause("succeeded", f"it ended well at {record.times.ended or 'an unknown time'}")
+        return
+    yield Cause(record.reason or record.status.value, record.message or "nobody said why")
+    tries = len(record.attempts)
+    if tries > 1:
+        former = "; ".join(f"{a.attempt}: {a.message or a.reason or a.status.value}" for a in record.attempts[:-1])
+        yield Cause("attempts", f"that was try {tries}; the former ones: {former}")
+
+
+def _of_waiting(record: Record, facts: Facts, consumers: dict[str, list[str]], now: float) -> Iterator[Cause]:
+    here = [name for name, queues in consumers.items() if not queues or record.queue in queues]
+    due = facts.due if facts.due is not None else epoch(record.times.due)
+    if facts.suspended:
+        yield Cause("suspended", "RQ is suspended: no consumer takes any job")
+    for job_id, status in facts.waits_for:
+        yield Cause("deferred", f"it waits for job {job_id}, which is {status or 'gone'}")
+    if due is not None and due > now:
+        yield Cause("scheduled", f"it is due at {rfc3339(due)}, in {due - now:.0f} s")
+    if not record.queue:
+        yield Cause("unknown", "nothing is known of it: it waits in Faktory, or it was never enqueued")
+        return
+    if not here:
+        others = f"; those that live take others: {_few(sorted(consumers))}" if consumers else ""
+        yield Cause("no_consumer", f"no living consumer takes jobs from queue '{record.queue}'{others}")
+    if facts.listed and facts.ahead is None:
+        yield Cause("position", f"very many jobs are before it in queue '{record.queue}', of {facts.length}")
+    elif facts.listed:
+        before = {0: "it is the next one", 1: "one job is before it"}.get(
+            facts.ahead or 0, f"{facts.ahead} are before it"
+        )
+        yield Cause("position", f"{before} in queue '{record.queue}', of {facts.length}")
+    elif facts.listed is None and facts.length is not None:
+        word = "one job waits" if facts.length == 1 else f"{facts.length} jobs wait"
+        yield Cause("position", f"{word} in queue '{record.queue}'; Faktory tells no place, nor who is paused")
+    elif facts.listed is False and due is None and not facts.waits_for:
+        yield Cause("unlisted", "it stands in no list of the queue: something took it without saying so")
+    if here:
+        yield Cause("consumers", f"the queue's consumers: {_few(here)}")
+    if record.attempts:
+        last = record.attempts[-1]
+        yield Cause("retry", f"try {last.attempt} failed: {last.message or last.reason}")
+
+
+def _of_running(record: Record, consumers: dict[str, list[str]]) -> Iterator[Cause]:
+    where, times = record.where, record.times
+    place = ", ".join(f"{k} {v}" for k, v in (("pod", where.pod), ("node", where.node)) if v)
+    if where.consumer and where.consumer not in consumers:
+        yield Cause("consumer_lost", f"its consumer {where.consumer} gives no sign of life; {TAKEOVER}")
+    if record.status is Status.STARTING:
+        said = record.message or "it is being started"
+        yield Cause("starting", f"{said} (since {times.claimed}{', ' + place if place else ''})")
+    else:
+        at = f"it runs since {times.started or times.claimed}"
+        yield Cause("running", f"{at}{', ' + place if place else ''}")
+    if record.progress is not None:
+        yield Cause("progress", f"{record.progress.percent:g} % {record.progress.message or ''}".rstrip())
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
