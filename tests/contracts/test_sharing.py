@@ -1,0 +1,44 @@
+"""A producer shared with forked children, and the examples of its documentation."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import redis
+
+import enqueue
+from enqueue import Job
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_forked_child_enqueues_over_connections_of_its_own(redis_url: str, redis_client: redis.Redis) -> None:
+    with enqueue.connect(redis_url, queue="q") as producer:
+        producer.enqueue(Job(commands=["true"]))
+        children = []
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                try:
+                    code = 0 if len(list(producer.enqueue_many([Job(commands=["true"])] * 20))) == 20 else 1
+                except BaseException:
+                    code = 2
+                os._exit(code)
+            children.append(child)
+        mine = [producer.enqueue(Job(commands=["true"])).id for _ in range(20)]
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+        assert len(set(mine)) == 20
+    assert redis_client.llen("rq:queue:q") == 81
+
+
+def test_the_examples_of_the_docs_are_python_and_name_what_there_is() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/producers.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "enqueue":
+                for name in node.names:
+                    assert name.name == "aio" or hasattr(enqueue, name.name), name.name
