@@ -49,9 +49,7 @@ def _outcome(exit: Exit, stopped: Stop | None, timeout: float | None, variables:
     if stopped is Stop.CANCEL:
         return _ended(Status.CANCELLED, Reason.REQUESTED, _cancelled(exit.started), exit.code, values)
     if stopped is Stop.DEADLINE and not _in_time(exit, timeout):
-        return _ended(
-            Status.FAILED, Reason.DEADLINE, f"ran longer than its timeout of {timeout:g} s", exit.code, values
-        )
+        return _ended(Status.FAILED, Reason.DEADLINE, _overdue(timeout), exit.code, values)
     if stopped is Stop.SHUTDOWN:
         message = "the consumer was stopped and ended the job"
         return _ended(Status.FAILED, Reason.CONSUMER_STOPPED, message, exit.code, values)
@@ -64,6 +62,10 @@ def _outcome(exit: Exit, stopped: Stop | None, timeout: float | None, variables:
         return _ended(Status.FAILED, Reason.SIGNAL, message, exit.code, values, _KILLED.get(exit.signal))
     message = exit.message or f"exited with code {exit.code}"
     return _ended(Status.FAILED, Reason.EXIT_CODE, message, exit.code, values)
+
+
+def _overdue(timeout: float | None) -> str:
+    return f"ran longer than its timeout of {timeout:g} s"
 
 
 def _cancelled(started: bool) -> str:
@@ -85,9 +87,13 @@ def outcome_of_fault(fault: Unrunnable | ExecutorFault, variables: Mapping[str, 
     return _ended(Status.FAILED, fault.reason, str(fault), None, variables or {})
 
 
-def cancelled_before_start() -> Outcome:
-    """What the producer is told of a job that was cancelled in time."""
-    return _ended(Status.CANCELLED, Reason.REQUESTED, "cancelled before it started", None, {})
+def outcome_of_nothing(stop: Stop | None, claim: Claim, variables: Mapping[str, str] | None = None) -> Outcome:
+    """What the producer is told of a job that is to be stopped, and of which nothing is there (any more)."""
+    before = claim.history if has_begun(claim) else None
+    if stop is Stop.DEADLINE and before is not None:
+        return _ended(Status.FAILED, Reason.DEADLINE, before.message, None, variables or {})
+    message = _cancelled(True) if before is not None else "cancelled before it started"
+    return _ended(Status.CANCELLED, Reason.REQUESTED, message, None, variables or {})
 
 
 def _ended(
@@ -143,6 +149,11 @@ def has_begun(claim: Claim) -> bool:
     return before is not None and before.attempt == claim.attempt and before.status is Status.RUNNING
 
 
+def was_overdue(claim: Claim) -> bool:
+    """A former consumer was about to stop this very attempt for its deadline, or has done so."""
+    return has_begun(claim) and claim.history is not None and claim.history.reason == Reason.DEADLINE
+
+
 def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> Record:
     """The Record of a claim that is about to start; what former attempts left in it stays.
 
@@ -156,12 +167,15 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
         attempt=claim.attempt,
         token=claim.token,
         status=Status.RUNNING if begun else Status.STARTING,
+        reason=history.reason if begun and history else None,
+        message=history.message if begun and history else None,
         times=Times(
             queued=rfc3339(claim.queued_at) or (history.times.queued if history else None),
             claimed=history.times.claimed if begun and history else rfc3339(claim.claimed_at),
             started=history.times.started if begun and history else None,
         ),
         where=Where(executor=executor, consumer=consumer),
+        variables=history.variables if begun and history else {},
         attempts=history.attempts if history else (),
         log=Log(stream=stream),
         tags=claim.job.tags if claim.job else (),
@@ -177,6 +191,11 @@ def record_running(record: Record, where: Where, started_at: float | None) -> Re
             "times": record.times.model_copy(update={"started": rfc3339(started_at)}),
         }
     )
+
+
+def record_overdue(record: Record, timeout: float | None) -> Record:
+    """The Record of a job that is about to be stopped: whoever goes on, should we die, knows what ended it."""
+    return record.model_copy(update={"reason": Reason.DEADLINE.value, "message": _overdue(timeout)})
 
 
 def record_ended(

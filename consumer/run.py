@@ -15,17 +15,19 @@ from consumer.errors import ClaimLost, ExecutorFault, Unrunnable
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Stop
 from consumer.outcome import (
-    cancelled_before_start,
     failure_text,
     has_begun,
     log_of,
     masked,
     outcome_of,
     outcome_of_fault,
+    outcome_of_nothing,
     record_claimed,
     record_ended,
+    record_overdue,
     record_running,
     verdict_of,
+    was_overdue,
 )
 from consumer.plan import plan_of
 from consumer.ports import Execution, Executor, Records
@@ -41,6 +43,8 @@ DOUBT = 30.0
 """Seconds for which a stop waits while nobody can say whether the claim is still ours: its queue is away."""
 STOP_PATIENCE = 60.0
 """Seconds, beyond its grace, until a job that was stopped is given up: its node may be gone."""
+TELL_PAUSE = 1.0
+"""Seconds between two Records of a job that goes on and has new variables."""
 STOP_PAUSE = 2.0
 """Seconds until a stop that the infrastructure didn't take is asked for again."""
 
@@ -72,10 +76,12 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
     if claim.cancelled:
         switch.set(Stop.CANCEL)
+    elif was_overdue(claim):
+        switch.set(Stop.DEADLINE)
     try:
         try:
             if switch.reason is Stop.CANCEL and not _may_run(claim):
-                outcome = cancelled_before_start()
+                outcome = outcome_of_nothing(Stop.CANCEL, claim)
             else:
                 name, source = tools.settings.name, tools.records.source
                 plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source)
@@ -86,7 +92,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
         except NotStarted:
-            outcome = cancelled_before_start()
+            outcome = outcome_of_nothing(switch.reason, claim, follower.variables)
         except (ClaimLost, LetGo):
             raise
         except Exception as error:
@@ -122,7 +128,7 @@ async def supervise(
 ) -> tuple[Exit, Stop | None]:
     """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end."""
     ending = asyncio.ensure_future(execution.wait())
-    watching = asyncio.create_task(_watch_start(execution, plan, switch, tools, claim, ending))
+    watching = asyncio.create_task(_watch(execution, plan, switch, tools, follower, claim, ending))
     stopping = asyncio.ensure_future(switch.wait())
     try:
         if not tools.executor.silent:
@@ -132,6 +138,8 @@ async def supervise(
         stopped = None if ending.done() else switch.reason
         if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
             raise LetGo
+        if stopped is Stop.DEADLINE and not was_overdue(claim):
+            await _tell_overdue(execution, plan, tools, follower, claim)
         if stopped is not None:
             await _stop(execution, plan, ending)
         exit = await _exit_of(ending, stopped)
@@ -140,6 +148,16 @@ async def supervise(
     finally:
         await end(watching, ending, stopping)
         switch.over()
+
+
+async def _tell_overdue(execution: Execution, plan: Plan, tools: Tools, follower: Follower, claim: Claim) -> None:
+    """Whoever goes on, should we die now, must know why there is nothing any more. (A cancel stands in the store.)"""
+    record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
+    record = record_running(record, execution.where, await execution.started())
+    record = record_overdue(record, plan.timeout).model_copy(update={"variables": follower.masked})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DOUBT):
+            await tools.records.write(claim, record)
 
 
 async def _stop(execution: Execution, plan: Plan, ending: asyncio.Future[Exit]) -> None:
@@ -173,10 +191,19 @@ async def _exit_of(ending: asyncio.Future[Exit], stopped: Stop | None) -> Exit:
         return Exit(started=fault.started, note=f"it couldn't be seen to end: {fault}")
 
 
-async def _watch_start(
-    execution: Execution, plan: Plan, switch: Switch, tools: Tools, claim: Claim, ending: asyncio.Future[Exit]
+async def _watch(
+    execution: Execution,
+    plan: Plan,
+    switch: Switch,
+    tools: Tools,
+    follower: Follower,
+    claim: Claim,
+    ending: asyncio.Future[Exit],
 ) -> None:
-    """Tell the Record that the job runs, and set its deadline. Without trust in the node's clock."""
+    """Tell the Record that the job runs, and its variables as they come; set its deadline.
+
+    Without trust in the node's clock.
+    """
     try:
         started_at = await execution.started()
     except ExecutorFault:
@@ -186,11 +213,20 @@ async def _watch_start(
         former = epoch(claim.history.times.claimed) if claim.history else None
         elapsed = 0.0 if former is None else min(time.time() - former, time.time() - started_at)
         switch.due(plan.timeout - max(0.0, elapsed))
-    if ending.done():
-        return  # the final Record comes at once
     record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
+    record = record_running(record, execution.where, started_at)
+
+    async def tell(variables: dict[str, str]) -> bool:
+        if ending.done() or switch.reason is not None:
+            return False  # the final Record comes soon, or one that says why it is stopped
+        await tools.records.write(claim, record.model_copy(update={"variables": variables}))
+        return True
+
     try:
-        await tools.records.write(claim, record_running(record, execution.where, started_at))
+        await tell(follower.masked)
+        while not ending.done():
+            await follower.store(tell)
+            await asyncio.sleep(TELL_PAUSE)
     except ClaimLost:
         switch.set(Stop.LOST)
 

@@ -32,16 +32,21 @@ LOOK_SECONDS = 10.0
 
 
 class NotStarted(Exception):
-    """The job was cancelled and nothing of it has started."""
+    """The job is to be stopped, and there is nothing of it: it hasn't started, or is gone again."""
 
 
 async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
     """Start it, with more than one try. Raises Unrunnable, ExecutorFault, NotStarted, LetGo.
 
+    What is to be stopped already (a former consumer may have done so, and died) is only looked for.
+
     A lack of room, such as a full quota, may last as long as a start may. An executor that can start nothing at all is
     waited for: that is no job's failure.
     """
     began, pause, tries = time.monotonic(), START_PAUSE, 0
+    before = switch.reason
+    if before in (Stop.CANCEL, Stop.DEADLINE):
+        return await _found(plan, executor)
     while True:
         if switch.reason in (Stop.SHUTDOWN, Stop.LOST) and executor.detachable:
             raise LetGo

@@ -14,6 +14,7 @@ lasts to the end of the log. An end outside a block, a start without a key and u
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 MAX_VALUE = 64 * 1024
 """Bytes of one variable."""
@@ -44,9 +45,14 @@ class Directives:
 
     A variable that breaks a bound is refused: a line `::error::outcome variable 'x' refused: ...` comes in its place,
     a set variable keeps its former value, a block's variable is dropped and the rest of its lines stay in the log.
+
+    `changed` is called whenever a variable has a new value: somebody stores them then, and sets `stored` to the
+    `version` that the stored ones had.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] | None = None) -> None:
+        self._changed = changed
+        self.version = self.stored = 0
         self._values: dict[bytes, bytearray] = {}
         self._total = 0
         self._open: list[_Block] = []
@@ -90,8 +96,13 @@ class Directives:
 
     @property
     def holds(self) -> bool:
-        """Nothing is ever held back."""
-        return False
+        """A variable isn't whole, or not stored: nobody could go on from here without what precedes."""
+        return self.version != self.stored or bool(self._open)
+
+    def _told(self) -> None:
+        if self._changed is not None:
+            self.version += 1
+            self._changed()
 
     def _rest_of_line(self, block: bytes, out: list[bytes]) -> int:
         """A line that began in the former block: where its beginning went, its rest goes."""
@@ -115,6 +126,7 @@ class Directives:
             self._forget(key)
             self._values[key] = bytearray(value)
             self._total += len(key) + len(value)
+            self._told()
             return b""
         return self._started(line)
 
@@ -124,6 +136,8 @@ class Directives:
             if not block.refused and self._values[block.key].endswith(b"\n"):
                 del self._values[block.key][-1:]
                 self._total -= 1
+            if not block.refused:
+                self._told()
             return b""
         if line.startswith(b"::start-") and (started := self._started(line)) is not line:
             return started
@@ -153,6 +167,7 @@ class Directives:
             self._total += len(text)
             return b""
         self._forget(key)
+        self._told()
         for block in self._open:
             block.refused = block.refused or block.key == key
         return _refusal(key, problem) + line

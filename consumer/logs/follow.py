@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -75,7 +75,10 @@ class Follower:
         self._desk = desk or Desk(settings.memory)
         secrets = claim.job.sensitive_values() if claim.job else ()
         self._secrets = Mask(secrets)
-        self._directives = Directives()
+        self._changed = asyncio.Event()
+        self._directives = Directives(self._changed.set)
+        before = claim.history if claim.history and claim.history.attempt == claim.attempt else None
+        self._former = before.variables if before else {}
         if self._secrets.unmasked:
             log.warning("values_too_short_to_mask", job=claim.id, count=self._secrets.unmasked)
         self._pipeline: Pipeline | None = None
@@ -85,8 +88,24 @@ class Follower:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The outcome variables so far, not masked."""
-        return self._directives.variables
+        """The outcome variables so far, not masked, but those that only a former consumer saw."""
+        return {**self._former, **self._directives.variables}
+
+    @property
+    def masked(self) -> dict[str, str]:
+        """The same without the job's secrets."""
+        return {name: self.mask(value) for name, value in self.variables.items()}
+
+    async def store(self, write: Callable[[dict[str, str]], Awaitable[bool]]) -> None:
+        """Waits until there are new outcome variables, and gives all of them, masked, to `write`.
+
+        It says whether they are stored: until then whoever adopts the execution must read them again.
+        """
+        await self._changed.wait()
+        self._changed.clear()
+        version = self._directives.version
+        if await write(self.masked):
+            self._directives.stored = version
 
     @property
     def tail(self) -> tuple[str, ...]:

@@ -15,14 +15,12 @@ from typing import Any
 import pytest
 import redis
 
-from consumer.executors.kubernetes import names
-from consumer.executors.kubernetes.api import Api, path_of
-from consumer.executors.kubernetes.watch import lines_of
+from consumer.executors.kubernetes.api import Api
 from consumer.tasks import end
 from enqueue import Job, aio
 from support.consuming import until
 from support.history import History, What, violations
-from support.witnesses import keep_all, monitored, pod_event
+from support.witnesses import keep_all, monitored, watch_pods
 
 pytestmark = pytest.mark.cluster
 RUN_FOR = {"lab/run-for": "45s"}
@@ -57,20 +55,6 @@ async def start(
             await process.wait()
 
 
-async def watch_pods(admin: Api, namespace: str, queue: str, history: History) -> None:
-    """Note what comes and goes of this queue's pods."""
-    query = {"labelSelector": names.OURS, "watch": "true", "timeoutSeconds": "600"}
-    kinds = {"ADDED": What.CREATED, "DELETED": What.DELETED}
-    while True:  # the server may end a watch at any time
-        async with admin.stream(path_of(namespace, "pods"), query) as response:
-            async for line in lines_of(response):
-                event = json.loads(line)
-                meta = event["object"]["metadata"]
-                query["resourceVersion"] = meta["resourceVersion"]
-                if event["type"] in kinds and meta.get("annotations", {}).get(names.QUEUE) == queue:
-                    history.events.append(pod_event(kinds[event["type"]], event["object"]))
-
-
 COUNT = """
 local count = 0
 for _, key in ipairs(redis.call('KEYS', 'rq:job:*')) do
@@ -96,7 +80,7 @@ async def test_all_pods_in_flight_change_hands(
     record_property: Callable[[str, object], None],
 ) -> None:
     queue, history = f"longshore-test-{secrets.token_hex(6)}", History(slots=500)
-    watching = asyncio.create_task(watch_pods(admin, simulated, queue, history))
+    watching = asyncio.create_task(watch_pods(admin, simulated, history, queue))
     held = redis_client.register_script(COUNT)
     try:
         async with monitored(redis_url, history), aio.connect(redis_url, queue=queue) as producer:

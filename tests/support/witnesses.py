@@ -16,6 +16,8 @@ import redis
 from aiohttp import web
 
 from consumer.executors.kubernetes import names
+from consumer.executors.kubernetes.api import Api, path_of
+from consumer.executors.kubernetes.watch import lines_of
 from consumer.tasks import end
 from support.fakekube import FakeKube
 from support.history import Event, History, What
@@ -49,6 +51,20 @@ def pod_event(what: What, item: dict[str, Any]) -> Event:
     job = meta.get("annotations", {}).get(names.JOB_ID, "")
     attempt = int(meta.get("labels", {}).get(names.ATTEMPT, 0))
     return Event(time.time(), what, job, attempt, meta["name"], meta["uid"])
+
+
+async def watch_pods(admin: Api, namespace: str, history: History, queue: str | None = None) -> None:
+    """Note what comes and goes of our pods on a cluster, of one queue or of all, until cancelled."""
+    query = {"labelSelector": names.OURS, "watch": "true", "timeoutSeconds": "600"}
+    kinds = {"ADDED": What.CREATED, "DELETED": What.DELETED}
+    while True:  # the server may end a watch at any time
+        async with admin.stream(path_of(namespace, "pods"), query) as response:
+            async for line in lines_of(response):
+                event = json.loads(line)
+                meta = event["object"]["metadata"]
+                query["resourceVersion"] = meta["resourceVersion"]
+                if event["type"] in kinds and queue in (None, meta.get("annotations", {}).get(names.QUEUE)):
+                    history.events.append(pod_event(kinds[event["type"]], event["object"]))
 
 
 @contextlib.asynccontextmanager

@@ -5,12 +5,12 @@ import pytest
 from consumer.errors import ExecutorFault, Unrunnable
 from consumer.model import Claim, Exit, LogPosition, Stop, Verdict
 from consumer.outcome import (
-    cancelled_before_start,
     failure_text,
     log_of,
     masked,
     outcome_of,
     outcome_of_fault,
+    outcome_of_nothing,
     record_claimed,
     record_ended,
     record_running,
@@ -89,7 +89,7 @@ WAITED = outcome_of_fault(ExecutorFault("no room", Reason.UNSCHEDULABLE))
     ("outcome", "claimed", "started", "requeues", "verdict"),
     [
         (outcome_of(Exit(code=0), None, None, {}), claim(), True, True, (Verdict.DONE, False)),
-        (cancelled_before_start(), claim(retries_left=3), False, True, (Verdict.DONE, False)),
+        (outcome_of_nothing(Stop.CANCEL, claim()), claim(retries_left=3), False, True, (Verdict.DONE, False)),
         (JOB_FAULT, claim(), True, True, (Verdict.BURY, False)),
         (JOB_FAULT, claim(retries_left=1), True, True, (Verdict.RETRY, False)),
         (outcome_of_fault(Unrunnable("x")), claim(retries_left=9), False, True, (Verdict.BURY, False)),

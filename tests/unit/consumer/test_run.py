@@ -2,143 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from consumer.errors import ClaimLost, ExecutorFault
-from consumer.logs.follow import Follower
-from consumer.model import Claim, Exit, Plan, Settlement, Stop, Verdict
-from consumer.queues.none import NoRecords
-from consumer.run import Tools, run_job
-from consumer.settings import load_settings
+from consumer.errors import ExecutorFault
+from consumer.model import Exit, Stop, Verdict
 from consumer.switch import Switch
-from enqueue.job import Job
-from enqueue.record import Attempt, Outcome, Reason, Record, Status, Where
-
-CLAIM = Claim("j", "q", 1, "t", Job(commands=["true"]), claimed_at=1.0)
-
-
-@dataclass
-class Story:
-    """What happened, in order; and what shall happen."""
-
-    steps: list[str] = field(default_factory=list)
-    settled: list[Settlement] = field(default_factory=list)
-    lose_writes: bool = False
-    refuse_settle: bool = False
-
-
-class Double:
-    """An executor and its only execution."""
-
-    name = "double"
-    silent = False
-    trouble: str | None = None
-
-    def __init__(self, story: Story, *, detachable: bool = False) -> None:
-        self.story, self.detachable, self.portable = story, detachable, detachable
-        self.where = Where(pod="p")
-        self.starts: list[Exception | None] = [None]
-        self.problems: list[tuple[Reason, str]] = []
-        self.ending: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self.output = [b"::set-outcome-var a=1\n", b"hello\n"]
-        self.begun = asyncio.Event()
-        self.plans: list[Plan] = []
-
-    def end(self, exit: Exit | Exception) -> None:
-        if isinstance(exit, Exception):
-            self.ending.set_exception(exit)
-        else:
-            self.ending.set_result(exit)
-
-    def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
-        return self.problems
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def start(self, plan: Plan) -> Double:
-        self.story.steps.append("start")
-        self.plans.append(plan)
-        problem = self.starts.pop(0)
-        if problem is not None:
-            raise problem
-        self.begun.set()
-        return self
-
-    async def logs(self, after: str = "") -> AsyncIterator[bytes]:
-        for chunk in self.output:
-            yield chunk
-
-    def watched(self, seconds: float) -> None:
-        pass
-
-    async def started(self) -> float:
-        return time.time()
-
-    async def wait(self) -> Exit:
-        return await asyncio.shield(self.ending)
-
-    async def stop(self, grace: float) -> None:
-        self.story.steps.append("stop")
-        if not self.ending.done():
-            self.end(Exit(code=143, signal=15, ended_at=2.0))
-
-    async def remove(self, *, failed: bool = False) -> None:
-        self.story.steps.append("remove")
-
-    async def detach(self) -> None:
-        self.story.steps.append("detach")
-
-
-class Store(NoRecords):
-    def __init__(self, story: Story) -> None:
-        self.story = story
-
-    async def write(self, claim: Claim, record: Record) -> None:
-        if self.story.lose_writes:
-            raise ClaimLost("not ours")
-        self.story.steps.append(f"write {record.status.value}")
-
-
-Run = Callable[..., "asyncio.Task[Outcome | None]"]
-
-
-@pytest.fixture
-def story() -> Story:
-    return Story()
-
-
-@pytest.fixture
-def run(story: Story, monkeypatch: pytest.MonkeyPatch) -> Run:
-    async def no_pause(seconds: float) -> None: ...
-
-    async def settle(settlement: Settlement) -> None:
-        if story.refuse_settle:
-            raise ClaimLost("taken")
-        story.steps.append("settle")
-        story.settled.append(settlement)
-
-    def begin(executor: Double, switch: Switch | None = None, **change: Any) -> asyncio.Task[Outcome | None]:
-        settings = load_settings(name="me")
-        tools = Tools(
-            executor=executor,
-            records=Store(story),
-            settings=settings,
-            follower=lambda claim: Follower(claim, lambda claim, former: [], settings.logs),
-            settle=settle,
-            requeues=True,
-        )
-        return asyncio.create_task(run_job(replace(CLAIM, **change), tools, switch or Switch()))
-
-    monkeypatch.setattr("consumer.run.asyncio.sleep", no_pause)
-    return begin
+from enqueue.record import Attempt, Reason, Record, Status, Where
+from support.story import Double, Run, Story
 
 
 async def test_the_straight_way_keeps_its_order(story: Story, run: Run) -> None:

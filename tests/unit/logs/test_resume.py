@@ -163,3 +163,26 @@ async def test_many_logs_share_one_memory(count: int) -> None:
     assert sum(position.lines for position in positions) == count + 10_000
     for position, sink in zip(positions, sinks, strict=True):
         assert len(sink.data) // 100 + sum(gap["lines"] for gap in position.gaps) == position.lines
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_no_place_lies_behind_a_variable_that_is_not_stored(stored: bool) -> None:
+    """Whoever goes on from that place couldn't know the variable."""
+    parts: list[LogPart] = [b"one\n", Place("line 1"), b"::set-outcome-var a=1\n", Place("line 2"), b"two\n"]
+    parts += [Place("line 3"), b"three\n"]
+    records = MemoryRecords()
+    directives = Directives(lambda: None)
+
+    async def chunks() -> AsyncIterator[LogPart]:
+        for part in parts:
+            if stored:
+                directives.stored = directives.version
+            yield part
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    sink = RecordSink(records, claim())
+    await Pipeline([directives], [sink], interval=1e-9).run(chunks())
+    place = (await records.resume(claim())).place
+    assert place is not None
+    assert place.at == ("line 3" if stored else "line 1")

@@ -1,0 +1,115 @@
+"""What a job's Record tells whoever goes on with it after its consumer: variables, and why it was being stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from consumer.errors import ExecutorFault
+from consumer.model import Exit, Stop, Verdict
+from consumer.switch import Switch
+from enqueue.job import Job
+from enqueue.record import Reason, Record, Status, Where
+from support.story import Double, Run, Slow, Story
+
+
+async def test_variables_are_in_the_record_while_the_job_runs_without_secrets(story: Story, run: Run) -> None:
+    executor = Slow(story)
+    job = Job(commands=["true"], variables=[{"name": "T", "value": "s3cret", "sensitive": True}])
+    task = run(executor, job=job)
+    executor.more.put_nowait(b"::set-outcome-var a=1\n::set-outcome-var b=s3cret\n")
+    record = await story.writes(variables={"a": "1", "b": "***"})
+    assert record.status is Status.RUNNING
+    executor.more.put_nowait(b"::set-outcome-var a=2\n")
+    await story.writes(variables={"a": "2", "b": "***"})
+    executor.more.put_nowait(None)
+    executor.end(Exit(code=0, ended_at=2.0))
+    outcome = await task
+    assert outcome is not None
+    assert outcome.variables == {"a": "2", "b": "***"}
+
+
+async def test_variables_that_only_a_former_consumer_read_are_in_the_outcome(story: Story, run: Run) -> None:
+    """Their lines aren't in the log any more: the node has rotated it."""
+    executor = Slow(story)
+    former = Record(id="j", attempt=1, status=Status.RUNNING, variables={"a": "1", "b": "1"})
+    task = run(executor, history=former)
+    record = await story.writes(status=Status.RUNNING)
+    assert record.variables == {"a": "1", "b": "1"}  # or the next consumer wouldn't know them
+    executor.more.put_nowait(b"::set-outcome-var b=2\n")
+    executor.more.put_nowait(None)
+    executor.end(Exit(code=0, ended_at=2.0))
+    outcome = await task
+    assert outcome is not None
+    assert outcome.variables == {"a": "1", "b": "2"}
+
+
+async def test_variables_of_a_former_attempt_are_not_those_of_the_next(story: Story, run: Run) -> None:
+    executor = Double(story)
+    executor.output = [b"hello\n"]
+    former = Record(id="j", attempt=1, status=Status.QUEUED, variables={"a": "1"})
+    task = run(executor, history=former, attempt=2)
+    executor.end(Exit(code=0, ended_at=2.0))
+    outcome = await task
+    assert outcome is not None
+    assert outcome.variables == {}
+    assert {str(record.variables) for record in story.written} == {"{}"}
+
+
+BEGUN = Record(id="j", attempt=1, status=Status.RUNNING, where=Where(consumer="former"))
+
+
+def gone() -> ExecutorFault:
+    return ExecutorFault("there is no pod", Reason.POD_DELETED, started=True)
+
+
+@pytest.mark.parametrize(
+    ("former", "message"),
+    [
+        (BEGUN, "cancelled while it ran"),
+        (BEGUN.model_copy(update={"status": Status.STARTING}), "cancelled before it started"),
+    ],
+    ids=["running", "starting"],
+)
+async def test_a_former_consumer_had_stopped_the_cancelled_job_and_died(
+    story: Story, run: Run, former: Record, message: str
+) -> None:
+    """It isn't started a second time, and its end is the cancel, not that there is nothing any more."""
+    executor = Double(story, detachable=True)
+    executor.starts = [gone()]
+    outcome = await run(executor, history=former, cancelled=True)
+    assert outcome is not None
+    assert (outcome.status, outcome.reason, outcome.message) == (Status.CANCELLED, "requested", message)
+    assert [plan.begun for plan in executor.plans] == [True]
+
+
+async def test_a_former_consumer_had_stopped_the_overdue_job_and_died(story: Story, run: Run) -> None:
+    """The infrastructure is not to blame, so the job isn't tried again on its account."""
+    first, switch = Slow(story), Switch()
+    task = run(first, switch, timeout=5.0, job=Job(commands=["true"], infrastructure_retries=3))
+    await story.writes(status=Status.RUNNING)
+    switch.set(Stop.DEADLINE)
+    record = await story.writes(reason="deadline")
+    assert record.status is Status.RUNNING
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    second = Double(story, detachable=True)
+    second.starts = [gone()]
+    job = Job(commands=["true"], infrastructure_retries=3)
+    outcome = await run(second, history=record, timeout=5.0, job=job)
+    assert outcome is not None
+    assert (outcome.reason, outcome.message) == ("deadline", "ran longer than its timeout of 5 s")
+    assert [plan.begun for plan in second.plans] == [True]
+    assert [settlement.verdict for settlement in story.settled] == [Verdict.BURY]
+
+
+async def test_a_former_consumer_was_stopping_the_overdue_job_and_died(story: Story, run: Run) -> None:
+    executor = Slow(story)
+    former = BEGUN.model_copy(update={"reason": "deadline", "message": "ran longer than its timeout of 5 s"})
+    executor.more.put_nowait(None)
+    outcome = await run(executor, history=former, timeout=5.0)
+    assert outcome is not None
+    assert outcome.reason == "deadline"
+    assert "stop" in story.steps
