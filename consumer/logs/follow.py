@@ -25,6 +25,9 @@ Sinks = Callable[[Claim, LogPosition], Sequence[Sink]]
 PATIENCE = 20.0
 """Seconds that sinks get for what is left once a log has been read to its end."""
 
+PART = 1.0
+"""A log's end is waited for in parts of so many seconds: while this process stands still only one of them passes."""
+
 WATCHED = 15.0
 """Seconds for which a log counts as watched after its reader has said so."""
 
@@ -136,8 +139,11 @@ class Follower:
         """Waits until the log has been read and stored to its end, at most `patience` seconds."""
         if self._task is None:
             return
-        done, _ = await asyncio.wait({self._task}, timeout=patience)
-        if not done:
+        while patience > 0 and not self._task.done():
+            part = min(PART, patience)
+            await asyncio.wait({self._task}, timeout=part)
+            patience -= part
+        if not self._task.done():
             self._cut = True
             await self.abandon()
 

@@ -122,12 +122,17 @@ class PodExecution:
         self._notify()
 
     async def started(self) -> float:
-        """Waits until the main step runs or the pod has ended; seconds since the epoch by the node's clock."""
+        """Waits until the main step runs or has ended; seconds since the epoch by the node's clock.
+
+        Raises ExecutorFault if the pod has ended without it: nobody may take it for a job that has begun.
+        """
         while True:
             if self._pod.started and self._pod.main is not None:
                 return self._pod.main.started_at or time.time()
             if self._task is not None and self._task.done():
                 end = self._task.result()
+                if not end.started:
+                    raise ExecutorFault(end.message or "it has ended before its start", started=False)
                 return end.started_at or end.ended_at or time.time()
             await self.changed()
 

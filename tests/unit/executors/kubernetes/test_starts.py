@@ -137,3 +137,19 @@ async def test_whoever_waits_for_room_can_be_stopped(
 async def test_what_can_be_no_namespace_is_said(kube: FakeKube, settings: Callable[..., Any]) -> None:
     with pytest.raises(SetupError, match="'Bad/NS' can't be the name of a namespace"):
         await KubernetesExecutor(settings(namespace="Bad/NS"), "c").open()
+
+
+async def test_a_pod_that_ended_without_its_start_is_not_told_as_begun(kube: FakeKube, open_executor: Open) -> None:
+    """Else its Record says `running`, and whoever goes on takes the pod that was given up for a lost one."""
+
+    async def has_no_image(pod: FakePod) -> None:
+        pod.schedule()
+        pod.wait("InvalidImageName", "couldn't parse image name")
+
+    kube.script = has_no_image
+    executor = await open_executor()
+    execution = await executor.start(plan_of())
+    with pytest.raises(ExecutorFault) as caught:
+        await asyncio.wait_for(execution.started(), 20)
+    assert not caught.value.started
+    assert (await ended(execution)).reason is Reason.IMAGE_PULL

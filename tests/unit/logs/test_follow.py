@@ -1,0 +1,47 @@
+"""One job's log beside its execution."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from consumer.logs.follow import Follower
+from consumer.model import LogPosition
+from consumer.settings import Logs
+from support.logs import claim
+from support.story import Double, Story
+
+
+class Late(Double):
+    """Its log comes a few rounds of the loop after it was asked for."""
+
+    async def logs(self, after: str = "") -> AsyncIterator[bytes]:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        yield b"all of it\n"
+
+
+async def test_a_log_isnt_given_up_for_a_time_in_which_nothing_could_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was stopped, or its machine was."""
+    monkeypatch.setattr("consumer.logs.follow.PART", 0.05)
+    follower = Follower(claim(), lambda claim, former: [], Logs())
+    follower.start(Late(Story()), LogPosition())
+    asyncio.get_running_loop().call_soon(time.sleep, 1.0)
+    await follower.finish(0.5)
+    position = follower.position()
+    assert (position.lines, position.gaps) == (1, ())
+
+
+async def test_a_log_that_doesnt_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(Double):
+        async def logs(self, after: str = "") -> AsyncIterator[bytes]:
+            yield b"some\n"
+            await asyncio.Event().wait()
+
+    follower = Follower(claim(), lambda claim, former: [], Logs())
+    follower.start(Endless(Story()), LogPosition())
+    await follower.finish(0.2)
+    assert [gap["reason"] for gap in follower.position().gaps] == ["not_read_to_its_end"]
