@@ -111,7 +111,10 @@ class Execution(Protocol):
         """Somebody follows the log: for so long, it must come as it is written."""
 
     async def started(self) -> float:
-        """Waits until the main step runs (or has ended); its start in seconds since the epoch."""
+        """Waits until the main step runs (or has ended); its start in seconds since the epoch.
+
+        May raise ExecutorFault if it never will; `wait` tells why.
+        """
 
     async def wait(self) -> Exit:
         """Waits for the end; may be called again. Raises ExecutorFault."""

@@ -164,7 +164,9 @@ async def follow(
         if clean:
             await _ends_within(source, END_SECONDS)  # the kubelet's word on the end comes a moment after the log's
             if source.ended() or ended_before:
-                suspicious = (grew and total >= ROTATED_BYTES) or (not checked and _set_back(position, source))
+                # A kubelet ends a log within a line while the runtime is still writing what the container said last.
+                odd = not checked and (_set_back(position, source) or position.within_a_line)
+                suspicious = (grew and total >= ROTATED_BYTES) or odd
                 checked = True
                 if suspicious:
                     continue

@@ -93,6 +93,11 @@ class Position:
         return Place(f"{self._step} {self._total} {words[0]} {words[1]} {self._run}")
 
     @property
+    def within_a_line(self) -> bool:
+        """The last line lacks its newline."""
+        return bool(self._rest or self._part)
+
+    @property
     def refused(self) -> bool:
         """The kubelet had words of its own instead of a log."""
         return self._refused or _NOT_THE_PODS.match(self._rest) is not None

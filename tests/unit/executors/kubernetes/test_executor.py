@@ -227,7 +227,8 @@ async def test_start_timeout_says_what_it_waited_for(kube: FakeKube, open_execut
     assert "Insufficient cpu" in (end.message or "")
     assert kube.names("pods") == []
     assert await read(execution.logs()) == b""
-    await within(execution.started())
+    with pytest.raises(ExecutorFault, match="Insufficient cpu"):
+        await within(execution.started())
 
     async def silent(pod: FakePod) -> None:
         pod.schedule()

@@ -177,3 +177,20 @@ async def test_the_end_of_a_long_log_is_read_once_more(
     await ended_pod(kube, api, lines)
     assert await read(follow(api, "jobs", "p", "main", Steady(), Streams(9))) == b"".join(line for _, line in lines)
     assert kube.verbs().count("get pods/log") == 2
+
+
+async def test_a_log_that_ends_within_a_line_is_read_once_more(kube: FakeKube, api: Api) -> None:
+    """The kubelet gave the end before the container's runtime had written all of it."""
+    lines = [(BASE, b"one\n"), (BASE + 1, b"tw")]
+    pod = await ended_pod(kube, api, lines)
+
+    class Writes(Steady):
+        """What was missing is there once the log was asked for."""
+
+        def ended(self) -> bool:
+            if "get pods/log" in kube.verbs():
+                pod.logs["main"].lines[1:] = [(BASE + 1, b"two\n"), (BASE + 2, b"three\n")]
+            return True
+
+    found = await read(follow(api, "jobs", "p", "main", Writes(), Streams(10)))
+    assert found == b"one\ntwo\nthree\n"
