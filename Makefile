@@ -18,7 +18,10 @@ export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv test lint types imports docs-check unit test-cluster demo format lock clean
+# What `make bench` runs: a file of tests/bench without bench_ and .py, and what it is to be called with.
+BENCH ?= pipeline
+
+.PHONY: help venv test lint types imports docs-check unit test-cluster bench demo format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -70,6 +73,13 @@ unit: $(STAMP) ## the plain test suite alone
 
 test-cluster: $(STAMP) ## tests on real servers: KUBECONFIG, FAKTORY_URL, DOCKER_HOST, else kind and docker
 	@PARTS="$(PARTS)" tests/cluster-up.sh $(BIN)/pytest $(PYTEST_ARGS)
+
+bench: $(STAMP) ## a benchmark: BENCH="pipeline", "start takeover", "scale inflight 5000", "kubernetes fake" ...
+	@set -- $(BENCH); name=$$1; shift; \
+	if [ ! -f "tests/bench/bench_$$name.py" ]; then \
+	  echo "There is no benchmark '$$name'; BENCH names one of:" $$(ls tests/bench | sed -n 's/^bench_\(.*\)\.py$$/\1/p') >&2; exit 2; \
+	fi; \
+	exec $(BIN)/python "tests/bench/bench_$$name.py" "$$@"
 
 demo: $(STAMP) ## a server, a consumer and some jobs, on this machine, in a minute
 	@$(BIN)/longshore demo

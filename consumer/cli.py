@@ -23,8 +23,7 @@ def run(config: Path | None, **flags: Any) -> None:
 
     settings = load_settings(config, **flags)
     set_up_logging(settings.log_level, settings.log_format)
-    gc.collect()
-    gc.freeze()  # what was imported stays: it needn't be looked at again and again
+    gc.freeze()  # what was imported stays: it needn't be looked at again and again, nor once more now
     gc.set_threshold(*GARBAGE)
     asyncio.run(run_consumer(settings))
 

@@ -30,7 +30,7 @@ class Loop:
         self.options: dict[str, Any] = {"headers": {"Authorization": access.token}} if access.token else {}
         if access.tls is not None:
             self.options["ssl"] = access.tls
-        self.mark = f"bench-{secrets.token_hex(4)}"
+        self.mark = f"bare-{secrets.token_hex(4)}"
         self.ends: dict[str, asyncio.Future[None]] = {}
         self.left = iter(range(spec["count"]))
 
@@ -44,7 +44,7 @@ class Loop:
 
     async def watch(self, version: str) -> None:
         """Tell each pod's end."""
-        query = {"watch": "true", "labelSelector": f"bench={self.mark}", "resourceVersion": version}
+        query = {"watch": "true", "labelSelector": f"bare={self.mark}", "resourceVersion": version}
         limits = aiohttp.ClientTimeout(total=None)
         async with self.session.get(self.url, params=query, timeout=limits, **self.options) as response:
             rest = b""
@@ -67,7 +67,7 @@ class Loop:
             end = self.ends[name] = asyncio.get_running_loop().create_future()
             pod = json.loads(json.dumps(self.spec["pod"]))
             pod["metadata"] |= {"name": name}
-            pod["metadata"]["labels"] = {**pod["metadata"].get("labels", {}), "bench": self.mark}
+            pod["metadata"]["labels"] = {**pod["metadata"].get("labels", {}), "bare": self.mark}
             await self.call("POST", self.url, json=pod)
             await end
             await self.call("DELETE", f"{self.url}/{name}", json={"gracePeriodSeconds": 0})

@@ -12,10 +12,8 @@ k8s/rbac.yaml. `simulated` needs a namespace `kwok` whose pods run on simulated 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
-import os
 import secrets
 import statistics
 import subprocess
@@ -27,31 +25,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import ending
 from consumer_process import ConsumerProcess
+from ending import in_thread, spawn
+from simulated import NAMESPACE, admin, consumer_kubeconfig, simulated
 
-from consumer.executors.kubernetes.access import Access
-from consumer.executors.kubernetes.api import Api, ApiError
-from consumer.settings import Kubernetes
 from enqueue import Job
-from support.cluster import RIGHTS, drop_namespace, make_namespace, role_and_binding, user_of
+from support.cluster import drop_namespace, make_namespace, user_of
 from support.kubernetes import kubeconfig_of
 from support.redis_server import RedisServer
 
 HERE = Path(__file__).parent
 ROUNDS = 3
-
-
-def consumer_kubeconfig() -> Path:
-    return Path(os.environ.get("LAB_CONSUMER_KUBECONFIG") or os.environ["KUBECONFIG"])
-
-
-@contextlib.asynccontextmanager
-async def admin() -> AsyncIterator[Api]:
-    api = Api(await Access.load(Kubernetes(kubeconfig=Path(os.environ["KUBECONFIG"]))), rate=1000, patience=20)
-    try:
-        yield api
-    finally:
-        await api.close()
 
 
 @contextlib.asynccontextmanager
@@ -64,18 +49,10 @@ async def fresh_namespace() -> AsyncIterator[str]:
             await drop_namespace(api, name)
 
 
-async def simulated_namespace(name: str = "kwok") -> str:
-    async with admin() as api:
-        for item in role_and_binding(name, user_of(consumer_kubeconfig())):
-            with contextlib.suppress(ApiError):  # another run has bound it already
-                await api.request("POST", f"{RIGHTS}/{name}/{item['kind'].lower()}s", body=item)
-    return name
-
-
 @contextlib.contextmanager
 def fake_server() -> Iterator[Path]:
     command = [sys.executable, str(HERE / "fake_server.py")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = spawn(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with tempfile.TemporaryDirectory() as directory:
         try:
             assert process.stdout is not None
@@ -94,13 +71,15 @@ def settings_of(kubeconfig: Path, namespace: str, concurrency: int, **kubernetes
 class Comparison:
     """Rounds of the same work by the consumer and by the bare loop."""
 
-    def __init__(self, server: RedisServer, kubeconfig: Path, namespace: str, annotations: dict[str, str]) -> None:
-        self.server, self.kubeconfig, self.namespace, self.annotations = server, kubeconfig, namespace, annotations
-        self.log_streams = 0 if annotations else 500  # a log of a simulated pod that is followed never begins
+    def __init__(self, server: RedisServer, kubeconfig: Path, namespace: str, mark: str = "") -> None:
+        self.server, self.kubeconfig, self.namespace = server, kubeconfig, namespace
+        self.labels = {"bench": mark} if mark else {}
+        self.annotations = {"lab/run-for": "0s"} if mark else {}
+        self.log_streams = 0 if mark else 500  # a log of a simulated pod that is followed never begins
 
     def ours(self, job: Job, count: int, concurrency: int, profile: str | None = None) -> dict[str, float]:
-        more = {"annotations": self.annotations, "create_rate": 10_000, "log_streams": self.log_streams}
-        settings = settings_of(self.kubeconfig, self.namespace, concurrency, **more)
+        more = {"annotations": self.annotations, "labels": self.labels, "log_streams": self.log_streams}
+        settings = settings_of(self.kubeconfig, self.namespace, concurrency, create_rate=10_000, **more)
         settings["log_level"] = "info"
         queue = f"bench-{secrets.token_hex(4)}"
         with ConsumerProcess(self.server.fresh_url(), queue, settings, profile=profile) as consumer:
@@ -118,11 +97,16 @@ class Comparison:
         security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
         spec = {"restartPolicy": "Never", "containers": [container], "securityContext": security}
         spec |= {"automountServiceAccountToken": False, "enableServiceLinks": False}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"annotations": self.annotations}, "spec": spec}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"annotations": self.annotations, "labels": self.labels}}
+        pod["spec"] = spec
         whole = {"kubeconfig": str(self.kubeconfig), "namespace": self.namespace, "pod": pod}
         whole |= {"count": count, "concurrency": concurrency}
         command = [sys.executable, str(HERE / "bare_pods.py"), json.dumps(whole)]
-        found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        process = spawn(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        out, error = process.communicate()
+        if process.returncode:
+            raise RuntimeError(error[-2000:])
+        found: dict[str, float] = json.loads(out)
         return found
 
     def show(self, name: str, job: Job, count: int, concurrency: int) -> None:
@@ -151,28 +135,27 @@ async def main() -> None:
     parser.add_argument("--concurrency", type=int, default=200, help="for simulated and fake")
     parser.add_argument("--profile", help="one round of ours alone, profiled into this file")
     chosen = parser.parse_args()
-    with RedisServer() as server, contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        server = stack.enter_context(RedisServer())
         if not chosen.profile:
             print(HEAD)
         if chosen.part == "node":
-            async with fresh_namespace() as namespace:
-                compare = Comparison(server, consumer_kubeconfig(), namespace, {})
-                for concurrency in (3, 10):
-                    job = Job(image="busybox", commands=["echo hi"])
-                    await asyncio.to_thread(compare.show, "`echo hi`", job, chosen.jobs or 20, concurrency)
+            namespace = await stack.enter_async_context(fresh_namespace())
+            compare = Comparison(server, consumer_kubeconfig(), namespace)
+            for concurrency in (3, 10):
+                job = Job(image="busybox", commands=["echo hi"])
+                await in_thread(compare.show, "`echo hi`", job, chosen.jobs or 20, concurrency)
             return
         if chosen.part == "simulated":
-            namespace = await simulated_namespace()
-            kubeconfig = consumer_kubeconfig()
+            compare = Comparison(server, consumer_kubeconfig(), NAMESPACE, await stack.enter_async_context(simulated()))
         else:
-            namespace, kubeconfig = "jobs", stack.enter_context(fake_server())
-        compare = Comparison(server, kubeconfig, namespace, {"lab/run-for": "0s"})
+            compare = Comparison(server, stack.enter_context(fake_server()), "jobs", "fake")
         job, count = Job(image="busybox", commands=["true"]), chosen.jobs or 2000
         if chosen.profile:
             print(compare.ours(job, count, chosen.concurrency, chosen.profile))
             return
-        await asyncio.to_thread(compare.show, f"{count} jobs, {chosen.part}", job, count, chosen.concurrency)
+        await in_thread(compare.show, f"{count} jobs, {chosen.part}", job, count, chosen.concurrency)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

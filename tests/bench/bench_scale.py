@@ -3,7 +3,8 @@
     python tests/bench/bench_scale.py inflight [PODS]    5,000 that go on: memory, event loop lag, heartbeats
     python tests/bench/bench_scale.py latency [JOBS]     from the end in the API (our own watch) to the terminal Record
 
-As bench_kubernetes.py: KUBECONFIG, LAB_CONSUMER_KUBECONFIG, a namespace `kwok`. Pods with the label `lab/stay` go on.
+Needs KUBECONFIG (an admin's), uses LAB_CONSUMER_KUBECONFIG, if set, with the Role of k8s/rbac.yaml, and a namespace
+`kwok` with simulated nodes, whose pods end when the annotation `lab/run-for` says, and go on with the label `lab/stay`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import argparse
 import asyncio
 import json
 import os
-import secrets
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import ending
 import redis.asyncio
-from bench_kubernetes import admin, consumer_kubeconfig, settings_of, simulated_namespace
 from consumer_process import ConsumerProcess
+from simulated import NAMESPACE, admin, consumer_settings, simulated
 
 from consumer.executors.kubernetes.api import path_of
 from consumer.executors.kubernetes.watch import lines_of
+from consumer.tasks import end
 from enqueue import Job
 from support.consuming import until
 from support.redis_server import RedisServer
@@ -41,13 +43,9 @@ def share(values: list[float], part: float) -> float:
 
 async def inflight(server: RedisServer, count: int) -> None:
     """Memory and lag with so many pods."""
-    namespace, mark = await simulated_namespace(), f"bench-{secrets.token_hex(4)}"
-    labels = {"bench": mark, "lab/stay": "true"}
-    limits = {"create_rate": 10_000, "log_streams": 0, "labels": labels}
-    settings = settings_of(consumer_kubeconfig(), namespace, count, **limits) | {"shutdown_grace": 0}
-    url, lag = server.fresh_url(), Path(server.directory) / "lag"
-    settings["log_level"] = "info"
-    try:
+    url, lag = server.fresh_url(), server.directory / "lag"
+    async with simulated() as mark:
+        settings = consumer_settings(mark, count, stay=True) | {"shutdown_grace": 0}
         with ConsumerProcess(url, mark, settings, lag=lag) as consumer:
             began, idle = time.perf_counter(), consumer.resident
             keys = [f"rq:job:{job_id}" for job_id in consumer.fill(JOB, count)]
@@ -55,6 +53,7 @@ async def inflight(server: RedisServer, count: int) -> None:
             beats: list[float] = []
 
             async def running() -> bool:
+                await asyncio.sleep(0.5)  # the look isn't cheap, and the machine is ours to share
                 beats.append(age_of(consumer, worker))
                 with consumer.redis.pipeline(transaction=False) as pipe:
                     for key in keys:
@@ -75,10 +74,6 @@ async def inflight(server: RedisServer, count: int) -> None:
                 f"| {count} | {took:.0f} s | {consumer.resident:.0f} ({idle:.0f}) | {share(samples[:rows], 0.99):.1f} "
                 f"| {share(samples[rows:], 0.99):.1f} | {100 * quiet:.1f} % | {max(beats):.1f} s |"
             )
-    finally:
-        async with admin() as api:
-            query = {"labelSelector": f"bench={mark}"}
-            await api.request("DELETE", path_of(namespace, "pods"), query=query, body={"gracePeriodSeconds": 0})
 
 
 def age_of(consumer: ConsumerProcess, worker: bytes) -> float:
@@ -90,18 +85,16 @@ def age_of(consumer: ConsumerProcess, worker: bytes) -> float:
 
 async def latency(server: RedisServer, count: int) -> None:
     """Both moments are seen by this process."""
-    namespace, mark = await simulated_namespace(), f"bench-{secrets.token_hex(4)}"
-    limits = {"create_rate": 10_000, "log_streams": 0, "labels": {"bench": mark}, "annotations": {"lab/run-for": "1s"}}
-    settings = settings_of(consumer_kubeconfig(), namespace, 20, **limits) | {"log_level": "info"}
     url = server.fresh_url()
     ended: dict[str, float] = {}
     recorded: dict[str, float] = {}
 
-    async def watch() -> None:
+    async def watch(mark: str) -> None:
+        path = path_of(NAMESPACE, "pods")
         async with admin() as api:
-            version = (await api.request("GET", path_of(namespace, "pods"), query={"limit": "1"}))["metadata"]
-            query = {"watch": "true", "labelSelector": f"bench={mark}", "resourceVersion": version["resourceVersion"]}
-            async with api.stream(path_of(namespace, "pods"), query) as response:
+            version = (await api.request("GET", path, query={"limit": "1"}))["metadata"]["resourceVersion"]
+            query = {"watch": "true", "labelSelector": f"bench={mark}", "resourceVersion": version}
+            async with api.stream(path, query) as response:
                 async for line in lines_of(response):
                     pod = json.loads(line)["object"]
                     if pod["status"].get("phase") in ("Succeeded", "Failed"):
@@ -114,15 +107,17 @@ async def latency(server: RedisServer, count: int) -> None:
                 if message["type"] == "pmessage" and message["data"] in (b"succeeded", b"failed"):
                     recorded.setdefault(message["channel"].decode().rpartition(":")[2], time.perf_counter())
 
-    tasks = [asyncio.create_task(watch()), asyncio.create_task(listen())]
-    with ConsumerProcess(url, mark, settings) as consumer:
-        consumer.fill(JOB, count)
-        await until(lambda: len(recorded) >= count or any(task.done() for task in tasks), 600)
-    for task in tasks:
-        if task.done():
-            task.result()
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async with simulated() as mark:
+        tasks = [asyncio.create_task(watch(mark)), asyncio.create_task(listen())]
+        try:
+            with ConsumerProcess(url, mark, consumer_settings(mark, 20, stay=False, run_for="1s")) as consumer:
+                consumer.fill(JOB, count)
+                await until(lambda: len(recorded) >= count or any(task.done() for task in tasks), 600)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            await end(*tasks)
     late = [1000 * (recorded[i] - ended[i]) for i in recorded if i in ended]
     print("| jobs | median, ms | p99, ms | longest, ms |\n|---|---|---|---|")
     print(f"| {len(late)} | {share(late, 0.5):.0f} | {share(late, 0.99):.0f} | {max(late):.0f} |")
@@ -143,4 +138,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import redis
+from ending import spawn
 
 from enqueue import Job
 from enqueue.wire import rq as wire
@@ -23,10 +25,24 @@ from enqueue.wire import rq as wire
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def fill(client: redis.Redis, queue: str, job: Job, count: int) -> list[str]:
+    """Enqueue so many jobs in one step; their ids."""
+    ids = []
+    with client.pipeline() as pipe:
+        for _ in range(count):
+            job_id, fields = wire.new_job(job, queue)
+            pipe.hset(wire.job_key(job_id), mapping=fields)
+            pipe.rpush(wire.queue_key(queue), job_id)
+            ids.append(job_id)
+        pipe.execute()
+    return ids
+
+
 class ConsumerProcess:
     """One consumer on RQ. `settings` are those of a longshore.yaml.
 
     `profile`: a file for cProfile's figures; `lag`: one for the event loop's lag, see lagging.py.
+    `ready`: wait until it has started.
     """
 
     def __init__(
@@ -37,6 +53,7 @@ class ConsumerProcess:
         *,
         profile: str | None = None,
         lag: Path | None = None,
+        ready: bool = True,
     ) -> None:
         self.url, self.queue = url, queue
         self.redis = redis.Redis.from_url(url)
@@ -49,10 +66,16 @@ class ConsumerProcess:
         command += [str(Path(__file__).parent / "lagging.py"), str(lag)] if lag else []
         command += [str(Path(sys.executable).parent / "longshore"), "run", "--config", str(config)]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+            self.process = spawn(command, stderr=log, stdout=log)
         self.pid = self.process.pid
-        self.metrics = f"http://127.0.0.1:{self.event('metrics')['port']}/metrics"
-        self.event("consumer_started")
+        if ready:
+            self.event("consumer_started")
+            self.metrics()
+
+    @functools.cache  # noqa: B019 - there are few of these objects
+    def metrics(self) -> str:
+        """The URL of its metrics."""
+        return f"http://127.0.0.1:{self.event('metrics')['port']}/metrics"
 
     def event(self, name: str, seconds: float = 60) -> dict[str, Any]:
         """Waits for an event in its log."""
@@ -68,15 +91,7 @@ class ConsumerProcess:
 
     def fill(self, job: Job, count: int) -> list[str]:
         """Enqueue so many jobs in one step; their ids."""
-        ids = []
-        with self.redis.pipeline() as pipe:
-            for _ in range(count):
-                job_id, fields = wire.new_job(job, self.queue)
-                pipe.hset(wire.job_key(job_id), mapping=fields)
-                pipe.rpush(wire.queue_key(self.queue), job_id)
-                ids.append(job_id)
-            pipe.execute()
-        return ids
+        return fill(self.redis, self.queue, job, count)
 
     def timed(self, job: Job, count: int) -> dict[str, float]:
         """Seconds and CPU seconds that so many jobs take, until nothing of them is left."""
@@ -98,7 +113,7 @@ class ConsumerProcess:
     @property
     def busy(self) -> int:
         """Slots in use."""
-        text = urllib.request.urlopen(self.metrics, timeout=30).read().decode()
+        text = urllib.request.urlopen(self.metrics(), timeout=30).read().decode()
         return int(float(next(row for row in text.splitlines() if row.startswith("longshore_slots_used")).split()[1]))
 
     @property
