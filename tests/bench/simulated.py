@@ -38,7 +38,7 @@ async def admin() -> AsyncIterator[Api]:
 @contextlib.asynccontextmanager
 async def simulated() -> AsyncIterator[str]:
     """A mark: pods with it as label `bench` are removed at the end, and so is the Role, bound under this name."""
-    mark, made = f"bench-{secrets.token_hex(4)}", []
+    mark, made = f"bench-{os.getpid()}-{secrets.token_hex(4)}", []
     async with admin() as api:
         try:
             for item in role_and_binding(NAMESPACE, user_of(consumer_kubeconfig())):

@@ -11,7 +11,9 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -89,22 +91,32 @@ async def simulated(admin: Api, consumer_kubeconfig: Path) -> AsyncIterator[str]
 Audit = Callable[[str], list[tuple[str, str, str]]]
 
 
+class Request(NamedTuple):
+    """One request of the audit log; `at`: when it was received, seconds since the epoch by the server's clock."""
+
+    at: float
+    verb: str
+    what: str
+    name: str
+
+
 @pytest.fixture
-def audit() -> Audit:
-    """The consumer's requests since now by the audit log: a function of a namespace -> [(verb, resource, name)]."""
+def requests() -> Callable[[str], list[Request]]:
+    """The consumer's requests since now by the audit log, as far as it is written: a function of a namespace."""
     path = os.environ.get("LAB_AUDIT_LOG")
     if not path or not Path(path).is_file():
         pytest.skip("LAB_AUDIT_LOG isn't set: no audit log")
     start = Path(path).stat().st_size
 
-    def requests(namespace: str) -> list[tuple[str, str, str]]:
+    def requests(namespace: str) -> list[Request]:
         with open(path, "rb") as file:
             file.seek(start)
             lines = [json.loads(line) for line in file if re.search(namespace.encode(), line)]
         rows = [line for line in lines if line.get("stage") in ("ResponseComplete", "ResponseStarted")]
         seen = {line["auditID"]: line for line in rows if line["objectRef"].get("namespace") == namespace}
         return [
-            (
+            Request(
+                datetime.fromisoformat(line["requestReceivedTimestamp"]).timestamp(),
                 line["verb"],
                 "/".join(filter(None, (line["objectRef"]["resource"], line["objectRef"].get("subresource")))),
                 line["objectRef"].get("name", ""),
@@ -113,6 +125,12 @@ def audit() -> Audit:
         ]
 
     return requests
+
+
+@pytest.fixture
+def audit(requests: Callable[[str], list[Request]]) -> Audit:
+    """The same as [(verb, resource, name)]."""
+    return lambda namespace: [request[1:] for request in requests(namespace)]
 
 
 @pytest.fixture
