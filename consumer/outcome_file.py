@@ -5,7 +5,7 @@
     ...                 any lines
     WORD
 
-Names and bounds are those of the log's directives. A carriage return at a line's end is dropped, empty lines don't
+Names and bounds are those of the log's directives. Carriage returns at a line's end are dropped, empty lines don't
 count, the last set wins. The file may be longer than CAP, but only its end is read: it then begins in the middle.
 """
 
@@ -47,7 +47,7 @@ def parse(data: bytes | str, *, cut: bool = False) -> OutcomeFile:
     lacks its end, is left out and told.
     """
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    lines = [line.rstrip("\r") for line in text.split("\n")]
     problems: list[str] = []
     if cut:
         lines = _whole(lines)

@@ -50,10 +50,12 @@ async def simulated() -> AsyncIterator[str]:
                 await api.request("POST", f"{RIGHTS}/{NAMESPACE}/{kind}", body=item)
             yield mark
         finally:
-            await remove_pods(api, mark)
-            for path in made:
-                with contextlib.suppress(ApiError):
-                    await api.request("DELETE", path)
+            try:
+                await remove_pods(api, mark)
+            finally:
+                for path in made:
+                    with contextlib.suppress(ApiError):
+                        await api.request("DELETE", path)
 
 
 async def pods_with(api: Api, mark: str) -> list[str]:
@@ -68,11 +70,17 @@ async def pods_with(api: Api, mark: str) -> list[str]:
 
 
 async def remove_pods(api: Api, mark: str) -> None:
-    """Page by page, until none is left."""
-    path, query = path_of(NAMESPACE, "pods"), {"labelSelector": f"bench={mark}", "limit": str(PAGE)}
+    """Page by page, until none is left, whatever a busy server says meanwhile."""
+    path, query = path_of(NAMESPACE, "pods"), {"labelSelector": f"bench={mark}", "limit": "50"}
     async with asyncio.timeout(REMOVAL_SECONDS):
-        while (await api.request("GET", path, query=query | {"limit": "1"}))["items"]:
-            await api.request("DELETE", path, query=query, body={"gracePeriodSeconds": 0})
+        left = True
+        while left:
+            try:
+                await api.request("DELETE", path, query=query, body={"gracePeriodSeconds": 0})
+                left = bool((await api.request("GET", path, query=query | {"limit": "1"}))["items"])
+            except ApiError as error:
+                if not error.passing:
+                    raise
 
 
 def consumer_settings(mark: str, concurrency: int, *, stay: bool, run_for: str = "0s") -> dict[str, Any]:

@@ -48,7 +48,6 @@ class PodExecution:
         informer: Informer,
         namespace: str,
         plan: Plan,
-        manifest: Manifest,
         pod: Pod,
         *,
         pull_grace: float,
@@ -56,7 +55,7 @@ class PodExecution:
         streams: Streams,
     ) -> None:
         self._api, self._informer, self._namespace = api, informer, namespace
-        self._plan, self._manifest, self._leftovers = plan, manifest, leftovers
+        self._plan, self._leftovers = plan, leftovers
         self._graces = {Trouble.NOW: 0.0, Trouble.PULL: pull_grace, Trouble.CONFIG: CONFIG_SECONDS}
         self._streams = streams
         self._pod = pod
@@ -174,13 +173,13 @@ class PodExecution:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def ensure_secret(self) -> None:
+    async def ensure_secret(self, manifest: Manifest) -> None:
         """Create the pod's Secret, if it has one. Once there, it is right: it is immutable. Raises ApiError."""
-        if not self._manifest.secret_data:
+        if not manifest.secret_data:
             return
         self._secret_at = time.monotonic()
         try:
-            await self._api.request("POST", path_of(self._namespace, "secrets"), body=self._manifest.secret(self._uid))
+            await self._api.request("POST", path_of(self._namespace, "secrets"), body=manifest.secret(self._uid))
         except ApiError as error:
             if error.status == 409:
                 return

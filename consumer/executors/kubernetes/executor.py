@@ -130,7 +130,6 @@ class KubernetesExecutor:
                 informer,
                 namespace,
                 plan,
-                manifest,
                 pod,
                 pull_grace=self._settings.image_pull_grace,
                 leftovers=self._leftovers,
@@ -144,7 +143,7 @@ class KubernetesExecutor:
         execution.begin()
         try:
             if not pod.started:
-                await execution.ensure_secret()
+                await execution.ensure_secret(manifest)
         except ApiError as error:
             await plan.confirm()
             await self._take_back(execution)
