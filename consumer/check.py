@@ -114,7 +114,7 @@ def _refusals(job: Job, settings: Settings) -> Sequence[str]:
 
 
 def _plan(job: Job, settings: Settings) -> Plan:
-    claim = Claim(id="JOB_ID", queue=settings.queues[0], attempt=1, token="", job=job)
+    claim = Claim(id="JOB_ID", queue=settings.order.names[0], attempt=1, token="", job=job)
     return plan_of(claim, settings.jobs, settings.name)
 
 

@@ -30,6 +30,8 @@ class Claim:
     token: str
     job: Job | None
     problem: str | None = None
+    refusal: str | None = None
+    """Why it isn't run here although the Job is valid: what its queue wants with it can't be done."""
     timeout: float | None = None
     retries_left: int = 0
     queued_at: float | None = None

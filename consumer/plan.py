@@ -19,6 +19,8 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
     """
     if claim.job is None:
         raise Unrunnable(claim.problem or "the payload can't be read")
+    if claim.refusal is not None and not begun:
+        raise Unrunnable(claim.refusal, Reason.REFUSED)
     job = claim.job
     most = max(jobs.grace, jobs.grace_max)
     if job.grace is not None and job.grace > most:

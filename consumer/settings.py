@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,9 +20,11 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from consumer.queue_order import QueueOrder
 from consumer.section import Section
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
+from consumer.settings_rq import Rq as Rq
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
 from enqueue.files import load_yaml
@@ -95,7 +97,9 @@ class Settings(BaseSettings):
         "redis://localhost:6379/0", description="redis://, rediss://, unix:// (RQ) or faktory://, tcp:// (Faktory)."
     )
     queues: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("default",), min_length=1, description="Queues, the first one first."
+        ("default",),
+        min_length=1,
+        description="Queues, the first one first; or by weight, `a=5,b=1`: a comes first in five claims of six.",
     )
     records_url: str | None = Field(None, description="Redis that keeps Faktory jobs' Records and logs.")
     no_records: bool = Field(False, description="Faktory without Records: no wait, logs, cancel.")
@@ -124,6 +128,7 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     logs: Logs = Logs()
     process: Process = Process()
+    rq: Rq = Rq()
     kubernetes: Kubernetes = Kubernetes()
 
     @field_validator("queues", mode="before")
@@ -133,7 +138,20 @@ class Settings(BaseSettings):
             value = [part.strip() for part in value.split(",")]
         if isinstance(value, (list, tuple)) and (not value or not all(isinstance(v, str) and v for v in value)):
             raise ValueError("name at least one queue, several with commas: 'critical,default'")
+        if isinstance(value, (list, tuple)):
+            QueueOrder.of(value)
         return value
+
+    @property
+    def order(self) -> QueueOrder:
+        """The queues' names, and how to choose among them."""
+        return QueueOrder.of(self.queues)
+
+    @model_validator(mode="after")
+    def _callbacks_go_elsewhere(self) -> Settings:
+        if self.rq.callback_queue in self.order.names:
+            raise ValueError("rq.callback_queue: must be a queue of stock RQ workers, none of this consumer's own")
+        return self
 
     @field_validator("name")
     @classmethod

@@ -22,6 +22,7 @@ async def _rq(settings: Settings, portable: bool) -> tuple[Queue, Records]:
         consumer=settings.name,
         max_bytes=settings.jobs.max_bytes,
         retention=settings.retention,
+        rq=settings.rq,
         lifeline=Lifeline(settings.state_directory, place_of(settings.queue_url), portable=portable),
         load=JobTypes(settings.job_types, only=settings.jobs.types_only).job,
     )

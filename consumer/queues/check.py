@@ -26,7 +26,7 @@ OLDEST = (6, 2)
 async def check_queue(settings: Settings) -> list[Finding]:
     """Findings about queue and Records. Raises UsageError for a URL that can't work."""
     if scheme_of(settings.queue_url) in ("redis", "rediss", "unix"):
-        return await _check_redis("queue", settings.queue_url, settings.queues)
+        return await _check_redis("queue", settings.queue_url, settings.order.names)
     found = await _check_faktory(settings)
     if settings.records_url is not None:
         found += await _check_redis("records", settings.records_url, ())
@@ -126,7 +126,7 @@ async def _check_faktory(settings: Settings) -> list[Finding]:
     finally:
         await connection.close()
     found = [Finding("queue", Level.GOOD, f"Faktory {version} at {address}")]
-    bad = [queue for queue in settings.queues if not faktory_wire.is_queue_name(queue)]
+    bad = [queue for queue in settings.order if not faktory_wire.is_queue_name(queue)]
     if bad:
         fix = "use letters, digits, '.', '_' and '-' only"
         found.append(Finding("queue", Level.PROBLEM, f"queues: Faktory knows no such name: {', '.join(bad)}", fix))

@@ -80,7 +80,7 @@ async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Recor
         store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention, lifeline)
     queue = FaktoryWithRecords(
         settings.queue_url,
-        settings.queues,
+        settings.order.names,
         records=store,
         consumer=settings.name,
         max_bytes=settings.jobs.max_bytes,

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import platform
-import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,11 +16,15 @@ from consumer.errors import ClaimLost, SetupError
 from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
-from consumer.queues import scripts
+from consumer.queue_order import QueueOrder
+from consumer.queues import rq_scripts as scripts
 from consumer.queues.records import connect, patiently, run_all, transient, unusable
 from consumer.queues.rq_records import RqRecords
+from consumer.queues.rq_settle import SETTLE
 from consumer.queues.rq_words import claim_of, settling
-from consumer.settings import Retention
+from consumer.queues.rq_worker import RqWorker
+from consumer.queues.webhooks import Webhooks
+from consumer.settings import Retention, Rq
 from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
 from enqueue.wire import records as record_wire
@@ -43,7 +43,7 @@ AT_ONCE = 200
 
 
 class RqQueue:
-    """The port `Queue` on RQ. One instance belongs to one consumer process."""
+    """The port `Queue` on RQ. One instance belongs to one consumer process. `queues`: as `QueueOrder` reads them."""
 
     def __init__(
         self,
@@ -53,12 +53,14 @@ class RqQueue:
         consumer: str,
         max_bytes: int,
         retention: Retention,
+        rq: Rq | None = None,
         patience: float = 2.0,
         lifeline: Lifeline | None = None,
         load: Load = the_job,
     ) -> None:
         self.url = url
-        self.queues = tuple(queues)
+        self.order = QueueOrder.of(queues)
+        self.queues = self.order.names
         self.consumer = consumer
         self.instance = uuid.uuid4().hex
         self.requeues = self.hands_over = True
@@ -66,12 +68,14 @@ class RqQueue:
         self.terminated = asyncio.Event()
         self._max_bytes, self._load = max_bytes, load
         self._retention = retention
+        self._rq = rq or Rq()
         self._patience = patience
         self._lifeline = lifeline
         self._tasks: list[asyncio.Task[None]] = []
         self._waiters: dict[str, asyncio.Task[None]] = {}
         self._unanswered: dict[str, float] = {}
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}
+        """Token -> id of the claims that are ours, the oldest first."""
         self._pause = 0.0
 
     async def open(self) -> None:
@@ -84,10 +88,10 @@ class RqQueue:
             raise unusable(self.url, error) from None
         self._waiting: Redis = Redis.from_url(self.url, socket_connect_timeout=5, socket_timeout=30, protocol=2)
         self._last_takeover = 0.0
-        self._tasks = [asyncio.create_task(self._stay_alive())]
+        self._tasks = [asyncio.create_task(work()) for work in (self.worker.stay_alive, self._webhooks.run)]
 
     async def claim(self, slots: int) -> Sequence[Claim]:
-        """Up to `slots` jobs in strict queue order; waits about two seconds for the first one."""
+        """Up to `slots` jobs in the queues' order; waits about two seconds for the first one."""
         claims = await self._claim_now(slots)
         if not claims:
             await self._work_arrives()
@@ -99,6 +103,7 @@ class RqQueue:
     async def drain(self) -> Sequence[Claim]:
         """No more claims. Nothing is ever in flight here: a claim is one step."""
         await self._stop_waiting()
+        await self.worker.stopping()
         return []
 
     async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
@@ -113,7 +118,7 @@ class RqQueue:
             answers = await patiently("beat", lambda args=args: self._beat(keys=[], args=args))  # type: ignore[misc]
             for claim, answer in zip(part, answers, strict=True):
                 if answer == b"lost":  # it won't be settled by us
-                    self._known.discard(claim.token)
+                    self._known.pop(claim.token, None)
                     signals[claim.token] = Signal.LOST
                 elif answer != b"ok":
                     signals[claim.token] = Signal.CANCEL
@@ -133,7 +138,8 @@ class RqQueue:
                 elif answer[0] == b"meta":
                     claim.native.meta = answer[1]
                     again.append(settlement)
-                elif answer[0] == b"canceled":
+                elif answer[0] in (b"canceled", b"stopped"):
+                    claim.native.stopped = answer[0] == b"stopped"
                     again.append(cancelled_settlement(settlement))
                 elif answer[0] != b"ok":
                     refused[claim.token] = ClaimLost(
@@ -141,7 +147,7 @@ class RqQueue:
                     )
             todo = again
         for settlement in settlements:
-            self._known.discard(settlement.claim.token)
+            self._known.pop(settlement.claim.token, None)
         return refused
 
     async def close(self) -> None:
@@ -149,15 +155,8 @@ class RqQueue:
         await self._stop_waiting()
         await end(*self._tasks)
         await self.records.leave(held=bool(self._known))
-        with contextlib.suppress(RedisError):
-            key = wire.worker_key(self.consumer)
-            async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.srem(wire.WORKERS, key)
-                for queue in self.queues:
-                    pipe.srem(f"{wire.WORKERS}:{queue}", key)
-                pipe.hset(key, "death", wire.utc())
-                pipe.expire(key, 60)
-                await pipe.execute()
+        await self.worker.leave()
+        await self._webhooks.close()
         await self._waiting.aclose()
         await self.redis.aclose()
 
@@ -186,6 +185,7 @@ class RqQueue:
         """Claim under fresh tokens; those whose answer is lost are looked for by the takeovers of the next minutes."""
         slots, now = min(slots, AT_ONCE), time.monotonic()
         tokens = [uuid.uuid4().hex for _ in range(slots)]
+        queues = self.order.drawn()
         self._unanswered = {token: since for token, since in self._unanswered.items() if now - since < 300}
         args = [
             wire.utc(),
@@ -194,12 +194,13 @@ class RqQueue:
             LEASE,
             self._max_bytes,
             slots,
-            len(self.queues),
-            *self.queues,
+            len(queues),
+            *queues,
             *tokens,
         ]
+        further = list(self._unanswered) if script is self._takeover else self.order.draws(slots)
         try:
-            rows = await script(keys=[], args=args + list(self._unanswered) if script is self._takeover else args)
+            rows = await script(keys=[], args=args + further)
         except BaseException:
             self._unanswered.update(dict.fromkeys(tokens, now))
             self._last_takeover = 0.0
@@ -207,16 +208,15 @@ class RqQueue:
         claims = []
         for row in rows:
             try:
-                claims.append(claim_of(row, self._max_bytes, self._load))
+                claims.append(claim_of(row, self._max_bytes, self._load, self._rq.callback_queue))
             except Exception as error:  # such as an id that isn't text: it must not cost the others of this answer
                 log.error("claim_unreadable", job=repr(row[0])[:200], error=f"{type(error).__name__}: {error}")
-        self._known.update(claim.token for claim in claims)
+        self._known.update((claim.token, claim.id) for claim in claims)
         return claims
 
     async def _send(self, settlements: Sequence[Settlement]) -> list[Any]:
-        return await run_all(
-            self.redis, self._settle, [([], settling(s, self._retention, self.consumer)) for s in settlements]
-        )
+        args = [settling(settlement, self._retention, self.consumer, self._rq) for settlement in settlements]
+        return await run_all(self.redis, self._settle, [([], each) for each in args])
 
     async def _work_arrives(self) -> None:
         """Waits until a queue holds something; BLMOVE onto the same end changes nothing and wakes at once."""
@@ -256,51 +256,13 @@ class RqQueue:
                 "redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction"
             )
         self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention, self._lifeline)
-        self._claim = self.redis.register_script(scripts.RQ_CLAIM)
-        self._takeover = self.redis.register_script(scripts.RQ_TAKEOVER)
-        self._beat = self.redis.register_script(scripts.RQ_BEAT)
-        self._settle = self.redis.register_script(scripts.RQ_SETTLE)
-        self._promote = self.redis.register_script(scripts.RQ_PROMOTE)
         self.records.queues = self.queues
+        self.records.terminated = self.terminated
+        self.worker = RqWorker(self.redis, self.records, self.consumer, self.queues, lambda: [*self._known.values()])
+        self._webhooks = Webhooks(self.redis, self._rq)
+        self._claim = self.redis.register_script(scripts.CLAIM)
+        self._takeover = self.redis.register_script(scripts.TAKEOVER)
+        self._beat = self.redis.register_script(scripts.BEAT)
+        self._settle = self.redis.register_script(SETTLE)
         await self.records.arrive()
-        await self._register()
-
-    async def _register(self) -> None:
-        key, now = wire.worker_key(self.consumer), wire.utc()
-        async with self.redis.pipeline() as pipe:
-            pipe.delete(key)
-            pipe.hset(
-                key,
-                mapping={
-                    "birth": now,
-                    "last_heartbeat": now,
-                    "queues": ",".join(self.queues),
-                    "pid": os.getpid(),
-                    "hostname": socket.gethostname(),
-                    "ip_address": "",
-                    "version": "longshore",
-                    "python_version": platform.python_version(),
-                    "state": "idle",
-                },
-            )
-            pipe.sadd(wire.WORKERS, key)
-            for queue in self.queues:
-                pipe.sadd(f"{wire.WORKERS}:{queue}", key)
-            pipe.expire(key, 480)
-            await pipe.execute()
-
-    async def _stay_alive(self) -> None:
-        while True:
-            try:
-                await self.records.live()
-                key = wire.worker_key(self.consumer)
-                async with self.redis.pipeline(transaction=False) as pipe:
-                    pipe.hset(key, mapping={"last_heartbeat": wire.utc(), "state": "busy" if self._known else "idle"})
-                    pipe.expire(key, 480)
-                    await pipe.execute()
-                await self._promote(keys=[], args=[wire.utc(), *self.queues])
-            except RedisError as error:
-                if not transient(error):  # without a sign of life our jobs would be taken away: never give up
-                    log.error("sign_of_life_failed", error=record_wire.without_secrets(str(error)))
-                    await asyncio.sleep(4)
-            await asyncio.sleep(1)
+        await self.worker.register()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 
 from consumer.lifeline import Lifeline
 from consumer.model import Claim
-from consumer.queues import scripts
+from consumer.queues import rq_scripts as scripts
 from consumer.queues.records import RecordStore
 from consumer.queues.standing import RQ_STANDING
 from consumer.settings import Retention
 from enqueue.record import Record
 from enqueue.wire import rq as wire
+
+log = structlog.get_logger()
 
 
 class RqRecords(RecordStore):
@@ -29,6 +33,8 @@ class RqRecords(RecordStore):
     ) -> None:
         super().__init__(redis, consumer, instance, retention, lifeline)
         self._sent: dict[str, bytes] = {}
+        self.terminated = asyncio.Event()
+        """Set by RQ's command `shutdown`."""
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -54,13 +60,23 @@ class RqRecords(RecordStore):
         return [*super().channels(), f"rq:pubsub:{self.consumer}"]
 
     async def cancelled_id(self, message: bytes) -> str | None:
-        """The job's id in a message: bare, or in RQ's command `stop-job`, which leaves no mark of its own."""
+        """The job's id in a message: bare, or in RQ's command `stop-job`. `shutdown` is obeyed as well.
+
+        `stop-job` leaves no mark of its own, so we make one. `kill-horse` means the one job of a forking worker: we
+        have many, and which one is meant nobody says.
+        """
         if not message.startswith(b"{"):
             return await super().cancelled_id(message)
-        with contextlib.suppress(ValueError):
+        command: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
             command = json.loads(message)
-            if command.get("command") == "stop-job":
-                job_id = str(command.get("job_id"))
-                await self.redis.eval(scripts.RQ_MARK, 1, wire.job_key(job_id))
-                return job_id
+        name = command.get("command") if isinstance(command, dict) else None
+        if name == "shutdown":
+            self.terminated.set()
+        elif name == "stop-job":
+            job_id = str(command.get("job_id"))
+            await self.redis.eval(scripts.STOP, 1, wire.job_key(job_id))
+            return job_id
+        elif name is not None:
+            log.warning("command_ignored", command=str(name)[:100], instead="send stop-job with the job's id")
         return None

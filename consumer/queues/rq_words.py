@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.model import Claim, Settlement, Verdict
-from consumer.settings import Retention
+from consumer.queues.rq_follow_up import NO_WISHES, Wishes, callback_of, refusal, webhooks_of, wishes_of
+from consumer.settings import Retention, Rq
 from enqueue.errors import InvalidJob
 from enqueue.record import Record, Status, job_failures
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 from enqueue.wire.call import Load, the_job
 
-_RESULT = {"finished": "1", "failed": "2", "queued": "4", "scheduled": "4"}
+_RESULT = {"finished": "1", "failed": "2", "stopped": "2", "queued": "4", "scheduled": "4"}
 
 LONGEST = 10 * 365 * 86_400
 """Seconds: a longer time of RQ's counts as this, since Redis refuses times that it can't add to the clock."""
@@ -34,6 +35,9 @@ class Native:
     retries_left: int | None
     retry_intervals: list[int]
     at_front: bool
+    wishes: Wishes = NO_WISHES
+    stopped: bool = False
+    """Somebody sent RQ's command `stop-job`."""
     _read: tuple[bytes, dict[Any, Any] | None] | None = None
 
     def meta_change(self, record: Record) -> list[Any]:
@@ -53,12 +57,14 @@ class Native:
             self.meta, self._read = fresh, (fresh, value)
 
 
-def claim_of(row: list[Any], max_bytes: int, load: Load = the_job) -> Claim:
-    """The Claim of a row that the claim scripts return."""
+def claim_of(
+    row: list[Any], max_bytes: int, load: Load = the_job, callback_queue: str | None = None
+) -> Claim:
+    """The Claim of a row that the claim scripts return. Without a `callback_queue` no job may have callbacks."""
     job_id, queue, token = row[0].decode(), row[1].decode(), row[2].decode()
     attempt, size, data = int(row[3]), int(row[4]), row[5]
     meta, timeout, result_ttl, failure_ttl, retries_left, intervals, at_front, enqueued_at = row[6][:8]
-    record, cancel, created = row[6][8:]
+    record, cancel, created = row[6][8:11]
     job, problem, serializer = None, None, wire.serializer_of(data)
     try:
         if size > max_bytes:
@@ -79,6 +85,7 @@ def claim_of(row: list[Any], max_bytes: int, load: Load = the_job) -> Claim:
         pauses = [min(LONGEST, max(0, int(pause))) for pause in json.loads(intervals or b"[]")]
     except (ValueError, TypeError, OverflowError, RecursionError):
         pauses = []
+    wishes = wishes_of(row[6][11:], enqueued_at)
     return Claim(
         id=job_id,
         queue=queue,
@@ -86,6 +93,7 @@ def claim_of(row: list[Any], max_bytes: int, load: Load = the_job) -> Claim:
         token=token,
         job=job,
         problem=problem,
+        refusal=refusal(wishes) if wishes.callbacks and not callback_queue else None,
         timeout=float(min(LONGEST, seconds)) if seconds and seconds > 0 else None,
         retries_left=allowed,
         queued_at=wire.from_utc(enqueued_at),
@@ -94,30 +102,34 @@ def claim_of(row: list[Any], max_bytes: int, load: Load = the_job) -> Claim:
         cancelled=bool(cancel),
         history=history,
         native=Native(
-            serializer, meta or b"", wire.whole(result_ttl), wire.whole(failure_ttl), left, pauses, at_front == b"1"
+            serializer,
+            meta or b"",
+            wire.whole(result_ttl),
+            wire.whole(failure_ttl),
+            left,
+            pauses,
+            at_front == b"1",
+            wishes,
         ),
     )
 
 
-def settling(settlement: Settlement, retention: Retention, consumer: str) -> list[Any]:
+def settling(settlement: Settlement, retention: Retention, consumer: str, rq: Rq) -> list[Any]:
     """The arguments of the settle script."""
     claim, record, outcome = settlement.claim, settlement.record, settlement.outcome
     native: Native = claim.native
-    due, pause = 0.0, 0
-    ttl = _ttl(native, claim, outcome.status, retention)
+    status, pause = _status_of(settlement), 0
     if settlement.verdict is Verdict.RETRY:
-        if native.retry_intervals and not settlement.infrastructure and native.retries_left:
-            index = max(0, len(native.retry_intervals) - native.retries_left)
-            pause = native.retry_intervals[min(index, len(native.retry_intervals) - 1)]
-        status, due = ("scheduled" if pause else "queued"), time.time() + pause
-    else:
-        status = {Status.SUCCEEDED: "finished", Status.CANCELLED: "canceled"}.get(outcome.status, "failed")
-    kind = _RESULT.get(status, "")
+        pause = _pause(settlement)
+        status = "scheduled" if pause else "queued"
+    kind, text = _RESULT.get(status, ""), settlement.text
+    if status == "stopped":
+        text = f"Job stopped by user: {outcome.message}"
     field, value = "", ""
     if kind == "1":
         field, value = "return_value", wire.pack_value(outcome.model_dump(mode="json"), native.serializer)
     elif kind:
-        field, value = "exc_string", wire.pack_text(settlement.text)
+        field, value = "exc_string", wire.pack_text(text)
     ended = time.time()
     fewer = settlement.verdict is Verdict.RETRY and not settlement.infrastructure and bool(native.retries_left)
     return [
@@ -131,15 +143,33 @@ def settling(settlement: Settlement, retention: Retention, consumer: str) -> lis
         kind,
         field,
         value,
-        ttl,
+        _ttl(native, claim, outcome.status, retention),
         *native.meta_change(record),
         consumer,
         claim.claimed_at,
         ended,
         "1" if native.at_front else "0",
         "1" if fewer else "0",
-        due,
+        pause,
+        *callback_of(settlement, native, status, text, rq, ended),
+        *webhooks_of(claim, native.wishes, status, text, rq, ended),
     ]
+
+
+def _status_of(settlement: Settlement) -> str:
+    """The word that RQ has for the end."""
+    if settlement.outcome.status is Status.CANCELLED:
+        return "stopped" if settlement.claim.native.stopped else "canceled"
+    return "finished" if settlement.outcome.status is Status.SUCCEEDED else "failed"
+
+
+def _pause(settlement: Settlement) -> int:
+    """Seconds until the next try."""
+    native: Native = settlement.claim.native
+    if not native.retry_intervals or settlement.infrastructure or not native.retries_left:
+        return 0
+    index = max(0, len(native.retry_intervals) - native.retries_left)
+    return native.retry_intervals[min(index, len(native.retry_intervals) - 1)]
 
 
 def _ttl(native: Native, claim: Claim, status: Status, retention: Retention) -> int:

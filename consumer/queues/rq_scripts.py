@@ -1,0 +1,145 @@
+"""Claims on RQ's keys, as scripts: each one step that either happens whole or not at all.
+
+RQ's keys as rq 2.6 to 2.12 keeps them, and beside them ours: in a job's hash `longshore` (the Record),
+`longshore_token` (the execution that may write), `longshore_attempt`, `longshore_done`, `longshore_cancel`,
+`longshore_created` (whose job they are told of). Keys are computed, so no Redis Cluster.
+"""
+
+_HOLD = """
+-- ARGV of both that claim: now, consumer, instance, lease, most bytes, slots, number of queues, queues..., tokens...
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local lease, slots, queues = tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local claimed = {}
+local function hold(id, queue, attempt)
+  local token = ARGV[7 + queues + #claimed + 1]
+  local key, member = 'rq:job:' .. id, id .. ':' .. token
+  redis.call('PERSIST', key)
+  redis.call('HSET', key, 'last_heartbeat', ARGV[1], 'worker_name', ARGV[2], 'longshore_token', token)
+  redis.call('HSET', 'rq:execution:' .. member, 'id', token, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', ARGV[2], 'longshore', ARGV[3])
+  redis.call('EXPIRE', 'rq:execution:' .. member, lease + 60)
+  redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, token)
+  redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
+  redis.call('ZADD', 'rq:wip:' .. queue, now + lease, member)
+  local size = redis.call('HSTRLEN', key, 'data')
+  local data = size <= tonumber(ARGV[5]) and redis.call('HGET', key, 'data') or ''
+  claimed[#claimed + 1] = {id, queue, token, attempt, size, data, redis.call('HMGET', key, 'meta', 'timeout',
+    'result_ttl', 'failure_ttl', 'retries_left', 'retry_intervals', 'enqueue_at_front_on_retry', 'enqueued_at',
+    'longshore', 'longshore_cancel', 'created_at', 'webhooks', 'success_callback_name', 'success_callback_timeout',
+    'failure_callback_name', 'failure_callback_timeout', 'stopped_callback_name', 'stopped_callback_timeout')}
+end
+"""
+
+CLAIM = (
+    _HOLD
+    + """
+-- behind the tokens: from which queue each job should come, if the order isn't strict
+if redis.call('EXISTS', 'rq:suspended') == 1 then return {} end
+local over = {finished = true, failed = true, canceled = true, stopped = true}
+local function attempt_of(id, key)
+  local created = redis.call('HGET', key, 'created_at') or ''
+  local former = redis.call('HGET', key, 'longshore_created')
+  if former and former ~= created then  -- an earlier job with this id, that its producer wrote over
+    redis.call('HDEL', key, 'longshore', 'longshore_status', 'longshore_attempt', 'longshore_cancel')
+  end
+  redis.call('HSET', key, 'longshore_created', created)
+  local attempt = redis.call('HINCRBY', key, 'longshore_attempt', 1)
+  if attempt == 1 then redis.call('DEL', 'longshore:log:' .. id) end
+  return attempt
+end
+local function take(queue)
+  while true do
+    local id = redis.call('LPOP', 'rq:queue:' .. queue)
+    if not id then return false end
+    local key = 'rq:job:' .. id
+    local status = redis.call('HGET', key, 'status')
+    local running = false
+    for _, other in ipairs(redis.call('ZRANGE', 'rq:executions:' .. id, 0, -1)) do
+      if redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. other) then running = true end
+    end
+    if status and not over[status] and not running then  -- what has ended was in the list twice
+      local attempt = attempt_of(id, key)
+      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[1], 'ended_at', '')
+      hold(id, queue, attempt)
+      return true
+    end
+  end
+end
+for i = 7 + queues + slots + 1, #ARGV do take(ARGV[i]) end
+for i = 1, queues do
+  while #claimed < slots and take(ARGV[7 + i]) do end
+end
+return claimed
+"""
+)
+
+TAKEOVER = (
+    _HOLD
+    + """
+-- tokens of lost answers stand behind the others; what a dead consumer held, or what we hold without knowing it:
+-- the same attempt goes on under a new token
+local alive = {[ARGV[3]] = true}
+local lost = {}
+-- Whoever was cut off from this server a moment ago, as we were, can't be told from the dead: give them time.
+local since = tonumber(redis.call('HGET', 'longshore:consumer:' .. ARGV[3], 'since') or '')
+local sure = since and now - since >= 8
+for i = 7 + queues + slots + 1, #ARGV do lost[ARGV[i]] = true end
+for i = 1, queues do
+  local queue = ARGV[7 + i]
+  for _, member in ipairs(redis.call('ZRANGE', 'rq:wip:' .. queue, 0, -1)) do
+    if #claimed >= slots then break end
+    local holder = redis.call('HGET', 'rq:execution:' .. member, 'longshore')
+    if holder and alive[holder] == nil then
+      alive[holder] = redis.call('EXISTS', 'longshore:consumer:' .. holder) == 1
+    end
+    local id, old = string.match(member, '^(.*):([^:]+)$')
+    local key = 'rq:job:' .. (id or '')
+    local free = holder and (lost[old] or sure and not alive[holder])
+    if not holder and id and tonumber(redis.call('ZSCORE', 'rq:wip:' .. queue, member)) < now then
+      free = redis.call('HGET', key, 'longshore_token') == old  -- all consumers were away for longer than its lease
+    end
+    if free and id and redis.call('EXISTS', key) == 1 then
+      redis.call('DEL', 'rq:execution:' .. member)
+      redis.call('ZREM', 'rq:wip:' .. queue, member)
+      redis.call('ZREM', 'rq:executions:' .. id, old)
+      hold(id, queue, tonumber(redis.call('HGET', key, 'longshore_attempt') or 1))
+    end
+  end
+end
+return claimed
+"""
+)
+
+BEAT = """
+-- now, lease, then id, queue, token for each claim
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local lease = tonumber(ARGV[2])
+local answers = {}
+for i = 3, #ARGV, 3 do
+  local id, queue, token = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local key, member = 'rq:job:' .. id, ARGV[i] .. ':' .. ARGV[i + 2]
+  local answer = 'ok'
+  if redis.call('EXISTS', key) == 0 then
+    answer = 'deleted'
+  elseif not redis.call('ZSCORE', 'rq:wip:' .. queue, member) then
+    answer = redis.call('HGET', key, 'status') == 'canceled' and 'cancel' or 'lost'
+  else
+    redis.call('ZADD', 'rq:wip:' .. queue, 'XX', now + lease, member)
+    redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, token)
+    redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
+    redis.call('HSET', 'rq:execution:' .. member, 'last_heartbeat', now)
+    redis.call('EXPIRE', 'rq:execution:' .. member, lease + 60)
+    redis.call('HSET', key, 'last_heartbeat', ARGV[1])
+    if redis.call('HEXISTS', key, 'longshore_cancel') == 1 then answer = 'cancel' end
+  end
+  answers[#answers + 1] = answer
+end
+return answers
+"""
+
+STOP = """
+-- KEYS: the job; somebody wants it stopped in RQ's way
+if redis.call('HGET', KEYS[1], 'status') == 'started' then redis.call('HSET', KEYS[1], 'longshore_cancel', 'stop') end
+"""

@@ -1,0 +1,231 @@
+"""The end of an RQ job and all that follows from it, as one script; and what brings scheduled jobs back.
+
+What follows is what rq 2.12 does (`rq/worker/base.py`, `rq/job.py`, `rq/queue.py`): repeats, dependents, retries. A
+callback's job and the webhooks that are to be sent go in with the end, so that no crash comes between.
+"""
+
+_ENQUEUE = """
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local LONGEST = 315360000
+local function seconds(text)  -- a whole number that Redis can add to its clock; nil for what is none
+  local number = tonumber(text or '')
+  if not number or number ~= number then return nil end
+  return math.floor(math.max(-1, math.min(LONGEST, number)))
+end
+local function wait(id, least)  -- as rq's Job.cleanup of a job that is to run: it is gone after its `ttl`
+  local ttl = seconds(redis.call('HGET', 'rq:job:' .. id, 'ttl'))
+  if not ttl or ttl <= 0 then return end
+  for _, name in ipairs({'rq:job:' .. id, 'rq:job:' .. id .. ':dependents', 'rq:job::' .. id .. ':dependencies'}) do
+    redis.call('EXPIRE', name, math.max(ttl, least))
+  end
+end
+local function enqueue(id, queue, front, moment)  -- as rq's Queue._enqueue_job
+  local key = 'rq:job:' .. id
+  redis.call('HSET', key, 'status', 'queued', 'enqueued_at', moment, 'origin', queue)
+  redis.call('HSETNX', key, 'timeout', 180)
+  wait(id, 0)
+  redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
+  redis.call(front and 'LPUSH' or 'RPUSH', 'rq:queue:' .. queue, id)
+end
+"""
+
+SETTLE = (
+    """
+-- 1 id, 2 queue, 3 token, 4 rq status, 5 now, 6 record, 7 our status, 8 result type, 9 its field, 10 its value,
+-- 11 ttl, 12 touch meta, 13 meta expected, 14 meta, 15 consumer, 16 started, 17 ended, 18 at front,
+-- 19 fewer retries, 20 pause, 21 callback's queue or '', 22 its job's id, 23 number of its fields and values, those...,
+-- then webhooks to send
+"""
+    + _ENQUEUE
+    + """
+local id, queue, token, status = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local key, member = 'rq:job:' .. id, ARGV[1] .. ':' .. ARGV[3]
+local ttl = tonumber(ARGV[11])
+local final = status ~= 'queued' and status ~= 'scheduled'
+local whole = {key, key .. ':dependents', 'rq:job::' .. id .. ':dependencies', 'rq:results:' .. id,
+  'longshore:log:' .. id}
+if redis.call('HGET', key, 'longshore_done') == token then return {'ok'} end
+local held = redis.call('ZSCORE', 'rq:wip:' .. queue, member)
+if redis.call('EXISTS', key) == 0 then
+  redis.call('DEL', 'rq:execution:' .. member, 'longshore:log:' .. id)
+  redis.call('ZREM', 'rq:wip:' .. queue, member)
+  redis.call('ZREM', 'rq:executions:' .. id, token)
+  return {'deleted'}
+end
+if not held then
+  if redis.call('HGET', key, 'longshore_token') ~= token then return {'lost'} end
+  if redis.call('HGET', key, 'status') ~= 'canceled' then return {'lost'} end
+  if status ~= 'canceled' then return {'canceled'} end
+elseif status == 'canceled' and redis.call('HGET', key, 'longshore_cancel') == 'stop' then
+  return {'stopped'}
+end
+if ARGV[12] == '1' then
+  local meta = redis.call('HGET', key, 'meta') or ''
+  if meta ~= ARGV[13] then return {'meta', meta} end
+  redis.call('HSET', key, 'meta', ARGV[14])
+end
+
+-- The attempt is over.
+redis.call('HSET', key, 'longshore', ARGV[6], 'longshore_done', token, 'status', status, 'ended_at', ARGV[5])
+redis.call('DEL', 'rq:execution:' .. member)
+redis.call('ZREM', 'rq:wip:' .. queue, member)
+redis.call('ZREM', 'rq:executions:' .. id, token)
+if ARGV[8] ~= '' and ttl ~= 0 then
+  local entry = {'type', ARGV[8], 'worker_name', ARGV[15], 'execution_id', token, 'execution_started_at', ARGV[16],
+    'execution_ended_at', ARGV[17]}
+  if ARGV[9] ~= '' then entry[#entry + 1] = ARGV[9]; entry[#entry + 1] = ARGV[10] end
+  redis.call('XADD', 'rq:results:' .. id, 'MAXLEN', 10, '*', unpack(entry))
+end
+if final then redis.call('HDEL', key, 'longshore_cancel') end
+local worker = 'rq:worker:' .. ARGV[15]
+if redis.call('EXISTS', worker) == 1 then
+  redis.call('HINCRBY', worker, status == 'finished' and 'successful_job_count' or 'failed_job_count', 1)
+  redis.call('HINCRBYFLOAT', worker, 'total_working_time', math.max(0, ARGV[17] - ARGV[16]))
+  if redis.call('HGET', worker, 'current_job') == id then redis.call('HDEL', worker, 'current_job') end
+end
+
+-- It comes again: a try that is left, or a repetition.
+local function again(pause, front)
+  if pause > 0 then
+    redis.call('HSET', key, 'status', 'scheduled')
+    redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
+    redis.call('ZADD', 'rq:scheduled:' .. queue, now + pause, id)
+    wait(id, pause + 60)  -- not before it is due
+  else
+    enqueue(id, queue, front, ARGV[5])
+  end
+  if not final or ttl < 0 then redis.call('EXPIRE', 'rq:results:' .. id, 31536000)
+  else redis.call('EXPIRE', 'rq:results:' .. id, ttl) end
+  redis.call('EXPIRE', 'longshore:log:' .. id, 31536000)
+end
+local function repetition()  -- seconds until the next one; nil if there is none
+  local left = seconds(redis.call('HGET', key, 'repeats_left'))
+  if not left or left <= 0 then return nil end
+  redis.call('HSET', key, 'repeats_left', left - 1)
+  local readable, intervals = pcall(cjson.decode, redis.call('HGET', key, 'repeat_intervals') or '[]')
+  if not readable or type(intervals) ~= 'table' or #intervals == 0 then return 0 end
+  return math.max(0, seconds(intervals[math.min(left, #intervals)]) or 0)
+end
+local repeated = status == 'finished' and repetition()
+if not final then
+  if ARGV[19] == '1' then redis.call('HINCRBY', key, 'retries_left', -1) end
+  again(tonumber(ARGV[20]), ARGV[18] == '1')
+elseif repeated then
+  again(repeated, false)
+end
+
+-- Those who waited for it, and those who want to be told.
+local function met(dependent, lenient)  -- as rq's Job.dependencies_are_met
+  for _, other in ipairs(redis.call('SMEMBERS', 'rq:job::' .. dependent .. ':dependencies')) do
+    local stands = other ~= id and redis.call('HGET', 'rq:job:' .. other, 'status')
+    if stands and stands ~= 'finished' and not (lenient and stands == 'failed') then return false end
+  end
+  return status == 'finished' or lenient
+end
+local function release(dependent)
+  local name = 'rq:job:' .. dependent
+  local waits = redis.call('HGET', name, 'status')
+  if not waits or waits == 'canceled' then return end
+  local lenient = redis.call('HGET', name, 'allow_dependency_failures')
+  if not met(dependent, lenient and lenient ~= '0' and lenient ~= '') then return end
+  local origin = redis.call('HGET', name, 'origin') or queue
+  redis.call('SREM', key .. ':dependents', dependent)
+  if redis.call('ZREM', 'rq:deferred:' .. origin, dependent) == 1 or waits == 'deferred' then
+    enqueue(dependent, origin, redis.call('HGET', name, 'enqueue_at_front') == '1', ARGV[5])
+  end
+end
+if status == 'finished' or status == 'failed' then
+  for _, dependent in ipairs(redis.call('SMEMBERS', key .. ':dependents')) do
+    pcall(release, dependent)  -- a key of the wrong type costs nobody but itself
+  end
+end
+local behind = 23
+if ARGV[21] ~= '' then
+  redis.call('DEL', 'rq:job:' .. ARGV[22])
+  redis.call('HSET', 'rq:job:' .. ARGV[22], unpack(ARGV, 24, 23 + ARGV[23]))
+  redis.call('SADD', 'rq:queues', 'rq:queue:' .. ARGV[21])
+  redis.call('RPUSH', 'rq:queue:' .. ARGV[21], ARGV[22])
+  behind = 23 + ARGV[23]
+end
+for i = behind + 1, #ARGV do redis.call('ZADD', 'longshore:webhooks', now, ARGV[i]) end
+
+-- Where it is kept, and for how long.
+local function keep(score)
+  local kind = status == 'stopped' and 'failed' or status
+  redis.call('ZADD', 'rq:' .. kind .. ':' .. queue, score, id)
+end
+if status == 'finished' and ttl ~= 0 then keep(ttl < 0 and '+inf' or now + ttl) end
+if (status == 'failed' or status == 'stopped') and ttl ~= 0 then keep(ttl < 0 and -1 or now + ttl) end
+if status == 'canceled' and held then keep(now) end
+if final and not repeated then
+  if ttl == 0 then
+    local group = redis.call('HGET', key, 'group_id')
+    if group and group ~= '' then redis.call('SREM', 'rq:group:' .. group, id) end
+    redis.call('ZREM', 'rq:canceled:' .. queue, id)
+    redis.call('DEL', unpack(whole))
+  else
+    for _, name in ipairs(whole) do
+      if ttl < 0 then redis.call('PERSIST', name) else redis.call('EXPIRE', name, ttl) end
+    end
+  end
+end
+redis.call('PUBLISH', 'longshore:record:' .. id, ARGV[7])
+return {'ok'}
+"""
+)
+
+PROMOTE = (
+    """
+-- now, queues...: what is due goes back to its queue, unless a stock scheduler holds the queue's lock and does it
+"""
+    + _ENQUEUE
+    + """
+local moved = 0
+local function due(id, queue)
+  redis.call('ZREM', 'rq:scheduled:' .. queue, id)
+  local key = 'rq:job:' .. id
+  if redis.call('EXISTS', key) == 0 then return end
+  local front = redis.call('HGET', key, 'enqueue_at_front') == '1'
+  local ended = redis.call('HGET', key, 'ended_at')
+  if ended and ended ~= '' and redis.call('HGET', key, 'enqueue_at_front_on_retry') == '1' then front = true end
+  enqueue(id, queue, front, ARGV[1])
+  moved = moved + 1
+end
+for i = 2, #ARGV do
+  local queue = ARGV[i]
+  if redis.call('EXISTS', 'rq:scheduler-lock:' .. queue) == 0 then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rq:scheduled:' .. queue, 0, now, 'LIMIT', 0, 200)) do
+      pcall(due, id, queue)
+    end
+  end
+end
+return moved
+"""
+)
+
+MAINTAIN = """
+-- queues...: what rq's workers clean every ten minutes, one of all of us at a time
+local now = redis.call('TIME')[1]
+for _, queue in ipairs(ARGV) do
+  if redis.call('SET', 'rq:clean_registries:' .. queue, 1, 'NX', 'EX', 899) then
+    redis.call('ZREMRANGEBYSCORE', 'rq:finished:' .. queue, 0, now)
+    redis.call('ZREMRANGEBYSCORE', 'rq:failed:' .. queue, 0, now)
+    for _, id in ipairs(redis.call('ZRANGE', 'rq:canceled:' .. queue, 0, 999)) do
+      if redis.call('EXISTS', 'rq:job:' .. id) == 0 then redis.call('ZREM', 'rq:canceled:' .. queue, id) end
+    end
+  end
+end
+for _, key in ipairs(redis.call('SMEMBERS', 'rq:workers')) do
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('SREM', 'rq:workers', key)
+    for _, queue in ipairs(ARGV) do redis.call('SREM', 'rq:workers:' .. queue, key) end
+  end
+end
+for _, group in ipairs(redis.call('SRANDMEMBER', 'rq:groups', 100)) do
+  for _, id in ipairs(redis.call('SRANDMEMBER', 'rq:group:' .. group, 1000)) do
+    if redis.call('EXISTS', 'rq:job:' .. id) == 0 then redis.call('SREM', 'rq:group:' .. group, id) end
+  end
+  if redis.call('EXISTS', 'rq:group:' .. group) == 0 then redis.call('SREM', 'rq:groups', group) end
+end
+"""
