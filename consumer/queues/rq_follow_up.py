@@ -36,6 +36,7 @@ class Wishes:
 
     callbacks: dict[str, tuple[str, int]] = field(default_factory=dict)
     webhooks: tuple[dict[str, Any], ...] = ()
+    function: str = JOB_NAME
     enqueued_at: float | None = None
 
 
@@ -48,7 +49,7 @@ class Serialized(Protocol):
     serializer: wire.Serializer
 
 
-def wishes_of(fields: Sequence[bytes | None], enqueued_at: bytes | None) -> Wishes:
+def wishes_of(fields: Sequence[bytes | None], function: str, enqueued_at: bytes | None) -> Wishes:
     """From the hash's `webhooks`, then name and timeout of each kind of callback. What can't be read is left out."""
     if not any(fields):
         return NO_WISHES
@@ -56,7 +57,7 @@ def wishes_of(fields: Sequence[bytes | None], enqueued_at: bytes | None) -> Wish
     for kind, name, timeout in zip(_KINDS, fields[1::2], fields[2::2], strict=True):
         if name:
             callbacks[kind] = (name.decode("utf-8", "replace"), wire.whole(timeout) or 60)
-    return Wishes(callbacks, tuple(_webhooks(fields[0])), wire.from_utc(enqueued_at))
+    return Wishes(callbacks, tuple(_webhooks(fields[0])), function, wire.from_utc(enqueued_at))
 
 
 def _webhooks(stored: bytes | None) -> list[dict[str, Any]]:
@@ -101,7 +102,7 @@ def webhooks_of(claim: Claim, wishes: Wishes, status: str, text: str, rq: Rq, en
     hooks = [hook for hook in wishes.webhooks if hook.get("job_status") == status]
     body: dict[str, Any] = {
         "job_id": claim.id,
-        "func_name": JOB_NAME,
+        "func_name": wishes.function,
         "status": status,
         "enqueued_at": _iso(wishes.enqueued_at),
         "ended_at": _iso(ended),

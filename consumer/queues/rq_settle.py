@@ -205,10 +205,10 @@ return moved
 )
 
 MAINTAIN = """
--- queues...: what rq's workers clean every ten minutes, one of all of us at a time
+-- queues...: what rq's workers clean every ten minutes
 local now = redis.call('TIME')[1]
 for _, queue in ipairs(ARGV) do
-  if redis.call('SET', 'rq:clean_registries:' .. queue, 1, 'NX', 'EX', 899) then
+  if redis.call('EXISTS', 'rq:clean_registries:' .. queue) == 0 then  -- no stock worker is at it
     redis.call('ZREMRANGEBYSCORE', 'rq:finished:' .. queue, 0, now)
     redis.call('ZREMRANGEBYSCORE', 'rq:failed:' .. queue, 0, now)
     for _, id in ipairs(redis.call('ZRANGE', 'rq:canceled:' .. queue, 0, 999)) do

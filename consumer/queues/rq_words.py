@@ -12,10 +12,11 @@ from consumer.model import Claim, Settlement, Verdict
 from consumer.queues.rq_follow_up import NO_WISHES, Wishes, callback_of, refusal, webhooks_of, wishes_of
 from consumer.settings import Retention, Rq
 from enqueue.errors import InvalidJob
+from enqueue.job import JOB_NAME, Job
 from enqueue.record import Record, Status, job_failures
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
-from enqueue.wire.call import Load, the_job
+from enqueue.wire.call import Call, Load, the_job
 
 _RESULT = {"finished": "1", "failed": "2", "stopped": "2", "queued": "4", "scheduled": "4"}
 
@@ -57,21 +58,26 @@ class Native:
             self.meta, self._read = fresh, (fresh, value)
 
 
-def claim_of(
-    row: list[Any], max_bytes: int, load: Load = the_job, callback_queue: str | None = None
-) -> Claim:
+def claim_of(row: list[Any], max_bytes: int, load: Load = the_job, callback_queue: str | None = None) -> Claim:
     """The Claim of a row that the claim scripts return. Without a `callback_queue` no job may have callbacks."""
     job_id, queue, token = row[0].decode(), row[1].decode(), row[2].decode()
     attempt, size, data = int(row[3]), int(row[4]), row[5]
     meta, timeout, result_ttl, failure_ttl, retries_left, intervals, at_front, enqueued_at = row[6][:8]
     record, cancel, created = row[6][8:11]
     job, problem, serializer = None, None, wire.serializer_of(data)
+    function = JOB_NAME
+
+    def noted(call: Call) -> Job:
+        nonlocal function
+        function = call.name
+        return load(call)
+
     try:
         if size > max_bytes:
             raise InvalidJob(
                 f"the payload is {size} bytes; at most {max_bytes} are accepted (put large input elsewhere)"
             )
-        job, serializer = wire.read_payload(data, max_bytes, load)
+        job, serializer = wire.read_payload(data, max_bytes, noted)
     except InvalidJob as error:
         problem = str(error)
     history = record_wire.read_record(record)
@@ -85,7 +91,7 @@ def claim_of(
         pauses = [min(LONGEST, max(0, int(pause))) for pause in json.loads(intervals or b"[]")]
     except (ValueError, TypeError, OverflowError, RecursionError):
         pauses = []
-    wishes = wishes_of(row[6][11:], enqueued_at)
+    wishes = wishes_of(row[6][11:], function, enqueued_at)
     return Claim(
         id=job_id,
         queue=queue,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
+from rq import get_current_job
 from rq.exceptions import InvalidJobOperation
 
 
@@ -34,3 +36,25 @@ def note_failure(job: Any, connection: Any, kind: Any, error: Any, trace: Any) -
 
 def note_stopped(job: Any, connection: Any) -> None:
     _told(job, connection, "stopped")
+
+
+def fail_first(*_: Any) -> dict[str, Any]:
+    job = get_current_job()
+    if job is not None and job.retries_left:
+        fail()
+    return succeed()
+
+
+def cancel_itself(*_: Any) -> dict[str, Any]:
+    job = get_current_job()
+    assert job is not None
+    type(job).fetch(job.id, connection=job.connection).cancel()
+    return succeed()
+
+
+def wait(*_: Any) -> None:
+    """Runs until it is stopped."""
+    job = get_current_job()
+    assert job is not None
+    job.connection.set("running", 1)
+    threading.Event().wait()
