@@ -56,7 +56,7 @@ class RqWorker:
             "ip_address": await self._address(),
             "version": f"longshore {_version()}",
             "python_version": sys.version,
-            "state": "idle",
+            "state": "busy" if self._running() else "idle",
         }
         async with self.redis.pipeline() as pipe:
             if anew:
