@@ -43,6 +43,10 @@ TIMES = {
     "total_working_time",
 }
 OURS = {"pid", "ip_address", "version", "python_version", "data", "description"}
+RQ = tuple(int(part) for part in rq.version.VERSION.split(".")[:2])
+UNCOMPARED = {b"return_value", b"exc_string"}
+if RQ < (2, 8):  # its results don't tell of executions; it ignores that ours do
+    UNCOMPARED |= {b"execution_id", b"execution_started_at", b"execution_ended_at"}
 SLACK = 45
 """Seconds by which two times may differ and be the same."""
 
@@ -111,6 +115,8 @@ def two_queues(queue: rq.Queue, function: str) -> None:
 
 COMMON = {"rq:worker:w current_job_working_time": "working time", "rq:worker:w state": "busy"}
 RETRIES = {"max": 1}
+OLDER = {"repeat with an interval": {"rq:job:j status"}, "retry with an interval": {"rq:job:j TTL"}}
+"""rq 2.6 leaves a job that it has scheduled as finished, and without its TTL; 2.12 does it as we do."""
 REPEATED = {"rq:job:j result": "old result"}
 SCENARIOS = [
     Scenario("success", put(result_ttl=100, meta={"mine": 1})),
@@ -207,7 +213,7 @@ def snapshot(connection: redis.Redis) -> dict[str, Any]:
         elif kind == "stream":
             entries = [entry for _, entry in connection.xrange(raw)]
             left[f"{key} entries"] = [int(entry[b"type"]) for entry in entries]
-            left[f"{key} fields"] = {frozenset(entry) - {b"return_value", b"exc_string"} for entry in entries}
+            left[f"{key} fields"] = {frozenset(entry) - UNCOMPARED for entry in entries}
         elif kind == "set":
             left[f"{key} members"] = connection.smembers(raw)
         elif kind == "list":
@@ -272,7 +278,7 @@ async def test_what_is_left_is_what_a_stock_worker_leaves(redis_server: RedisSer
             left.append(snapshot(connection))
     stock, ours = left
     found = differences(stock, ours)
-    common = {label for label in COMMON if not same(stock.get(label), ours.get(label))}
+    common = {*COMMON, *(OLDER.get(scenario.name, ()) if RQ < (2, 12) else ())}
     details = {label: (stock.get(label), ours.get(label)) for label in sorted(found - scenario.differ.keys() - common)}
     assert not details, "stock and ours differ"
     assert scenario.differ.keys() <= found, "a listed difference isn't there any more"
@@ -307,7 +313,7 @@ async def test_a_stopped_job_is_left_as_a_forking_worker_leaves_it(redis_server:
             left.append(snapshot(connection))
     found = differences(*left)
     details = {label: (left[0].get(label), left[1].get(label)) for label in found - COMMON.keys()}
-    assert details.keys() == KILLED, details
+    assert details.keys() == {label for label in KILLED if RQ >= (2, 8) or not label.endswith("fields")}, details
 
 
 async def stop_stock(url: str, connection: redis.Redis) -> None:
