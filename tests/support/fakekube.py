@@ -11,13 +11,13 @@ import copy
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from support import ledger
-from support.fakekube_http import KINDS, Fault, Request, drop, replace, status, unmet
+from support.fakekube_http import KINDS, Fault, Request, drop, matches, refusal, replace, status, unmet
 from support.fakekube_streams import serve_log, serve_watch
 from support.fakekubelet import FakePod, Script, rfc3339, succeeds
 
@@ -38,6 +38,8 @@ class FakeKube:
         self.counts = True  # what it is asked for is what the consumer needs, and not a test's own doing
         self.faults: list[Fault] = []
         self.forbidden: set[str] = set()
+        self.refuses: str | None = None
+        """Why no pod may be created: a key of fakekube_http.REFUSALS."""
         self.token: str | None = None
         self.compacted = 0
         self.gone_as_status = False
@@ -183,7 +185,7 @@ class FakeKube:
                 row.status = fault.status
                 if fault.body is not None:
                     return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
-                return status(fault.status, "", fault.message, headers=fault.headers)
+                return status(fault.status, fault.code, fault.message, headers=fault.headers)
         answer = await self._answer(request, row, body)
         row.status = answer.status
         if fault is not None and fault.hang:
@@ -200,7 +202,7 @@ class FakeKube:
             return status(403, "Forbidden", f"{row.resource} is forbidden: {why}")
         if row.query.get("watch") == "true":
             return await serve_watch(self, request, row.resource, namespace)
-        if row.method == "POST":
+        if row.method == "POST" and not row.sub:
             return self._create(row, namespace, json.loads(body))
         if not row.name:
             return self._list(row, namespace)
@@ -210,6 +212,8 @@ class FakeKube:
             return status(404, "NotFound", message, {"name": row.name, "kind": row.resource})
         if row.sub == "log":
             return await serve_log(self, request, row, item)
+        if row.sub == "eviction":
+            return self._evict(row, item)
         if row.method == "PUT":
             return replace(self.store, row, item, json.loads(body))
         return self._delete(row, item, body) if row.method == "DELETE" else web.json_response(item)
@@ -223,6 +227,8 @@ class FakeKube:
         if row.resource == "pods" and not item["spec"].get("containers"):
             message = f'Pod "{name}" is invalid: spec.containers: Required value'
             return status(422, "Invalid", message, details)
+        if row.resource == "pods" and self.refuses is not None:
+            return refusal(self.refuses, name, namespace)
         if (row.resource, namespace, name) in self._objects:
             return status(409, "AlreadyExists", f'{row.resource} "{name}" already exists', details)
         now = rfc3339(time.time())
@@ -269,22 +275,28 @@ class FakeKube:
         asyncio.get_running_loop().call_soon(self.pods[row.name].deleted)
         return web.json_response(item)
 
-    def selected(self, item: Mapping[str, Any], query: Mapping[str, str]) -> bool:
-        labels = item["metadata"].get("labels") or {}
-        wanted = [part.partition("=") for part in query.get("labelSelector", "").split(",") if part]
-        return all(labels.get(key) == value for key, _, value in wanted)
+    def _evict(self, row: Request, item: dict[str, Any]) -> web.StreamResponse:
+        self.pods[row.name].disrupt()
+        item = self._objects["pods", item["metadata"]["namespace"], row.name]
+        self._delete(row, item, b"")
+        said = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+        return web.json_response(said, status=201)
 
     def _list(self, row: Request, namespace: str) -> web.StreamResponse:
         items = [
             item
             for (kind, where, _), item in sorted(self._objects.items())
-            if kind == row.resource and where == namespace and self.selected(item, row.query)
+            if kind == row.resource and where == namespace and matches(item, row.query)
         ]
         version = str(self.rv)
+        if row.query.get("resourceVersionMatch") == "Exact" and int(row.query["resourceVersion"]) < self.compacted:
+            return status(410, "Expired", "The resourceVersion for the provided list is too old.")
         if token := row.query.get("continue"):
             version, _, after = base64.b64decode(token).decode().partition(" ")
             if int(version) < self.compacted:
-                return status(410, "Expired", "The provided continue parameter is too old")
+                return status(
+                    410, "Expired", "The provided continue parameter is too old to display a consistent list result."
+                )
             items = [item for item in items if item["metadata"]["name"] > after]
         meta = {"resourceVersion": version}
         limit = int(row.query.get("limit", "0"))

@@ -9,6 +9,14 @@ from typing import Any
 from aiohttp import web
 
 KINDS = {"pods": "Pod", "secrets": "Secret", "leases": "Lease", "events": "Event"}
+REFUSALS = {
+    "quota": (403, "Forbidden", "exceeded quota: few, requested: pods=1, used: pods=0, limited: pods=0"),
+    "security": (403, "Forbidden", 'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'),
+    "policy": (403, "Forbidden", "ValidatingAdmissionPolicy 'no' with binding 'no' denied request: not here"),
+    "terminating": (403, "Forbidden", "unable to create new content in namespace {} because it is being terminated"),
+    "webhook down": (500, "InternalError", 'failed calling webhook "policy.example.com": failed to call webhook: EOF'),
+}
+"""Why a pod is not created, with status, reason and the end of the message; {} is the namespace."""
 _VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
 
 
@@ -38,6 +46,7 @@ class Fault:
 
     verb: str
     status: int = 0
+    code: str = ""
     message: str = "injected"
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -93,3 +102,27 @@ def replace(
     if not request.query.get("dryRun"):
         store("MODIFIED", request.resource, new)
     return web.json_response(new)
+
+
+def refusal(why: str, name: str, namespace: str) -> web.Response:
+    """What REFUSALS says of the creation of a pod."""
+    code, reason, message = REFUSALS[why]
+    head = f'pods "{name}" is forbidden' if code == 403 else "Internal error occurred"
+    return status(code, reason, f"{head}: {message.format(namespace)}", {"name": name, "kind": "pods"})
+
+
+def matches(item: Mapping[str, Any], query: Mapping[str, str]) -> bool:
+    """An object fits the selectors of a query: labels, and fields by their dotted paths."""
+
+    def pairs(name: str) -> list[tuple[str, str, str]]:
+        return [part.partition("=") for part in query.get(name, "").split(",") if part]
+
+    def value(path: str) -> Any:
+        found: Any = item
+        for step in path.split("."):
+            found = found.get(step) or {}
+        return found
+
+    labels = item["metadata"].get("labels") or {}
+    fits = all(labels.get(key) == wanted for key, _, wanted in pairs("labelSelector"))
+    return fits and all(value(path) == wanted for path, _, wanted in pairs("fieldSelector"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from support.fakekube_http import KINDS, Request, drop, status
+from support.fakekube_http import KINDS, Request, drop, matches, status
 from support.fakekubelet import stamp
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ async def serve_watch(kube: FakeKube, request: web.Request, resource: str, names
         for version, kind, what, item in kube.history[since:]:
             if what == resource and item["metadata"]["namespace"] == namespace:
                 position = version
-                if kube.selected(item, query):
+                if matches(item, query):
                     await send(kind, item)
         if bookmarks != kube.bookmarks and query.get("allowWatchBookmarks") == "true":
             bookmarks = kube.bookmarks
-            meta = {"resourceVersion": str(kube.rv), "creationTimestamp": None}
-            await send("BOOKMARK", {"kind": KINDS[resource], "apiVersion": "v1", "metadata": meta})
+            mark = {"kind": KINDS[resource], "apiVersion": "v1", "metadata": {"resourceVersion": str(kube.rv)}}
+            await send("BOOKMARK", mark | ({"spec": {"containers": None}, "status": {}} if resource == "pods" else {}))
         waits = [asyncio.ensure_future(news.wait()), asyncio.ensure_future(cut.wait())]
         try:
             await asyncio.wait(waits, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)

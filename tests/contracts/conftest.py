@@ -1,0 +1,5 @@
+"""Fixtures of the contract suites."""
+
+from support.api_servers import server
+
+__all__ = ["server"]
