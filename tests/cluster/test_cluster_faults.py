@@ -27,13 +27,17 @@ import structlog
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.settings import Kubernetes
+from consumer.tasks import end
 from enqueue import Job, Status, aio
 from enqueue.record import Outcome
 from support.cluster import RIGHTS, fill_namespace, pods_in, role_and_binding, user_of
 from support.consuming import consuming, until
+from support.history import History, What, violations
+from support.witnesses import keep_all, monitored, watch_pods
 
 pytestmark = pytest.mark.cluster
 
+CONCURRENCY = 12
 SECONDS = 6
 SCRIPT = ["i=0", f"while [ $i -lt {SECONDS} ]; do i=$((i+1)); echo line $i; sleep 1; done", "sleep 2", "echo end"]
 LOG = b"".join(b"line %d\n" % i for i in range(1, SECONDS + 1)) + b"end\n"
@@ -42,15 +46,47 @@ Events = list[Any]
 
 
 @pytest.fixture
-async def consumer(redis_url: str, namespace: str, consumer_kubeconfig: Path) -> AsyncIterator[Events]:
-    """A consumer in the test's namespace; what it logs."""
+async def history(redis_url: str, namespace: str, admin: Api) -> AsyncIterator[History]:
+    """What API server and Redis saw; at the end every invariant must hold over it."""
+    history = History(slots=CONCURRENCY)
+    watching = asyncio.create_task(watch_pods(admin, namespace, history))
+    try:
+        async with monitored(redis_url, history):
+            yield history
+            await until(lambda: all_seen_to_go(history) or watching.done())
+        assert not watching.done(), watching.exception()
+    finally:
+        await end(watching)
+    keep_all(redis_url, history)
+    history.accepted = {key.removeprefix("rq:job:") for key in history.kept if key.startswith("rq:job:")}
+    async with aio.connect(redis_url) as queue:
+        for job in history.accepted:
+            if history.last(job).get("status") == Status.SUCCEEDED:
+                history.stored[job] = b"".join([part async for part in queue.handle(job).logs()])
+                history.written[job] = LOG.splitlines(keepends=True)
+    assert history.accepted
+    assert len({event.uid for event in history.of(What.CREATED)}) == len(history.accepted)
+    assert violations(history) == []
+
+
+def all_seen_to_go(history: History) -> bool:
+    """Each pod that came has gone, which says too that the watch is up to date."""
+    gone = {event.uid for event in history.of(What.DELETED)}
+    return {event.uid for event in history.of(What.CREATED)} <= gone
+
+
+@pytest.fixture
+async def consumer(
+    redis_url: str, namespace: str, consumer_kubeconfig: Path, history: History
+) -> AsyncIterator[Events]:
+    """A consumer in the test's namespace; what it logs. It is a `history` that the test makes."""
     kubernetes = {
         "namespace": namespace,
         "kubeconfig": str(consumer_kubeconfig),
         "requests": {"cpu": "10m", "memory": "16Mi"},
     }
     with structlog.testing.capture_logs() as events:
-        async with consuming(redis_url, executor="kubernetes", concurrency=12, kubernetes=kubernetes):
+        async with consuming(redis_url, executor="kubernetes", concurrency=CONCURRENCY, kubernetes=kubernetes):
             await until(lambda: said(events, "consumer_started"))
             yield events
 
@@ -79,11 +115,6 @@ async def ended_well(handles: Sequence[aio.AsyncHandle], admin: Api, namespace: 
         assert (record.attempt, len(record.attempts), record.log.gaps) == (1, 1, ())
         assert b"".join([part async for part in handle.logs()]) == LOG
     await until(lambda: nothing_left(admin, namespace))
-    uids: dict[str, set[str]] = {}
-    for event in (await admin.request("GET", path_of(namespace, "events")))["items"]:
-        if event["involvedObject"]["kind"] == "Pod":
-            uids.setdefault(event["involvedObject"]["name"], set()).add(event["involvedObject"]["uid"])
-    assert {name: found for name, found in uids.items() if len(found) > 1} == {}
 
 
 async def nothing_left(admin: Api, namespace: str) -> bool:
@@ -112,6 +143,7 @@ async def test_a_part_of_the_cluster_restarts_under_running_jobs(
         handles = await enqueue(queue, image, count)
         await until(lambda: running(handles, 4), 60)
         await restart(part)
+        assert not all([(await handle.status()).final for handle in handles])  # some had a log to be asked for again
         await ended_well(handles, admin, namespace)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import redis
 
-from consumer.executors.kubernetes.api import Api
+from consumer.executors.kubernetes import names
+from consumer.executors.kubernetes.api import Api, path_of
 from consumer.tasks import end
 from enqueue import Job, aio
 from support.consuming import until
@@ -23,7 +24,8 @@ from support.history import History, What, violations
 from support.witnesses import keep_all, monitored, watch_pods
 
 pytestmark = pytest.mark.cluster
-RUN_FOR = {"lab/run-for": "45s"}
+STAY = {"lab/stay": "true"}
+"""A simulated pod runs until the label is taken from it."""
 Start = Callable[..., Any]
 
 
@@ -55,6 +57,14 @@ async def start(
             await process.wait()
 
 
+async def let_end(admin: Api, namespace: str, pods: set[str]) -> None:
+    """Take the label from these pods."""
+    for pod in (await admin.request("GET", path_of(namespace, "pods"), query={"labelSelector": names.OURS}))["items"]:
+        if pod["metadata"]["name"] in pods:
+            del pod["metadata"]["labels"]["lab/stay"]
+            await admin.request("PUT", path_of(namespace, "pods", pod["metadata"]["name"]), body=pod)
+
+
 COUNT = """
 local count = 0
 for _, key in ipairs(redis.call('KEYS', 'rq:job:*')) do
@@ -84,20 +94,21 @@ async def test_all_pods_in_flight_change_hands(
     held = redis_client.register_script(COUNT)
     try:
         async with monitored(redis_url, history), aio.connect(redis_url, queue=queue) as producer:
-            first = await start("first", queue, annotations=RUN_FOR)
+            first = await start("first", queue, labels=STAY)
             handles = [await producer.enqueue(Job(commands=["true"])) for _ in range(count)]
-            await until(lambda: held(args=["first"]) == count, 60)
+            await until(lambda: held(args=["first"]) == count, 120)
             first.send_signal(number)
             assert await first.wait() == (0 if number is signal.SIGTERM else -number)
             began = time.monotonic()
-            more = {"labels": {"release": "next"}, "run_as_user": 1234} if number is signal.SIGTERM else {}
-            second = await start("second", queue, annotations=RUN_FOR, **more)
+            more = {"annotations": {"release": "next"}, "run_as_user": 1234} if number is signal.SIGTERM else {}
+            second = await start("second", queue, labels=STAY, **more)
             async with asyncio.timeout(60):
                 while held(args=["second"]) < count:  # noqa: ASYNC110 - no event tells it
                     await asyncio.sleep(0.2)  # the count isn't cheap
             took = time.monotonic() - began
             record_property("seconds until all are held", took)
             print(f"{count} held {took:.2f} s after the start")
+            await let_end(admin, simulated, {event.name for event in history.of(What.CREATED)})
             outcomes = [await handle.wait(90) for handle in handles]
             await until(lambda: watching.done() or len({e.uid for e in history.of(What.DELETED)}) == count, 30)
             assert not watching.done(), watching.exception()

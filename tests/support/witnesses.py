@@ -1,4 +1,4 @@
-"""The witnesses of a History: the fake API server, Redis' MONITOR, a proxy in front of Faktory."""
+"""The witnesses of a History: the API server, fake or real, Redis' MONITOR, a proxy in front of Faktory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import aiohttp
 import redis
 from aiohttp import web
 
 from consumer.executors.kubernetes import names
-from consumer.executors.kubernetes.api import Api, path_of
+from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.watch import lines_of
 from consumer.tasks import end
 from support.fakekube import FakeKube
@@ -54,17 +55,24 @@ def pod_event(what: What, item: dict[str, Any]) -> Event:
 
 
 async def watch_pods(admin: Api, namespace: str, history: History, queue: str | None = None) -> None:
-    """Note what comes and goes of our pods on a cluster, of one queue or of all, until cancelled."""
+    """Note what comes and goes of our pods on a cluster, of one queue or of all, until cancelled.
+
+    A server that is away is waited for. Pods that were there before count as created.
+    """
     query = {"labelSelector": names.OURS, "watch": "true", "timeoutSeconds": "600"}
     kinds = {"ADDED": What.CREATED, "DELETED": What.DELETED}
     while True:  # the server may end a watch at any time
-        async with admin.stream(path_of(namespace, "pods"), query) as response:
-            async for line in lines_of(response):
-                event = json.loads(line)
-                meta = event["object"]["metadata"]
-                query["resourceVersion"] = meta["resourceVersion"]
-                if event["type"] in kinds and queue in (None, meta.get("annotations", {}).get(names.QUEUE)):
-                    history.events.append(pod_event(kinds[event["type"]], event["object"]))
+        try:
+            async with admin.stream(path_of(namespace, "pods"), query) as response:
+                async for line in lines_of(response):
+                    event = json.loads(line)
+                    assert event["type"] != "ERROR", event  # what was missed would be taken for what wasn't
+                    meta = event["object"]["metadata"]
+                    query["resourceVersion"] = meta["resourceVersion"]
+                    if event["type"] in kinds and queue in (None, meta.get("annotations", {}).get(names.QUEUE)):
+                        history.events.append(pod_event(kinds[event["type"]], event["object"]))
+        except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
+            await asyncio.sleep(0.1)
 
 
 @contextlib.asynccontextmanager
