@@ -59,10 +59,13 @@ async def start(
 
 async def let_end(admin: Api, namespace: str, pods: set[str]) -> None:
     """Take the label from these pods."""
-    for pod in (await admin.request("GET", path_of(namespace, "pods"), query={"labelSelector": names.OURS}))["items"]:
-        if pod["metadata"]["name"] in pods:
-            del pod["metadata"]["labels"]["lab/stay"]
-            await admin.request("PUT", path_of(namespace, "pods", pod["metadata"]["name"]), body=pod)
+
+    async def release(pod: dict[str, Any]) -> None:
+        del pod["metadata"]["labels"]["lab/stay"]
+        await admin.request("PUT", path_of(namespace, "pods", pod["metadata"]["name"]), body=pod)
+
+    listed = await admin.request("GET", path_of(namespace, "pods"), query={"labelSelector": names.OURS})
+    await asyncio.gather(*(release(pod) for pod in listed["items"] if pod["metadata"]["name"] in pods))
 
 
 COUNT = """

@@ -68,7 +68,8 @@ def stopped(consumer: Consumer) -> bool:
     return Path(f"/proc/{consumer.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-@pytest.mark.parametrize("how", ["kill", "term", "term while the next one lives"])
+@pytest.mark.row(4, 8, 9)
+@pytest.mark.parametrize("how", ["kill", "term", "term, then kill", "term while the next one lives"])
 async def test_a_hundred_jobs_change_hands_between_two_releases(
     how: str, consumers: Nursery, redis_url: str, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
@@ -81,10 +82,10 @@ async def test_a_hundred_jobs_change_hands_between_two_releases(
         old = settings_for(kube, redis_url, tmp_path, "old", concurrency=MANY, state_directory=tmp_path / "a")
         new = settings_for(kube, redis_url, tmp_path, "new", concurrency=MANY)
         new["kubernetes"] |= NEXT_RELEASE
-        if how == "kill":  # it must be proven that the former one is dead
+        if "kill" in how:  # it must be proven that the former one is dead
             new["state_directory"] = tmp_path / "a"
         handles = [await queue.enqueue(JOB) for _ in range(MANY)]
-        first = await consumers.start(old)
+        first = await consumers.start(old, ("S5 detach", "before") if how == "term, then kill" else None)
         await until(lambda: running(redis_client) == MANY)
         before = deletes(history)
         second = None
@@ -93,7 +94,7 @@ async def test_a_hundred_jobs_change_hands_between_two_releases(
             await until(lambda: hearing(redis_client) == 2)
             before = deletes(history)
         first.send(signal.SIGKILL if how == "kill" else signal.SIGTERM)
-        assert await first.ended() == (-9 if how == "kill" else 0)
+        assert await first.ended() == (-9 if "kill" in how else 0)
         assert deletes(history) == before
         second = second or await consumers.start(new)
         pods.go_on.set()

@@ -55,6 +55,7 @@ def points() -> dict[str, tuple[Any, str, Matches]]:
     from consumer.queues.rq import RqQueue
 
     return {
+        "S5 detach": (PodExecution, "detach", _always),
         "S1 rq": (RqQueue, "claim", _always),
         "S1 fetched": (FaktoryRecords, "claim", _always),
         "S1 faktory": (FaktoryQueue, "claim", _always),

@@ -125,35 +125,6 @@ async def test_a_waiting_pod_of_another_attempt_gets_its_own_secret(kube: FakeKu
     assert len(kube.created) == 1
 
 
-async def test_another_job_under_the_same_id_is_refused(kube: FakeKube, open_executor: Open) -> None:
-    kube.script = runs_until_told
-    executor = await open_executor()
-    await executor.start(plan_of(commands=["one"]))
-    with pytest.raises(Unrunnable, match="another job under the same id") as caught:
-        await executor.start(plan_of(commands=["two"]))
-    assert caught.value.reason is Reason.REFUSED
-
-
-async def test_a_pod_that_is_going_away_is_waited_for(kube: FakeKube, open_executor: Open) -> None:
-    async def never_starts(pod: FakePod) -> None:
-        pod.schedule()
-        pod.obstinate = True
-
-    kube.script = never_starts
-    executor = await open_executor()
-    first = await executor.start(plan_of())
-    await first.stop(1)
-    kube.script = runs_until_told
-    second = asyncio.create_task(executor.start(plan_of()))
-    # The check at the start, the first pod, the second try.
-    await kube.until(lambda kube: kube.verbs().count("create pods") == 3)
-    kube.pods[first.where.pod].vanish()
-    execution = await within(second)
-    await within(execution.started())
-    assert len(kube.created) == 2
-    assert (await within(first.wait())).reason is Reason.POD_DELETED
-
-
 async def test_a_begun_job_is_only_ever_found(kube: FakeKube, open_executor: Open) -> None:
     executor = await open_executor()
     with pytest.raises(ExecutorFault) as caught:
