@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from consumer.errors import SetupError
+from consumer.errors import SetupError, Unrunnable
 from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.executor import KubernetesExecutor
+from consumer.executors.kubernetes.manifest import build
 from consumer.model import Exit, Plan
 from consumer.settings import Kubernetes
 from enqueue.record import Reason
@@ -89,12 +90,6 @@ async def test_a_script_too_long_for_an_argument(executor: KubernetesExecutor) -
 
 
 async def test_ends_of_many_kinds(executor: KubernetesExecutor, admin: Api, namespace: str) -> None:
-    async def oom() -> None:
-        commands = ["x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}"]
-        end, _ = await run(executor, plan_of("oom", commands=commands, resources={"limits": {"memory": "24Mi"}}))
-        assert (end.reason, end.code) == (Reason.OUT_OF_MEMORY, 137)
-        assert end.started
-
     async def code() -> None:
         end, log = await run(executor, plan_of("code", commands=["echo before", "sh -c 'exit 3'", "echo after"]))
         assert (end.code, end.reason, log) == (3, None, b"before\n")
@@ -158,7 +153,7 @@ async def test_ends_of_many_kinds(executor: KubernetesExecutor, admin: Api, name
         await execution.remove()
         assert (end.reason, end.started) == (Reason.EVICTED, True)
 
-    kinds = (oom, code, stopped, killed, no_image, no_room, no_command, bad_init, deleted, evicted)
+    kinds = (code, stopped, killed, no_image, no_room, no_command, bad_init, deleted, evicted)
     results = await asyncio.gather(*(kind() for kind in kinds), return_exceptions=True)
     assert {k.__name__: r for k, r in zip(kinds, results, strict=True) if r is not None} == {}
     await nothing_left(admin, namespace)
@@ -193,6 +188,41 @@ async def test_a_second_executor_adopts_a_running_pod_with_its_whole_log(
 class _Closing:
     def __init__(self, executor: KubernetesExecutor) -> None:
         self.start, self.aclose = executor.start, executor.close
+
+
+@pytest.mark.row(13)
+async def test_a_pod_made_by_hand_under_our_name_is_left_alone(
+    executor: KubernetesExecutor, admin: Api, namespace: str, kubernetes_settings: Kubernetes
+) -> None:
+    body = build(plan_of(), kubernetes_settings).pod
+    body["metadata"] = {"name": body["metadata"]["name"]}
+    theirs = (await admin.request("POST", path_of(namespace, "pods"), body=body))["metadata"]
+    with pytest.raises(Unrunnable, match="another job under the same id"):
+        await executor.start(plan_of())
+    now = (await admin.request("GET", path_of(namespace, "pods", theirs["name"])))["metadata"]
+    assert (now["uid"], "deletionTimestamp" in now) == (theirs["uid"], False)
+
+
+@pytest.mark.row(14)
+async def test_a_name_held_by_a_pod_that_goes_is_waited_for(
+    executor: KubernetesExecutor, admin: Api, namespace: str, kubernetes_settings: Kubernetes
+) -> None:
+    body = build(plan_of(), kubernetes_settings).pod
+    body["metadata"]["finalizers"] = ["longshore.test/held"]
+    body["spec"]["nodeSelector"] = {"no": "where"}
+    path = path_of(namespace, "pods", body["metadata"]["name"])
+    first = (await admin.request("POST", path_of(namespace, "pods"), body=body))["metadata"]["uid"]
+    await admin.request("DELETE", path)
+    starting = asyncio.create_task(executor.start(plan_of()))
+    done, _ = await asyncio.wait({starting}, timeout=1)
+    assert not done
+    held = await admin.request("GET", path)
+    held["metadata"]["finalizers"] = []
+    await admin.request("PUT", path, body=held)
+    execution = await asyncio.wait_for(starting, 60)
+    assert (await asyncio.wait_for(execution.wait(), 60)).code == 0
+    assert (await admin.request("GET", path))["metadata"]["uid"] != first
+    await execution.remove()
 
 
 async def test_a_plain_job_costs_three_requests(

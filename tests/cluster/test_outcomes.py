@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.cluster]
 
 EAT = 'x=aaaaaaaaaaaaaaaa; while :; do x="$x$x"; done'
 SMALL = {"limits": {"memory": "16Mi"}}
+FILL = "head -c 30000000 /dev/zero > $HOME/full; sleep 600"
+ROOM = {"limits": {"ephemeral-storage": "10Mi"}}
 NONE = "127.0.0.1:1/none:1"
 Queue = Any
 
@@ -81,6 +83,7 @@ async def pod_of(admin: Api, namespace: str, condition: Callable[[Any], bool]) -
     return found
 
 
+@pytest.mark.row(39, 40, 41, 42, 44, 70)
 async def test_how_jobs_end(queue: Queue, image: str, runtime_class: str) -> None:
     """Reason, exit code, and what the message says."""
     missing = [{"name": "A", "secret": "kept", "key": "absent"}]
@@ -88,7 +91,7 @@ async def test_how_jobs_end(queue: Queue, image: str, runtime_class: str) -> Non
         "fine": ({"commands": ["echo a=1 >> $LONGSHORE_OUTCOME"]}, None, 0, ""),
         "code": ({"commands": ["exit 7"]}, "exit_code", 7, "exited with code 7"),
         "signal": ({"commands": ["sh -c 'kill -9 $$'", "true"]}, "signal", 137, "killed by SIGKILL"),
-        "memory": ({"commands": [EAT], "resources": SMALL}, "out_of_memory", 137, "more memory than its limit"),
+        "storage": ({"commands": [FILL], "resources": ROOM}, "out_of_storage", 137, "ephemeral"),
         "deadline": ({"commands": ["trap '' TERM; sleep 600"], "timeout": 2}, "deadline", 137, "timeout of 2 s"),
         "image": ({"image": NONE, "commands": ["true"]}, "image_pull", None, "127.0.0.1:1"),
         "room": ({"node_selector": {"no": "where"}, "start_timeout": 3}, "unschedulable", None, "node affinity"),
@@ -112,10 +115,28 @@ async def test_how_jobs_end(queue: Queue, image: str, runtime_class: str) -> Non
     assert outcomes["fine"].variables == {"a": "1"}
 
 
+@pytest.mark.row(37)
+async def test_out_of_memory(queue: Queue, image: str) -> None:
+    """A runtime may tell the kill before the reason (containerd does, when busy): then the hint speaks of memory.
+
+    Of several jobs at least one is told with its reason.
+    """
+    job = Job(image=image, commands=[EAT], resources=SMALL, timeout=120)
+    outcomes = [await (await queue.enqueue(job)).wait(60) for _ in range(4)]
+    assert {outcome.exit_code for outcome in outcomes} == {137}
+    told = [outcome for outcome in outcomes if outcome.reason == "out_of_memory"]
+    assert told
+    assert all("more memory than its limit" in (outcome.message or "") for outcome in told)
+    others = [outcome for outcome in outcomes if outcome not in told]
+    assert {outcome.reason for outcome in others} <= {"signal"}
+    assert all("resources.limits.memory" in (outcome.hint or "") for outcome in others)
+
+
 def defaults(fields: dict[str, Any]) -> dict[str, Any]:
     return fields if {"commands", "entrypoint"} & fields.keys() else {"commands": ["true"]} | fields
 
 
+@pytest.mark.row(35, 36)
 async def test_a_pod_that_somebody_else_ends(queue: Queue, image: str, admin: Api, namespace: str) -> None:
     """Evicted (as a drain does), deleted by hand, and tried again as far as the job allows."""
 

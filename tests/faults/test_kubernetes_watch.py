@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.names import OURS
 from consumer.executors.kubernetes.watch import Informer
 from support.fakekube import FakeKube
+from support.fakekube_http import Request
 from support.fakekubelet import FakePod
 
 LABELS = dict([OURS.split("=")]) | {"longshore.dev/job": "j"}
@@ -97,6 +99,36 @@ async def test_a_watch_that_closes_at_once_for_ever_costs_little(kube: FakeKube,
     kube.watch_closes_at_once = False
     await holds(informer, "p")
     await informer.close()
+
+
+class Forgetful(FakeKube):
+    """Every further page of a list comes too late."""
+
+    async def _answer(self, request: web.Request, row: Request, body: bytes) -> web.StreamResponse:
+        if "continue" in row.query:
+            self.compact()
+        return await super()._answer(request, row, body)
+
+
+@pytest.mark.row(21)
+async def test_pages_that_always_come_too_late_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PAGE", 1)
+    async with Forgetful("jobs", script=stays) as kube:
+        api = Api(Access(kube.url, "jobs"), rate=10_000, patience=5)
+        for name in ("a", "b"):
+            await create(api, name)
+        informer = Informer(api, "jobs")
+        opening = asyncio.create_task(informer.open())
+        began = time.monotonic()
+        await kube.until(lambda kube: kube.verbs().count("list pods") >= 8)
+        assert time.monotonic() - began >= 0.1 + 0.2 + 0.4  # at least the pauses between them
+        monkeypatch.setattr(watch, "PAGE", 2)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        await informer.open()
+        assert sorted(pod.name for pod in informer.pods()) == ["a", "b"]
+        await informer.close()
+        await api.close()
 
 
 @pytest.mark.row(24)

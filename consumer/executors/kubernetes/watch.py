@@ -141,7 +141,7 @@ class Informer:
     async def _list(self, patience: float = 0) -> None:
         found: dict[str, Pod] = {}
         query = {"labelSelector": OURS, "limit": str(PAGE)}
-        version = ""
+        version, pause = "", PAUSE_FIRST
         while True:
             try:
                 page = await self._api.request("GET", self._path, query=query, patience=patience)
@@ -149,6 +149,8 @@ class Informer:
                 if error.status == 410 and "continue" in query:  # the list took too long: from the start
                     found.clear()
                     del query["continue"]
+                    await asyncio.sleep(random.uniform(pause / 2, pause))
+                    pause = min(PAUSE_CAP, pause * 2)
                     continue
                 raise
             await asyncio.sleep(0)  # to decode a page takes long enough
