@@ -168,8 +168,8 @@ async def test_eviction_leaves_its_condition(server: Server) -> None:
     assert "deletionTimestamp" in event["object"]["metadata"]
 
 
-async def test_429_says_when_to_come_again(server: Server) -> None:
-    """Of a disruption budget: it is the one 429 that a server gives on demand, and worded as all others."""
+async def test_429_may_say_when_to_come_again(server: Server) -> None:
+    """Of a disruption budget: the one 429 on demand. The real one names a time only for one that is quite new."""
     await create(server, "a", idle=False, runs=True)
     await until(server, "a", "running")
     if isinstance(server, Fake):
@@ -180,7 +180,8 @@ async def test_429_says_when_to_come_again(server: Server) -> None:
         path = f"/apis/policy/v1/namespaces/{server.namespace}/poddisruptionbudgets"
         await server.api.request("POST", path, body=budget)
     error = await refused(server, "POST", "pods", "a", "eviction", body=eviction_of("a"), patience=0)
-    assert (error.status, error.code, error.retry_after, error.passing) == (429, "TooManyRequests", 10, True)
+    assert (error.status, error.code, error.passing) == (429, "TooManyRequests", True)
+    assert error.retry_after == 10 or (error.retry_after is None and not isinstance(server, Fake))
 
 
 async def test_events_of_a_pod_are_found_by_its_uid(server: Server) -> None:
