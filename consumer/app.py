@@ -62,6 +62,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
         queue, records = opened
         worker = make_worker(queue, records, executor, settings, metrics)
         metrics.slots.set_function(lambda: worker.busy)
+        metrics.leaving.set_function(lambda: worker.leaving)
         log.info(
             "consumer_started",
             name=settings.name,

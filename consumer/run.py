@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -64,6 +65,8 @@ class Tools:
     settle: Callable[[Settlement], Awaitable[None]]
     requeues: bool
     confirm: Callable[[Claim], Awaitable[None]] = surely_ours
+    over: Callable[[Claim], None] = lambda claim: None
+    """Told when the queue has taken a job's end and nothing of it runs any more; what is left is to tidy up."""
 
 
 async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
@@ -118,7 +121,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             await execution.detach()
         raise
     if execution is not None:
-        ended = exit is not None and exit.ended_at is not None
+        if ended := exit is not None and exit.ended_at is not None:
+            tools.over(claim)
         await _remove(execution, claim, outcome, ended=ended, grace=tools.settings.jobs.grace)
     return outcome
 
@@ -128,13 +132,13 @@ async def supervise(
 ) -> tuple[Exit, Stop | None]:
     """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end."""
     ending = asyncio.ensure_future(execution.wait())
+    waits: set[asyncio.Future[Any]] = {ending, switch.said}
     watching = asyncio.create_task(_watch(execution, plan, switch, tools, follower, claim, ending))
-    stopping = asyncio.ensure_future(switch.wait())
     try:
         if not tools.executor.silent:
             again = claim.history is not None and claim.history.attempt == claim.attempt
             follower.start(execution, await tools.records.resume(claim) if again else LogPosition())
-        await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         stopped = None if ending.done() else switch.reason
         if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
             raise LetGo
@@ -146,7 +150,7 @@ async def supervise(
         await follower.finish(30)
         return exit, stopped
     finally:
-        await end(watching, ending, stopping)
+        await end(watching, ending)
         switch.over()
 
 

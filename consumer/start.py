@@ -7,6 +7,7 @@ import contextlib
 import random
 import time
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -76,13 +77,13 @@ async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
 async def _interruptible(plan: Plan, executor: Executor, switch: Switch) -> Execution | None:
     """One try; None if it took too long for a switch that says stop. What it did by then can be found again."""
     starting = asyncio.ensure_future(executor.start(plan))
-    stopping = asyncio.ensure_future(switch.wait())
+    waits: set[asyncio.Future[Any]] = {starting, switch.said}
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             await asyncio.wait({starting}, timeout=INTERRUPT_SECONDS)
     finally:
-        await end(starting, stopping)
+        await end(starting)
     return None if starting.cancelled() else starting.result()
 
 

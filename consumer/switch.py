@@ -16,7 +16,7 @@ class Switch:
 
     def __init__(self) -> None:
         self.reason: Stop | None = None
-        self._event = asyncio.Event()
+        self._said: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def due(self, seconds: float) -> None:
@@ -32,8 +32,18 @@ class Switch:
         """Say it."""
         if self.reason is None:
             self.reason = reason
-            self._event.set()
+            if self._said is not None and not self._said.done():
+                self._said.set_result(None)
+
+    @property
+    def said(self) -> asyncio.Future[None]:
+        """Done once somebody has said one. For `asyncio.wait` alone, which doesn't cancel it: it is everybody's."""
+        if self._said is None:
+            self._said = asyncio.get_running_loop().create_future()
+            if self.reason is not None:
+                self._said.set_result(None)
+        return self._said
 
     async def wait(self) -> None:
         """Waits until somebody says one."""
-        await self._event.wait()
+        await asyncio.wait({self.said})

@@ -49,6 +49,9 @@ class Metrics:
             registry=self.registry,
         )
         self.slots = Gauge("longshore_slots_used", "Jobs that are being run.", registry=self.registry)
+        self.leaving = Gauge(
+            "longshore_jobs_leaving", "Jobs that have ended, and whose pods are being removed.", registry=self.registry
+        )
 
     def observe(self, claim: Claim, outcome: Outcome) -> None:
         """Count an attempt's end."""

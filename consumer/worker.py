@@ -60,17 +60,28 @@ class Worker:
         self.settings = settings
         self._observe, self._watched = observe, watched
         self._settling: Batcher[Settlement, None] = Batcher(self._settle)
-        self._tools = Tools(executor, records, settings, follower, self._settling.put, queue.requeues, self._confirm)
+        self._tools = Tools(
+            executor, records, settings, follower, self._settling.put, queue.requeues, self._confirm, self._over
+        )
         self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
         self._beaten: dict[str, float] = {}
+        self._leaving: set[str] = set()
         self._freed = asyncio.Event()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
     @property
     def busy(self) -> int:
-        """Slots in use."""
-        return len(self._jobs)
+        """Slots in use: a job that has ended in every respect, but for what is left of it, frees its slot.
+
+        At most as many such jobs as there are slots: if removals hang, no more is begun.
+        """
+        return len(self._jobs) - min(len(self._leaving), self.settings.concurrency)
+
+    @property
+    def leaving(self) -> int:
+        """Jobs that have ended, and whose executions are being removed."""
+        return len(self._leaving)
 
     @property
     def stopped(self) -> bool:
@@ -116,7 +127,7 @@ class Worker:
                 continue
             if before is not None:
                 log.info("executor_back")
-            free = self.settings.concurrency - len(self._jobs)
+            free = self.settings.concurrency - self.busy
             if free <= 0 or self.queue.stopping.is_set():
                 self._freed.clear()
                 await self._first_of(self._freed.wait(), self._stop.wait(), timeout=LOOK_INTERVAL)
@@ -160,9 +171,14 @@ class Worker:
             reason=outcome.reason, exit_code=outcome.exit_code,
         )  # fmt: skip
 
+    def _over(self, claim: Claim) -> None:
+        self._leaving.add(claim.token)
+        self._freed.set()
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         claim, _ = self._jobs.pop(task)
         self._beaten.pop(claim.token, None)
+        self._leaving.discard(claim.token)
         self._freed.set()
 
     async def _settle(self, batch: Sequence[Settlement]) -> Sequence[Exception | None]:

@@ -107,7 +107,10 @@ class Pipeline:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
             self._spool.clear()
-        await asyncio.gather(*(self._end(sink) for sink in self._sinks))
+        if len(self._sinks) == 1:
+            await self._end(self._sinks[0])
+        else:
+            await asyncio.gather(*map(self._end, self._sinks))
         return self.position
 
     async def _read(self, source: AsyncIterator[LogPart]) -> str | None:

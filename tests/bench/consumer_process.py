@@ -112,9 +112,10 @@ class ConsumerProcess:
 
     @property
     def busy(self) -> int:
-        """Slots in use."""
+        """Jobs with which the consumer isn't done: slots in use, and pods that are being removed."""
         text = urllib.request.urlopen(self.metrics(), timeout=30).read().decode()
-        return int(float(next(row for row in text.splitlines() if row.startswith("longshore_slots_used")).split()[1]))
+        names = ("longshore_slots_used ", "longshore_jobs_leaving ")
+        return sum(int(float(row.split()[1])) for row in text.splitlines() if row.startswith(names))
 
     @property
     def cpu(self) -> float:

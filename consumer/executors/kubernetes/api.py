@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
+from pydantic_core import from_json, to_json
 from yarl import URL
 
 from consumer.errors import ExecutorFault
@@ -31,6 +32,7 @@ RETRY_FIRST, RETRY_CAP, RETRY_AFTER_CAP = 0.2, 15.0, 60.0
 HOLD_CAP = 5.0
 """So many seconds at most wait all calls when one is answered with 429 and Retry-After."""
 _LONGEST_MESSAGE = 500
+_HEADERS = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "longshore"}
 _PLAIN = re.compile(r"[a-z0-9-]+", re.ASCII)
 
 
@@ -84,10 +86,14 @@ class Api:
         self._calls = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=64),
             timeout=aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5),
+            headers=_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._streams = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None),
+            headers=_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=2**20,
         )
 
@@ -111,7 +117,7 @@ class Api:
         A repeated create of a named object is safe: the second one is answered with AlreadyExists, which the caller
         resolves by looking. Raises ApiError.
         """
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        data = None if body is None else to_json(body)
         until = time.monotonic() + (self.patience if patience is None else patience)
         delay = RETRY_FIRST
         while True:
@@ -184,10 +190,9 @@ class Api:
 
     def _arguments(self, path: str, query: Mapping[str, str] | None, token: str | None) -> dict[str, Any]:
         url = self.access.host + path + ("?" + urlencode(query, quote_via=quote) if query else "")
-        headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "longshore"}
+        arguments: dict[str, Any] = {"url": URL(url, encoded=True), "allow_redirects": False}
         if token:
-            headers["Authorization"] = token
-        arguments: dict[str, Any] = {"url": URL(url, encoded=True), "headers": headers, "allow_redirects": False}
+            arguments["headers"] = {"Authorization": token}
         if self.access.tls is not None:
             arguments["ssl"] = self.access.tls
         if self.access.server_name:
@@ -242,8 +247,8 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _decoded(status: int, body: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(body) if body else {}
-    except (ValueError, RecursionError):
+        answer = from_json(body) if body else {}
+    except ValueError:
         raise ApiError(502, "", f"the answer (HTTP {status}) isn't JSON: is a proxy in the way?") from None
     if not isinstance(answer, dict):
         raise ApiError(502, "", f"the answer (HTTP {status}) isn't an object: is a proxy in the way?")

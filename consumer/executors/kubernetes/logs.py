@@ -223,10 +223,13 @@ class _Patience:
         self._limit: asyncio.Timeout | None = None
         self._heard = time.monotonic()
         self.silence = OPEN_SECONDS
-        self._task = asyncio.create_task(self._watch())
+        self._task = None if source.ended() else asyncio.create_task(self._watch())
 
     async def wait(self, what: Awaitable[T]) -> T:
         """Its result. Raises TimeoutError when patience is lost."""
+        if self._task is None:  # most logs are read at their end: nothing is to be watched meanwhile
+            async with asyncio.timeout(self.silence):
+                return await what
         try:
             async with asyncio.timeout(None) as self._limit:
                 return await what
@@ -235,7 +238,8 @@ class _Patience:
 
     def end(self) -> None:
         """No longer needed."""
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def _watch(self) -> None:
         while not self._source.ended():

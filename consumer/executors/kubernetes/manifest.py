@@ -8,11 +8,12 @@ job names one of the image's) are empty volumes that the job's user may write to
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import to_json
 
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors.kubernetes import names
@@ -229,7 +230,7 @@ def _check_sizes(pod: dict[str, Any]) -> None:
         raise Unrunnable(
             f"annotations: have {notes:,} bytes with longshore's own; Kubernetes takes at most {ANNOTATIONS_BYTES:,}"
         )
-    size = len(json.dumps(pod, separators=(",", ":"), ensure_ascii=False).encode())
+    size = len(to_json(pod))
     if size > POD_BYTES:
         raise Unrunnable(
             f"env: with variables and arguments it makes a pod of {size:,} bytes (each step has a copy); "

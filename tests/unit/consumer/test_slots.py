@@ -1,0 +1,107 @@
+"""When a slot is free again: once the queue has taken a job's end and nothing of the job runs any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from consumer.logs.follow import Follower
+from consumer.model import Claim, Exit, Plan, Settlement, Signal
+from consumer.queues.none import NoRecords
+from consumer.settings import Settings
+from consumer.worker import Worker
+from enqueue.job import Job
+from enqueue.record import Where
+
+
+class Execution:
+    """Has ended at once; its removal takes until somebody says so."""
+
+    where = Where(pod="p")
+
+    def __init__(self, exit: Exit, may_go: asyncio.Event) -> None:
+        self.exit, self.may_go = exit, may_go
+
+    async def started(self) -> float:
+        return 1.0
+
+    async def wait(self) -> Exit:
+        return self.exit
+
+    async def stop(self, grace: float) -> None: ...
+
+    async def remove(self, *, failed: bool = False) -> None:
+        await self.may_go.wait()
+
+    async def detach(self) -> None: ...
+
+
+class Executor:
+    name, detachable, portable, silent, trouble = "double", True, True, True, None
+
+    def __init__(self, exit: Exit) -> None:
+        self.exit, self.may_go = exit, asyncio.Event()
+        self.started = 0
+
+    def refuse(self, plan: Plan) -> tuple[()]:
+        return ()
+
+    async def start(self, plan: Plan) -> Execution:
+        self.started += 1
+        return Execution(self.exit, self.may_go)
+
+
+class Queue:
+    """Gives jobs for ever."""
+
+    requeues = hands_over = True
+
+    def __init__(self) -> None:
+        self.stopping, self.terminated = asyncio.Event(), asyncio.Event()
+        self.claims = self.settled = 0
+
+    async def claim(self, slots: int) -> Sequence[Claim]:
+        self.claims += 1
+        number = str(self.claims)
+        return [Claim(number, "q", 1, number, Job(commands=["true"]), claimed_at=1.0)]
+
+    async def drain(self) -> Sequence[Claim]:
+        return []
+
+    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
+        return {}
+
+    async def settle(self, batch: Sequence[Settlement]) -> Mapping[str, Exception]:
+        self.settled += len(batch)
+        return {}
+
+
+async def quiet() -> None:
+    """Until nothing is left that could go on by itself."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("exit", "begun"),
+    [
+        (Exit(code=0, started=True, ended_at=2.0), 4),  # two in the slots, two whose removals hang
+        (Exit(note="nobody saw its end"), 2),  # it may still run: it keeps its slot
+    ],
+)
+async def test_removals_hold_up_no_more_jobs_than_there_are_slots(exit: Exit, begun: int) -> None:
+    settings, queue, executor = Settings(name="me", concurrency=2), Queue(), Executor(exit)
+    follower = lambda claim: Follower(claim, lambda claim, former: [], settings.logs)  # noqa: E731
+    worker = Worker(queue, NoRecords(), executor, settings, follower)  # type: ignore[arg-type]
+    working = asyncio.create_task(worker.run())
+    try:
+        await quiet()
+        assert (executor.started, queue.settled) == (begun, begun)
+        assert (worker.busy, worker.leaving) == (2, begun if exit.ended_at else 0)
+    finally:
+        worker.stop()
+        executor.may_go.set()
+        await working
+    assert (worker.busy, worker.leaving) == (0, 0)
