@@ -14,20 +14,21 @@ from typing import Any
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors import make_executor
 from consumer.findings import Finding, Level
+from consumer.job_types import sample
 from consumer.model import Claim, Plan
 from consumer.plan import plan_of
 from consumer.settings import Settings
 from enqueue.job import Job
 
 HIDDEN = "***"
-ORDER = ("settings", "queue", "records", "cluster", "rights", "namespace", "process")
+ORDER = ("settings", "types", "queue", "records", "cluster", "rights", "namespace", "process")
 
 
 async def check_setup(settings: Settings) -> list[Finding]:
     """Look at everything that the settings name. Raises UsageError for what can't ever work."""
     from consumer.queues.check import check_queue
 
-    found = [*_settings(settings)]
+    found = [*_settings(settings), *_types(settings)]
     for part in await asyncio.gather(check_queue(settings), _executor(settings)):
         found += part
     return sorted(found, key=lambda finding: ORDER.index(finding.area))
@@ -49,6 +50,23 @@ def _settings(settings: Settings) -> list[Finding]:
         text = "jobs may use any image (kubernetes.allowed_images is empty)"
         found.append(Finding("settings", Level.WARNING, text, "list the images, such as ghcr.io/my-company/*"))
     return found
+
+
+def _types(settings: Settings) -> Iterable[Finding]:
+    """Each job type, and whether the executor would have it."""
+    for name, type in settings.job_types.items():
+        if refused := preview(sample(name, type), settings).refused:
+            yield Finding("types", Level.PROBLEM, f"{name}: would be refused: {'; '.join(refused)}")
+        elif type.unpickle:
+            text = f"{name}: whoever may enqueue runs any code in its jobs (unpickle)"
+            yield Finding("types", Level.WARNING, text, "leave unpickle out, and have producers give plain values")
+        else:
+            what = f"function {type.function or name}" if type.python else "command"
+            yield Finding("types", Level.GOOD, f"{name}: {what} in {type.image or _default_image(settings)}")
+
+
+def _default_image(settings: Settings) -> str:
+    return settings.kubernetes.image or "the default image" if settings.executor == "kubernetes" else "this host"
 
 
 async def _executor(settings: Settings) -> list[Finding]:

@@ -71,6 +71,15 @@ def typed_job(call: Call, name: str, type: JobType) -> TypedJob:
         raise InvalidJob(f"the payload is refused: {call.problem}; give plain values")
     if type.argument_schema is not None:
         checked(arguments, type.argument_schema)
+    return _made(call, name, type, arguments)
+
+
+def sample(name: str, type: JobType) -> TypedJob:
+    """The Job of a call without arguments, whatever the type says of them: to try a type with."""
+    return _made(Call(name, "name"), name, type, {})
+
+
+def _made(call: Call, name: str, type: JobType, arguments: Mapping[str, Any]) -> TypedJob:
     hidden = tuple(text for key in type.sensitive if key in arguments for text in texts_in(arguments[key]))
     document: dict[str, Any] = {"v": 1, "name": call.name} | _values(call, exact=bool(type.python))
     made: dict[str, Any] = {field: getattr(type, field) for field in Job.model_fields}

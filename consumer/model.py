@@ -69,6 +69,8 @@ class Plan:
     """The job's own making, as its Claim has it: an execution with another one is a former job's of the same id."""
     handed: tuple[Handed, ...] = field(default=(), repr=False)
     """Files of the consumer's own, beside the Job's."""
+    returns: bool = False
+    """It runs a function, whose end is told beside the log and in the outcome file."""
     profile: str | None = None
     """The security profile that its job type names."""
     avoid: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from consumer.errors import ExecutorFault, Unrunnable
 from consumer.model import Claim, Exit, LogPosition, Settlement, Stop, Verdict, signal_name
@@ -120,8 +121,17 @@ def masked(outcome: Outcome, mask: Callable[[str], str]) -> Outcome:
         update={
             "message": mask(outcome.message) if outcome.message else outcome.message,
             "variables": {name: mask(value) for name, value in outcome.variables.items()},
+            "result": _masked_value(outcome.result, mask),
         }
     )
+
+
+def _masked_value(value: Any, mask: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {mask(name): _masked_value(inner, mask) for name, inner in value.items()}
+    return [_masked_value(inner, mask) for inner in value] if isinstance(value, list) else value
 
 
 def verdict_of(outcome: Outcome, claim: Claim, *, started: bool, requeues: bool) -> tuple[Verdict, bool]:
@@ -131,7 +141,7 @@ def verdict_of(outcome: Outcome, claim: Claim, *, started: bool, requeues: bool)
     """
     if outcome.status is not Status.FAILED:
         return Verdict.DONE, False
-    if outcome.reason in (Reason.INVALID_JOB, Reason.REFUSED):
+    if outcome.reason in (Reason.INVALID_JOB, Reason.REFUSED, Reason.RESULT_UNFIT):
         return Verdict.BURY, False
     if fault_of(outcome.reason) is Fault.INFRASTRUCTURE:
         own = claim.job.infrastructure_retries if claim.job else 0
@@ -236,6 +246,7 @@ def record_ended(
             "hint": outcome.hint,
             "exit_code": outcome.exit_code,
             "variables": outcome.variables,
+            "result": outcome.result,
             "where": _merged(record.where, where),
             "times": times,
             "attempts": attempts,
@@ -260,8 +271,10 @@ def log_of(stream: str | None, position: LogPosition) -> Log:
     )
 
 
-def failure_text(record: Record, outcome: Outcome, verdict: Verdict, tail: Sequence[str]) -> str:
-    """What the queue's web page shows of a failure: readable, the reason first."""
+def failure_text(
+    record: Record, outcome: Outcome, verdict: Verdict, tail: Sequence[str], trace: Sequence[str] = ()
+) -> str:
+    """What the queue's web page shows of a failure: readable, the reason first; a function's traceback last."""
     attempt = record.attempts[-1] if record.attempts else None
     lines = [f"{outcome.reason or outcome.status}: {outcome.message or outcome.status.value}"]
     if outcome.hint:
@@ -272,7 +285,9 @@ def failure_text(record: Record, outcome: Outcome, verdict: Verdict, tail: Seque
     lines.append(
         f"Attempt {record.attempt}" + (", will be tried again" if verdict is Verdict.RETRY else "") + f": {named}"
     )
-    if tail:
+    if trace:
+        lines += ["", *trace]
+    elif tail:
         lines += ["", "The log's last line:" if len(tail) == 1 else f"The log's last {len(tail)} lines:", *tail]
     return "\n".join(lines)
 
@@ -293,6 +308,7 @@ def cancelled_settlement(settlement: Settlement) -> Settlement:
             "message": outcome.message,
             "hint": outcome.hint,
             "variables": outcome.variables,
+            "result": None,
         }
     )
     return replace(settlement, outcome=outcome, record=record, verdict=Verdict.DONE)

@@ -38,6 +38,7 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
         source=source,
         created=claim.created,
         handed=job.handed if isinstance(job, TypedJob) else (),
+        returns=isinstance(job, TypedJob) and job.returns,
         profile=job.profile if isinstance(job, TypedJob) else None,
         avoid=_failed_nodes(claim.history),
     )

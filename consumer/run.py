@@ -32,6 +32,7 @@ from consumer.outcome import (
 )
 from consumer.plan import plan_of
 from consumer.ports import Execution, Executor, Records
+from consumer.returned import returned
 from consumer.settings import Settings
 from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
@@ -75,7 +76,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     claim -> plan -> start -+-> log
                             +-> wait -> outcome -> verdict -> record + settle -> remove
     """
-    follower, execution, exit = tools.follower(claim), None, None
+    follower, execution, exit, trace = tools.follower(claim), None, None, ""
     record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
     if claim.cancelled:
         switch.set(Stop.CANCEL)
@@ -94,6 +95,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 record = record_running(record, execution.where, None)
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
+                if plan.returns and not tools.executor.silent:
+                    outcome, trace = returned(outcome, follower.shipped)
         except NotStarted:
             outcome = outcome_of_nothing(switch.reason, claim, follower.variables)
         except (ClaimLost, LetGo):
@@ -110,7 +113,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         where = execution.where if execution else Where()
         position = follower.position()
         record = record_ended(record, outcome, verdict, where, exit, log_of(record.log.stream, position), time.time())
-        text = failure_text(record, outcome, verdict, follower.tail) if outcome.status is Status.FAILED else ""
+        lines = follower.mask(trace).splitlines()
+        text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""
         await tools.settle(Settlement(claim, verdict, outcome, record, text, infrastructure))
     except (ClaimLost, LetGo):
         await _let_go(execution, tools.executor, switch, tools.settings.jobs.grace)

@@ -43,6 +43,9 @@ class Reason(StrEnum):
     """Why a job failed or was cancelled: stable words, for programs."""
 
     EXIT_CODE = "exit_code"
+    EXCEPTION = "exception"
+    RESULT_UNFIT = "result_unfit"
+    RESULT_LOST = "result_lost"
     SIGNAL = "signal"
     OUT_OF_MEMORY = "out_of_memory"
     OUT_OF_STORAGE = "out_of_storage"
@@ -68,6 +71,9 @@ class Reason(StrEnum):
 
 HINTS: dict[Reason, str] = {
     Reason.EXIT_CODE: "The job's own command failed; its log says why.",
+    Reason.EXCEPTION: "The function raised it, or ended its process; the traceback is in the log.",
+    Reason.RESULT_UNFIT: "The function has done its work; return plain values, or have its type say `result: ignore`.",
+    Reason.RESULT_LOST: "The function has done its work; whether it may run again, infrastructure_retries says.",
     Reason.SIGNAL: "Something sent the job this signal; a job that handles it can say why.",
     Reason.OUT_OF_MEMORY: "The job used more memory than resources.limits.memory; raise it or use less.",
     Reason.OUT_OF_STORAGE: "The job wrote more to its disk than the limit in the message; write less, or raise it.",
@@ -105,6 +111,7 @@ FAULT_OF: dict[Reason, Fault] = {
         Reason.CONSUMER_LOST,
         Reason.UNSCHEDULABLE,
         Reason.START_TIMEOUT,
+        Reason.RESULT_LOST,
     )
     else Fault.JOB
     for reason in Reason
@@ -157,6 +164,7 @@ class Outcome(_Open):
     hint: str | None = None
     exit_code: int | None = None
     variables: dict[str, str] = {}
+    result: Any = None
 
     @property
     def succeeded(self) -> bool:
@@ -199,6 +207,7 @@ class Record(_Open):
     message: str | None = None
     exit_code: int | None = None
     variables: dict[str, str] = {}
+    result: Any = None
     times: Times = Times()
     where: Where = Where()
     attempts: tuple[Attempt, ...] = ()
@@ -218,6 +227,7 @@ class Record(_Open):
             hint=self.hint,
             exit_code=self.exit_code,
             variables=self.variables,
+            result=self.result,
         )
 
     @property

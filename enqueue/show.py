@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -83,6 +85,7 @@ def _outcome_rows(source: Record | Outcome) -> list[tuple[str, object]]:
         ("hint", source.hint),
         ("exit code", source.exit_code),
         *((f"variable {name}", value) for name, value in source.variables.items()),
+        ("result", None if source.result is None else json.dumps(source.result, ensure_ascii=False)),
     ]
 
 

@@ -13,8 +13,10 @@ from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
 from consumer.model import Claim, LogPosition
-from consumer.ports import Execution, Sink, StoringSink
+from consumer.ports import Execution, Processor, Sink, StoringSink
+from consumer.returned import ShippedEnd
 from consumer.settings import Logs
+from consumer.typed import TypedJob
 
 log = structlog.get_logger()
 
@@ -82,6 +84,11 @@ class Follower:
         self._directives = Directives(self._changed.set)
         before = claim.history if claim.history and claim.history.attempt == claim.attempt else None
         self._former = before.variables if before else {}
+        self._shipped = ShippedEnd()
+        returns = isinstance(claim.job, TypedJob) and claim.job.returns
+        self._processors: list[Processor] = [self._directives, self._secrets]
+        if returns:
+            self._processors.insert(0, self._shipped)
         if self._secrets.unmasked:
             log.warning("values_too_short_to_mask", job=claim.id, count=self._secrets.unmasked)
         self._pipeline: Pipeline | None = None
@@ -111,6 +118,11 @@ class Follower:
             self._directives.stored = version
 
     @property
+    def shipped(self) -> bytes:
+        """What a function's end is told by beside the log, not masked."""
+        return self._shipped.lines
+
+    @property
     def tail(self) -> tuple[str, ...]:
         """The last lines, masked."""
         return self._pipeline.tail if self._pipeline else ()
@@ -123,7 +135,7 @@ class Follower:
         """Begin to read; what a former consumer stored is read again but not stored twice."""
         self._stored = self._make_sinks(self._claim, former)
         self._pipeline = Pipeline(
-            [self._directives, self._secrets],
+            self._processors,
             self._stored,
             interval=self._settings.interval,
             tail_lines=self._settings.tail_lines,

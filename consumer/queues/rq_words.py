@@ -11,6 +11,7 @@ from typing import Any
 from consumer.model import Claim, Settlement, Verdict
 from consumer.queues.rq_follow_up import NO_WISHES, Wishes, callback_of, refusal, webhooks_of, wishes_of
 from consumer.settings import Retention, Rq
+from consumer.typed import TypedJob
 from enqueue.errors import InvalidJob
 from enqueue.job import JOB_NAME, Job
 from enqueue.record import Record, Status, job_failures
@@ -133,7 +134,9 @@ def settling(settlement: Settlement, retention: Retention, consumer: str, rq: Rq
         text = f"Job stopped by user: {outcome.message}"
     field, value = "", ""
     if kind == "1":
-        field, value = "return_value", wire.pack_value(outcome.model_dump(mode="json"), native.serializer)
+        own = isinstance(claim.job, TypedJob) and claim.job.returns
+        result = outcome.result if own else outcome.model_dump(mode="json", exclude={"result"})
+        field, value = "return_value", wire.pack_value(result, native.serializer)
     elif kind:
         field, value = "exc_string", wire.pack_text(text)
     ended = time.time()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
+import rq
 
 from enqueue.files import load_job
 
@@ -109,6 +111,19 @@ def test_retries_through_a_queue(rq_consumer: str, tmp_path: Path) -> None:
     done = longshore("enqueue", "-f", str(path), "--queue-url", rq_consumer, "--follow", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == ["attempt 1", "attempt 2"]
+
+
+def test_job_types(redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> None:
+    config = ROOT / "examples" / "job-types.yaml"
+    consumer = Consumer(tmp_path, "--queue-url", redis_url, "--queues", "heavy", "--config", str(config))
+    queue = rq.Queue("heavy", connection=redis_client)
+    short = queue.enqueue("textwrap.shorten", "many words", width=8)
+    image = queue.enqueue("ResizeImage", "a.png", 300, token="not-a-real-token")
+    try:
+        assert short.latest_result(timeout=60).return_value == "[...]"
+        assert image.latest_result(timeout=60).return_value["variables"] == {"file": "a.png"}
+    finally:
+        consumer.stop()
 
 
 def test_with_enqueue(rq_consumer: str) -> None:

@@ -188,3 +188,21 @@ async def test_an_open_image_policy_is_worth_a_word(images: tuple[str, ...], war
     kubernetes = {"allowed_images": images, "kubeconfig": "/none"}
     found = await check_setup(load_settings(queue_url=redis_url, executor="kubernetes", kubernetes=kubernetes))
     assert any("any image" in f.text for f in found if f.level is Level.WARNING) is warned
+
+
+async def test_job_types_are_tried_against_executor_and_policy(redis_url: str, tmp_path: Path) -> None:
+    types = {
+        "good": {"image": "ghcr.io/my/app:1", "python": True},
+        "bad": {"image": "docker.io/other:1", "commands": ["true"], "schema": {"required": ["x"]}},
+        "open": {"image": "ghcr.io/my/app:1", "python": True, "function": "a.b", "unpickle": True},
+    }
+    policy = {"allowed_images": ["ghcr.io/my/*"], "namespace": "jobs", "kubeconfig": str(tmp_path / "none")}
+    settings = load_settings(queue_url=redis_url, executor="kubernetes", kubernetes=policy, job_types=types)
+    good, bad, unpickles = [finding for finding in await check_setup(settings) if finding.area == "types"]
+    assert (good.level, good.text) == (Level.GOOD, "good: function good in ghcr.io/my/app:1")
+    assert bad.level is Level.PROBLEM
+    assert "bad: would be refused: image: docker.io/library/other:1 isn't allowed" in bad.text
+    assert unpickles.level is Level.WARNING
+    settings = load_settings(queue_url=redis_url, executor="process", job_types={"a": {"commands": ["true"]}})
+    (found,) = [finding for finding in await check_setup(settings) if finding.area == "types"]
+    assert found.text == "a: command in this host"
