@@ -113,17 +113,17 @@ def test_retries_through_a_queue(rq_consumer: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[1:] == ["attempt 1", "attempt 2"]
 
 
-def test_job_types(redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> None:
+def test_job_types(redis_url: str, tmp_path: Path) -> None:
     config = ROOT / "examples" / "job-types.yaml"
     consumer = Consumer(tmp_path, "--queue-url", redis_url, "--queues", "heavy", "--config", str(config))
-    queue = rq.Queue("heavy", connection=redis_client)
-    short = queue.enqueue("textwrap.shorten", "many words", width=8)
-    image = queue.enqueue("ResizeImage", "a.png", 300, token="not-a-real-token")
-    try:
-        assert short.latest_result(timeout=60).return_value == "[...]"
-        assert image.latest_result(timeout=60).return_value["variables"] == {"file": "a.png"}
-    finally:
-        consumer.stop()
+    with redis.Redis.from_url(redis_url, socket_timeout=90) as client:
+        queue = rq.Queue("heavy", connection=client)
+        short = queue.enqueue("textwrap.shorten", "many words", width=8)
+        image = queue.enqueue("ResizeImage", "a.png", 300, token="not-a-real-token")
+        ends = [job.latest_result(timeout=80) for job in (short, image)]
+    consumer.stop()
+    assert ends[0].return_value == "[...]"
+    assert ends[1].return_value["variables"] == {"file": "a.png"}
 
 
 def test_with_enqueue(rq_consumer: str) -> None:
