@@ -45,6 +45,7 @@ def test_a_long_end_is_put_together_from_the_output() -> None:
         b"".join([b"\n", *lines[:2], b"from a thread\n", *lines[2:]])
     )
     assert log + end.finish() == b"first\nno newline\nfrom a thread\n"
+    assert end.holds
     outcome, _ = returned(told(brief), end.lines)
     assert outcome.result == ["x" * 500, list(range(200))]
 
