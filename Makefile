@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What `make bench` runs: a file of tests/bench without bench_ and .py, and what it is to be called with.
 BENCH ?= pipeline
 
-.PHONY: help venv test lint types imports docs-check unit test-cluster bench demo format lock clean
+.PHONY: help venv test lint types imports docs-check unit test-stores test-cluster bench demo format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,17 @@ docs-check: $(STAMP) ## the generated schemas are those of the code
 
 unit: $(STAMP) ## the plain test suite alone
 	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m "not cluster and not faktory and not docker" $(PYTEST_ARGS)
+
+# What speaks Redis, on each server that is installed: requirements/dev.txt brings some, PATH may bring more.
+STORE_TESTS := tests/contracts/test_rq*.py tests/contracts/test_producer*.py tests/contracts/test_standing.py \
+	tests/faults/test_redis_faults.py tests/faults/test_crash_points.py tests/faults/test_takeover_in_trouble.py
+
+test-stores: $(STAMP) ## the tests of what speaks Redis, on every kind of Redis and Valkey that is installed
+	@set -eu; PYTHONPATH=tests $(BIN)/python -m support.redis_server | while read -r name binary; do \
+	  echo "== $$name ($$binary)"; \
+	  LONGSHORE_TEST_REDIS_SERVER=$$binary $(BIN)/pytest -q -n $(TEST_JOBS) --dist worksteal \
+	    -m "not cluster and not faktory and not docker" $(STORE_TESTS) $(PYTEST_ARGS) </dev/null; \
+	done
 
 test-cluster: $(STAMP) ## tests on real servers: KUBECONFIG, FAKTORY_URL, DOCKER_HOST, else kind and docker
 	@PARTS="$(PARTS)" tests/cluster-up.sh $(BIN)/pytest $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from consumer.errors import SetupError
 from consumer.findings import Finding, Level, clock_finding
 from consumer.queues import scheme_of
+from consumer.queues.fitness import OLDEST
 from consumer.queues.records import connect
 from consumer.settings import Settings
 from enqueue.backends.faktory_aio import dial
@@ -19,8 +20,6 @@ from enqueue.errors import ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as faktory_wire
 from enqueue.wire import records as wire
 from enqueue.wire import rq as rq_wire
-
-OLDEST = (6, 2)
 
 
 async def check_queue(settings: Settings) -> list[Finding]:

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 import structlog
 from redis.exceptions import RedisError
 
+from consumer.errors import SetupError
 from consumer.job_types import JobTypes
 from consumer.lifeline import Lifeline
 from consumer.model import Claim
 from consumer.ports import Queue, Records
 from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.faktory_records import FaktoryRecords
+from consumer.queues.fitness import require_fit
 from consumer.queues.none import NoRecords
-from consumer.queues.records import connect, transient
+from consumer.queues.records import connect, transient, unusable
 from consumer.settings import Settings
 from consumer.tasks import end
 from enqueue.errors import UsageError
@@ -61,6 +63,8 @@ class FaktoryWithRecords(FaktoryQueue):
             await asyncio.sleep(3)
             try:
                 await store.live()
+                if store.rewound.is_set():
+                    await store.settle_again()
             except RedisError as error:
                 if not transient(error):
                     log.error("sign_of_life_failed", error=without_secrets(str(error)))
@@ -76,6 +80,11 @@ async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Recor
     store = None
     if settings.records_url is not None:
         redis = await connect(settings.records_url)
+        try:
+            await require_fit(redis, settings.records_url)
+        except (RedisError, SetupError) as error:
+            await redis.aclose()
+            raise error if isinstance(error, SetupError) else unusable(settings.records_url, error) from None
         lifeline = Lifeline(settings.state_directory, place_of(settings.records_url), portable=portable)
         store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention, lifeline)
     queue = FaktoryWithRecords(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -14,10 +15,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.batch import Batcher
+from consumer.errors import ClaimLost
 from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
 from consumer.queues import faktory_scripts as scripts
 from consumer.queues.faktory_words import MARGIN, Ending, untold_of
+from consumer.queues.recent import Recent
 from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
 from consumer.queues.standing import FAKTORY_STANDING
 from consumer.settings import Retention
@@ -72,6 +75,8 @@ class FaktoryRecords(RecordStore):
         self._script_takeover = redis.register_script(scripts.FAKTORY_TAKEOVER)
         self._script_untold = redis.register_script(scripts.FAKTORY_UNTOLD)
         self._script_told = redis.register_script(scripts.FAKTORY_TOLD)
+        self._script_forgotten = redis.register_script(scripts.FAKTORY_FORGOTTEN)
+        self._recent: Recent[tuple[Settlement, Ending]] = Recent()
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""
@@ -172,6 +177,23 @@ class FaktoryRecords(RecordStore):
             await self.write(settlement.claim, settlement.record)
         finally:
             del self._endings[settlement.claim.token]
+        self._recent.add((settlement, ending))
+
+    async def settle_again(self) -> None:
+        """The store was set back: what it has forgotten of the last settlements is written once more."""
+        self.rewound.clear()
+        recent, args = self._recent.all(), [self.instance]
+        for settlement, _ in recent:
+            args += [settlement.claim.id, settlement.claim.token, str(settlement.claim.attempt)]
+        forgotten = [recent[(place - 2) // 3] for place in await self._script_forgotten(keys=[], args=args)]
+        if forgotten:
+            log.warning(
+                "redis_lost_writes", settled_again=len(forgotten), fix="appendfsync always, or WAIT for replicas"
+            )
+        for settlement, ending in forgotten:
+            with contextlib.suppress(ClaimLost):
+                await self.settle(settlement, ending)
+                await self.told(ending)
 
 
 def _state_of(answer: Sequence[Any]) -> ClaimState:

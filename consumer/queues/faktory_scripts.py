@@ -97,6 +97,24 @@ if redis.call('HGET', KEYS[1], 'longshore_token') == ARGV[2] then
 end
 """
 
+FAKTORY_FORGOTTEN = """
+-- instance, then id, token, attempt of claims that were settled: which are to be written again, as this store was set
+-- back? Where it knows nothing of the claim, the claim is written as well.
+local over = {succeeded = true, failed = true, cancelled = true, queued = true}
+local again = {}
+for i = 2, #ARGV, 3 do
+  local key, token, attempt = 'longshore:job:' .. ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local fields = redis.call('HMGET', key, 'longshore_token', 'longshore_attempt', 'longshore_status')
+  if tonumber(fields[2] or 0) < attempt then
+    redis.call('HSET', key, 'longshore_token', token, 'longshore_attempt', attempt, 'longshore_instance', ARGV[1])
+    again[#again + 1] = i
+  elseif fields[1] == token and not over[fields[3] or ''] then
+    again[#again + 1] = i
+  end
+end
+return again
+"""
+
 FAKTORY_BEAT = """
 -- id, token for each claim
 local answers = {}

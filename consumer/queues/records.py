@@ -99,6 +99,9 @@ class RecordStore:
         self._lifeline = lifeline
         self.parting = asyncio.Event()
         """Set when a consumer has gone: its claims may be taken over."""
+        self.rewound = asyncio.Event()
+        """Set when another server answers, or the same after a restart: it may have forgotten what was acknowledged."""
+        self._run = b""
         self.consumer = consumer
         self.instance = instance
         self.retention = retention
@@ -215,10 +218,13 @@ class RecordStore:
 
     async def live(self) -> None:
         """One sign of life; to be given every few seconds."""
-        await self._script_live(
+        run = await self._script_live(
             keys=[wire.consumer_key(self.instance)],
             args=[self.consumer, ALIVE, ALIVE - 5, self.instance, ",".join(self.queues)],
         )
+        if self._run and run != self._run:
+            self.rewound.set()
+        self._run = run
 
     async def standing(self, attempts: Sequence[AttemptKey]) -> Sequence[Standing]:
         """Where each attempt stands. Raises QueueUnavailable."""

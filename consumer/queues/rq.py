@@ -18,6 +18,8 @@ from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queue_order import QueueOrder
 from consumer.queues import rq_scripts as scripts
+from consumer.queues.fitness import require_fit
+from consumer.queues.recent import Recent
 from consumer.queues.records import connect, patiently, run_all, transient, unusable
 from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import SETTLE
@@ -76,6 +78,7 @@ class RqQueue:
         self._unanswered: dict[str, float] = {}
         self._known: dict[str, str] = {}
         """Token -> id of the claims that are ours, the oldest first."""
+        self._recent: Recent[Settlement] = Recent()
         self._pause = 0.0
 
     async def open(self) -> None:
@@ -83,9 +86,9 @@ class RqQueue:
         self.redis: Redis = await connect(self.url)
         try:
             await self._enter()
-        except RedisError as error:
+        except (RedisError, SetupError) as error:
             await self.redis.aclose()
-            raise unusable(self.url, error) from None
+            raise error if isinstance(error, SetupError) else unusable(self.url, error) from None
         self._waiting: Redis = Redis.from_url(self.url, socket_connect_timeout=5, socket_timeout=30, protocol=2)
         self._last_takeover = 0.0
         self._tasks = [asyncio.create_task(work()) for work in (self.worker.stay_alive, self._webhooks.run)]
@@ -148,7 +151,23 @@ class RqQueue:
             todo = again
         for settlement in settlements:
             self._known.pop(settlement.claim.token, None)
+            if settlement.claim.token not in refused:
+                self._recent.add(settlement)
         return refused
+
+    async def _settle_again(self) -> None:
+        """The server was set back: what it has forgotten of the last settlements is told once more."""
+        recent = self._recent.all()
+        args: list[Any] = []
+        for settlement in recent:
+            claim = settlement.claim
+            args += [claim.id, claim.queue, claim.token, claim.attempt]
+        forgotten = [recent[(place - 1) // 4] for place in await self._forgotten(keys=[], args=args)]
+        if forgotten:
+            log.warning(
+                "redis_lost_writes", settled_again=len(forgotten), fix="appendfsync always, or WAIT for replicas"
+            )
+            await self.settle(forgotten)
 
     async def close(self) -> None:
         """Say goodbye. Claims that are left may be taken over at once."""
@@ -245,24 +264,17 @@ class RqQueue:
         self._waiters = {}
 
     async def _enter(self) -> None:
-        info = await self.redis.info()
-        version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
-        if version < (6, 2):
-            raise SetupError(
-                f"Redis at {record_wire.place_of(self.url)} is {version[0]}.{version[1]}; longshore needs 6.2 or newer"
-            )
-        if info.get("maxmemory") and info.get("maxmemory_policy") not in ("noeviction", None):
-            log.warning(
-                "redis_may_evict_jobs", policy=info["maxmemory_policy"], fix="CONFIG SET maxmemory-policy noeviction"
-            )
+        await require_fit(self.redis, self.url)
         self.records = RqRecords(self.redis, self.consumer, self.instance, self._retention, self._lifeline)
         self.records.queues = self.queues
         self.records.terminated = self.terminated
         self.worker = RqWorker(self.redis, self.records, self.consumer, self.queues, lambda: [*self._known.values()])
+        self.worker.set_back = self._settle_again
         self._webhooks = Webhooks(self.redis, self._rq)
         self._claim = self.redis.register_script(scripts.CLAIM)
         self._takeover = self.redis.register_script(scripts.TAKEOVER)
         self._beat = self.redis.register_script(scripts.BEAT)
         self._settle = self.redis.register_script(SETTLE)
+        self._forgotten = self.redis.register_script(scripts.FORGOTTEN)
         await self.records.arrive()
         await self.worker.register()

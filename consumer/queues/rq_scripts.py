@@ -143,3 +143,25 @@ STOP = """
 -- KEYS: the job; somebody wants it stopped in RQ's way
 if redis.call('HGET', KEYS[1], 'status') == 'started' then redis.call('HSET', KEYS[1], 'longshore_cancel', 'stop') end
 """
+
+FORGOTTEN = """
+-- id, queue, token, attempt of claims that were settled: which are to be settled again, as this server was set back?
+-- Of those whose claim is forgotten too, the ones that nobody else has claimed since are ours again.
+local time = redis.call('TIME')
+local again = {}
+for i = 1, #ARGV, 4 do
+  local id, queue, token, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  local key, wip, member = 'rq:job:' .. id, 'rq:wip:' .. queue, id .. ':' .. token
+  local fields = redis.call('HMGET', key, 'longshore_done', 'longshore_attempt', 'status')
+  local open = fields[3] and fields[1] ~= token
+  if open and redis.call('ZSCORE', wip, member) then
+    again[#again + 1] = i
+  elseif open and tonumber(fields[2] or 0) == attempt - 1 and redis.call('LREM', 'rq:queue:' .. queue, 1, id) > 0 then
+    redis.call('PERSIST', key)
+    redis.call('HSET', key, 'longshore_attempt', attempt, 'longshore_token', token, 'status', 'started')
+    redis.call('ZADD', wip, time[1] + 60, member)
+    again[#again + 1] = i
+  end
+end
+return again
+"""

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -40,6 +40,8 @@ class RqWorker:
         self.redis, self.records, self.queues = redis, records, tuple(queues)
         self.key = wire.worker_key(name)
         self._running = running
+        self.set_back: Callable[[], Awaitable[None]] = _nothing
+        """What to do when the server may have forgotten what it had acknowledged."""
         self._birth = wire.utc()
         self._cleaned = -MAINTENANCE
         self._promote = redis.register_script(PROMOTE)
@@ -73,6 +75,9 @@ class RqWorker:
         while True:
             try:
                 await self.records.live()
+                if self.records.rewound.is_set():
+                    self.records.rewound.clear()
+                    await self.set_back()
                 await self.beat()
                 await self._promote(keys=[], args=[wire.utc(), *self.queues])
                 if time.monotonic() - self._cleaned >= MAINTENANCE:
@@ -124,6 +129,9 @@ class RqWorker:
             info = await self.redis.client_info()
             return str(info.get("addr", "unknown"))
         return "unknown"
+
+
+async def _nothing() -> None: ...
 
 
 def _version() -> str:

@@ -6,7 +6,7 @@
 LIVE = """
 -- KEYS: the consumer's key. 1 its name, 2 seconds to live, 3 seconds that are left if it wasn't cut off, 4 its id,
 -- 5 its queues; `longshore:consumers` lists consumers by their last sign of life
--- `since`: from when on it has given signs of life without a break
+-- `since`: from when on it has given signs of life without a break. Answers with this run of the server.
 local left = redis.call('TTL', KEYS[1])
 if left < tonumber(ARGV[3]) then
   if left ~= -1 then redis.call('HSET', KEYS[1], 'since', redis.call('TIME')[1]) end
@@ -17,6 +17,8 @@ local now = redis.call('TIME')[1]
 redis.call('ZADD', 'longshore:consumers', now, ARGV[4])
 redis.call('ZREMRANGEBYSCORE', 'longshore:consumers', '-inf', now - 86400)
 redis.call('EXPIRE', 'longshore:consumers', 86400)
+local info = redis.pcall('INFO', 'server')
+return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 """
 
 WRITE = """

