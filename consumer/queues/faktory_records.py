@@ -20,7 +20,7 @@ from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
 from consumer.queues import faktory_scripts as scripts
 from consumer.queues.faktory_words import MARGIN, Ending, untold_of
-from consumer.queues.recent import Recent
+from consumer.queues.recent import FIX, Recent
 from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
 from consumer.queues.standing import FAKTORY_STANDING
 from consumer.settings import Retention
@@ -187,9 +187,7 @@ class FaktoryRecords(RecordStore):
             args += [settlement.claim.id, settlement.claim.token, str(settlement.claim.attempt)]
         forgotten = [recent[(place - 2) // 3] for place in await self._script_forgotten(keys=[], args=args)]
         if forgotten:
-            log.warning(
-                "redis_lost_writes", settled_again=len(forgotten), fix="appendfsync always, or WAIT for replicas"
-            )
+            log.warning("redis_lost_writes", settled_again=len(forgotten), fix=FIX)
         for settlement, ending in forgotten:
             with contextlib.suppress(ClaimLost):
                 await self.settle(settlement, ending)

@@ -21,6 +21,9 @@ SECONDS = 30.0
 MOST = 5_000
 """Settlements that are remembered at most; the oldest go first."""
 
+FIX = "appendfsync always, or replicas that are waited for (min-replicas-to-write)"
+"""What an operator can do about it."""
+
 
 class Recent(Generic[T]):
     """What was settled in the last seconds, the oldest first."""

@@ -19,7 +19,7 @@ from consumer.outcome import cancelled_settlement
 from consumer.queue_order import QueueOrder
 from consumer.queues import rq_scripts as scripts
 from consumer.queues.fitness import require_fit
-from consumer.queues.recent import Recent
+from consumer.queues.recent import FIX, Recent
 from consumer.queues.records import connect, patiently, run_all, transient, unusable
 from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import SETTLE
@@ -164,9 +164,7 @@ class RqQueue:
             args += [claim.id, claim.queue, claim.token, claim.attempt]
         forgotten = [recent[(place - 1) // 4] for place in await self._forgotten(keys=[], args=args)]
         if forgotten:
-            log.warning(
-                "redis_lost_writes", settled_again=len(forgotten), fix="appendfsync always, or WAIT for replicas"
-            )
+            log.warning("redis_lost_writes", settled_again=len(forgotten), fix=FIX)
             await self.settle(forgotten)
 
     async def close(self) -> None:
