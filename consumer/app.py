@@ -23,10 +23,11 @@ from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
 from consumer.logs.follow import Desk, Follower, Sinks
 from consumer.model import Claim, LogPosition
-from consumer.ports import Executor, Queue, Records, Sink, SweepingExecutor
+from consumer.ports import Executor, Queue, Records, ReplyingQueue, Sink, SweepingExecutor
 from consumer.queues import open_queue
 from consumer.settings import Settings
 from consumer.sinks.record import RecordSink
+from consumer.sinks.reply import ReplySink
 from consumer.tasks import end
 from consumer.telemetry import Metrics
 from consumer.worker import Worker
@@ -89,7 +90,11 @@ def make_worker(queue: Queue, records: Records, executor: Executor, settings: Se
     """A worker whose logs go to the Records."""
 
     def sinks(claim: Claim, former: LogPosition) -> Sequence[Sink]:
-        return [RecordSink(records, claim, max_bytes=settings.logs.max_bytes, start=former)]
+        stored = RecordSink(records, claim, max_bytes=settings.logs.max_bytes, start=former)
+        make = queue.log_jobs(claim) if isinstance(queue, ReplyingQueue) else None
+        if make is None or not isinstance(queue, ReplyingQueue):
+            return [stored]
+        return [stored, ReplySink(queue.push, make, interval=settings.faktory.log_interval, start=former)]
 
     chosen: Sinks = sinks
     desk = Desk(settings.logs.memory)

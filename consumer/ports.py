@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from consumer.model import (
     AttemptKey,
@@ -57,6 +57,17 @@ class Queue(Protocol):
 
     async def close(self) -> None:
         """Say goodbye and free the connections. Claims stay as they are."""
+
+
+@runtime_checkable
+class ReplyingQueue(Queue, Protocol):
+    """A Queue on which a producer may ask for its job's log as jobs."""
+
+    def log_jobs(self, claim: Claim) -> Callable[[int, Sequence[bytes], float], dict[str, Any]] | None:
+        """Makes them of the first line's number, lines and the time (seconds since the epoch); None: nobody asks."""
+
+    async def push(self, job: dict[str, Any]) -> None:
+        """Put a job on a queue; tried once. Raises LongshoreError."""
 
 
 class Records(Protocol):

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from consumer.queue_order import QueueOrder
 from consumer.section import Section
+from consumer.settings_faktory import Faktory as Faktory
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from consumer.settings_rq import Rq as Rq
@@ -129,6 +130,7 @@ class Settings(BaseSettings):
     logs: Logs = Logs()
     process: Process = Process()
     rq: Rq = Rq()
+    faktory: Faktory = Faktory()
     kubernetes: Kubernetes = Kubernetes()
 
     @field_validator("queues", mode="before")

@@ -113,7 +113,7 @@ async def _rq(redis: Redis, queues: tuple[str, ...]) -> list[Finding]:
 async def _check_faktory(settings: Settings) -> list[Finding]:
     address = faktory_wire.parse_url(settings.queue_url)
     try:
-        connection = await dial(address)
+        connection = await dial(address, ca_file=settings.faktory.ca)
     except (QueueUnavailable, ProtocolError) as error:
         return [Finding("queue", Level.PROBLEM, str(error), _way_to(error))]
     try:

@@ -14,16 +14,16 @@ import socket
 import time
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from consumer.errors import SetupError
 from consumer.model import Claim, Settlement, Signal, Verdict
+from consumer.queue_order import QueueOrder
 from consumer.queues.faktory_connection import Fetcher, Link, beats
-from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords
-from consumer.queues.faktory_words import MARGIN, ack_of, bury_of, claim_of, ending_of
+from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords, Held
+from consumer.queues.faktory_words import MARGIN, ack_of, bury_of, claim_of, ending_of, is_acked, outlives
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
 from enqueue.wire.call import Load, the_job
@@ -38,25 +38,13 @@ TAKEOVER_EVERY = 5.0
 """Seconds between two looks for claims of dead consumers."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """A job between its FETCH and its settlement; `until`: the end of its reservation on the loop's clock.
-
-    `failures`: as the server counted them when its reservation had ended and it came again.
-    """
-
-    token: str
-    until: float
-    failures: int = 0
-
-
 class FaktoryQueue:
     """The port `Queue` on Faktory; one instance belongs to one consumer process.
 
     `records` None: nothing is known of a job but what Faktory and this process know. `max_bytes`: the largest
-    accepted arguments. When the web UI says quiet (or terminate), nothing is fetched from then on, and `stopping`
-    is set as soon as what was in flight has been handed out; `terminated` is set by terminate only.
-    UsageError for a bad URL or queue name.
+    accepted arguments. `queues`: as `QueueOrder` reads them; by weight each FETCH names them in an order of its own.
+    When the web UI says quiet (or terminate), nothing is fetched from then on, and `stopping` is set as soon as what
+    was in flight has been handed out; `terminated` is set by terminate only. UsageError for a bad URL or queue name.
     """
 
     requeues, hands_over = True, False
@@ -74,22 +62,27 @@ class FaktoryQueue:
         beat_every: float = BEAT_EVERY,
         patience: float = 2.0,
         load: Load = the_job,
+        labels: Sequence[str] = (),
+        ca_file: str | None = None,
     ) -> None:
         self.address = wire.parse_url(url)
-        self.queues = tuple(queues)
+        self.order = QueueOrder.of(queues)
+        self.queues = self.order.names
         self.consumer = consumer
-        self.worker = wire.Worker(secrets.token_hex(8), socket.gethostname(), os.getpid(), ("longshore", consumer))
+        self.worker = wire.Worker(
+            secrets.token_hex(8), socket.gethostname(), os.getpid(), ("longshore", consumer, *labels)
+        )
         self.stopping = asyncio.Event()
         self.terminated = asyncio.Event()
         self.quiet = False
         self._records, self._max_bytes, self._load = records, max_bytes, load
         self._beat_every, self._patience = beat_every, patience
-        self._link = Link(self.address, self.worker)
+        self._link = Link(self.address, self.worker, ca_file)
         limit = max(4 * max_bytes, 1024 * 1024)
-        command = wire.fetch(self.queues)
+        wire.fetch(self.queues)  # their names are checked
         self._fetchers = [
-            Fetcher(self.address, self.worker, command, limit, self._arrived)
-            for _ in range(max(1, min(4, fetch_connections)))
+            Fetcher(self.address, self.worker, self._command, limit, self._arrived, ca_file)
+            for _ in range(max(1, fetch_connections))
         ]
         self._width = 1
         self._draining = False
@@ -100,7 +93,7 @@ class FaktoryQueue:
         self._arrivals: deque[tuple[bytes | Oversize, float]] = deque()
         self._ready: deque[Claim] = deque()
         self._resolving = 0
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._look_at = 0.0
         self._ended = Ended()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -114,7 +107,7 @@ class FaktoryQueue:
         self._spawn(beats(self._link, self.worker.wid, self._beat_every, self._told))
 
     async def claim(self, slots: int) -> Sequence[Claim]:
-        """Up to `slots` jobs in strict queue order; waits about two seconds for the first one.
+        """Up to `slots` jobs in the queues' order; waits about two seconds for the first one.
 
         Raises QueueUnavailable. A call that is cancelled loses nothing: its jobs come with the next one.
         """
@@ -177,7 +170,8 @@ class FaktoryQueue:
         endings = [ending_of(s, late=s.claim.id in late, now=now, failures=counts.get(s.claim.id, 0)) for s in accepted]
         refused |= await self._delivery.tell(self._records, endings)
         for settlement in settlements:
-            claim, verdict = settlement.claim, settlement.verdict
+            claim = settlement.claim
+            verdict = Verdict.DONE if is_acked(claim.job) else settlement.verdict
             if claim.token not in refused and (
                 verdict is Verdict.DONE or (verdict is Verdict.BURY and claim.id in late)
             ):
@@ -196,6 +190,9 @@ class FaktoryQueue:
         await asyncio.sleep(0)  # what was cancelled while it dialled is closed by the loop's next round
 
     # --- fetching
+
+    def _command(self) -> bytes:
+        return wire.fetch(self.order.drawn())
 
     @property
     def _ending(self) -> bool:
@@ -273,7 +270,7 @@ class FaktoryQueue:
             self._spawn(self._delivery.send([ack_of(jid) if verdict is Verdict.DONE else bury_of(fetched)]))
             return
         token = secrets.token_hex(16)
-        self._held[jid] = _Held(token, until)
+        self._held[jid] = Held(token, until)
         if fetched.retry == 0:
             log.warning("retry_is_0", job_id=jid, meaning="Faktory forgets it if it fails or its reservation ends")
         if self._records is None:
@@ -286,14 +283,19 @@ class FaktoryQueue:
         known: dict[str, Any] = (
             {"attempt": state.attempt, "record": state.record, "cancelled": state.cancelled} if state else {}
         )
-        return claim_of(fetched, token=token, now=now, max_bytes=self._max_bytes, load=self._load, **known)
+        claim = claim_of(fetched, token=token, now=now, max_bytes=self._max_bytes, load=self._load, **known)
+        if outlives(claim, fetched):
+            log.warning(
+                "reservation_may_end_first", job_id=fetched.jid, reserve_for=fetched.reserve_for, retry=fetched.retry
+            )
+        return claim
 
     async def _take_over(self, records: FaktoryRecords, slots: int, now: float) -> None:
         """Go on with what dead consumers held; their reservations are settled by the jid."""
         self._look_at = now + TAKEOVER_EVERY
         for taken in await records.takeover(self.queues, slots):
             log.info("claim_taken_over", job_id=taken.fetched.jid)
-            self._held[taken.fetched.jid] = _Held(taken.token, now + taken.until - time.time())
+            self._held[taken.fetched.jid] = Held(taken.token, now + taken.until - time.time())
             self._ready.append(self._claim_of(taken.fetched, taken.token, time.time(), taken.state))
         if untold := await records.untold(self.queues):
             log.info("settling_for_the_dead", count=len(untold))
@@ -316,7 +318,8 @@ class FaktoryQueue:
             del self._held[jid]
             if state.verdict in ("final", "failed"):
                 log.info("job_came_again_after_its_end", job_id=jid)
-                self._spawn(self._delivery.send([ack_of(jid) if state.verdict == "final" else bury_of(fetched)]))
+                done = state.verdict == "final" or is_acked(self._claim_of(fetched, token, now, state).job)
+                self._spawn(self._delivery.send([ack_of(jid) if done else bury_of(fetched)]))
             else:  # its consumer's ACK ends our reservation as well, since it goes by the jid
                 log.info("job_is_run_by_another_consumer", job_id=jid)
         finally:

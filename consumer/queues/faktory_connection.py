@@ -21,8 +21,8 @@ log = structlog.get_logger()
 class Link:
     """The connection for ACK, FAIL, PUSH, MUTATE and BEAT. Made again, with the same wid, whenever it was lost."""
 
-    def __init__(self, address: wire.Address, worker: wire.Worker) -> None:
-        self._address, self._worker = address, worker
+    def __init__(self, address: wire.Address, worker: wire.Worker, ca_file: str | None = None) -> None:
+        self._address, self._worker, self._ca_file = address, worker, ca_file
         self._connection: Connection | None = None
         self._dialing = asyncio.Lock()
 
@@ -30,7 +30,7 @@ class Link:
         """The standing connection. Raises QueueUnavailable or ProtocolError."""
         async with self._dialing:
             if self._connection is None or not self._connection.usable:
-                self._connection = await dial(self._address, self._worker)
+                self._connection = await dial(self._address, self._worker, ca_file=self._ca_file)
             return self._connection
 
     async def exchange(self, commands: Sequence[bytes], timeout: float = READ_TIMEOUT) -> list[Reply]:
@@ -66,11 +66,12 @@ class Fetcher:
         self,
         address: wire.Address,
         worker: wire.Worker,
-        command: bytes,
+        command: Callable[[], bytes],
         limit: int,
         arrived: Callable[[Reply | Exception], None],
+        ca_file: str | None = None,
     ) -> None:
-        self._address, self._worker, self._limit = address, worker, limit
+        self._address, self._worker, self._limit, self._ca_file = address, worker, limit, ca_file
         self._command, self._arrived = command, arrived
         self._connection: Connection | None = None
         self._overdue: asyncio.TimerHandle | None = None
@@ -87,7 +88,7 @@ class Fetcher:
         if self._connection is None or not self._connection.usable:
             self.connecting = True
             try:
-                self._connection = await dial(self._address, self._worker, limit=self._limit)
+                self._connection = await dial(self._address, self._worker, limit=self._limit, ca_file=self._ca_file)
             finally:
                 self.connecting = False
 
@@ -96,7 +97,7 @@ class Fetcher:
         assert self._connection is not None
         self.busy = True
         self._overdue = asyncio.get_running_loop().call_later(READ_TIMEOUT, self._connection.abort, TimeoutError())
-        self._connection.start([self._command]).add_done_callback(self._done)
+        self._connection.start([self._command()]).add_done_callback(self._done)
 
     async def close(self) -> None:
         """Say goodbye. An answer that is still on its way is lost until its reservation ends: wait for it first."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -14,15 +15,19 @@ from consumer.errors import SetupError
 from consumer.job_types import JobTypes
 from consumer.lifeline import Lifeline
 from consumer.model import Claim
+from consumer.opslevel import LEGACY, Dialect, MakeLogJob
 from consumer.ports import Queue, Records
 from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.faktory_records import FaktoryRecords
+from consumer.queues.faktory_words import log_jobs_of
 from consumer.queues.fitness import require_fit
 from consumer.queues.none import NoRecords
 from consumer.queues.records import connect, transient, unusable
 from consumer.settings import Settings
 from consumer.tasks import end
 from enqueue.errors import UsageError
+from enqueue.wire import faktory as wire
+from enqueue.wire.call import Load
 from enqueue.wire.records import place_of, without_secrets
 
 log = structlog.get_logger()
@@ -42,6 +47,15 @@ class FaktoryWithRecords(FaktoryQueue):
             self.store.queues = self.queues
             await self.store.arrive()
             self._life = asyncio.create_task(self._stay_alive(self.store))
+
+    def log_jobs(self, claim: Claim) -> MakeLogJob | None:
+        """How the log becomes jobs, if its producer wants that."""
+        return log_jobs_of(claim)
+
+    async def push(self, job: dict[str, Any]) -> None:
+        """Put a job on a queue; tried once. Raises QueueUnavailable or ProtocolError."""
+        (reply,) = await self._link.exchange([wire.push(job)])
+        wire.expect_ok(reply, "PUSH")
 
     async def claim(self, slots: int) -> Sequence[Claim]:
         """As Faktory's; what a consumer that is gone has left comes at once."""
@@ -93,7 +107,10 @@ async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Recor
         records=store,
         consumer=settings.name,
         max_bytes=settings.jobs.max_bytes,
-        load=JobTypes(settings.job_types, only=settings.jobs.types_only).job,
+        load=_load(settings),
+        fetch_connections=settings.faktory.fetch_connections,
+        labels=settings.faktory.labels,
+        ca_file=settings.faktory.ca,
     )
     queue.store = store
     try:
@@ -104,3 +121,11 @@ async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Recor
                 await store.redis.aclose()
         raise
     return queue, store or NoRecords()
+
+
+def _load(settings: Settings) -> Load:
+    """Makes Jobs of `longshore.job`, of the operator's types, and of OpsLevel's `legacy` unless he says otherwise."""
+    types, faktory = JobTypes(settings.job_types, only=settings.jobs.types_only), settings.faktory
+    if not faktory.opslevel or settings.jobs.types_only or types.find(LEGACY) is not None:
+        return types.job
+    return Dialect(faktory.opslevel_queue, settings.queue_url if faktory.share_url else "").loading(types.job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import structlog
@@ -88,6 +88,18 @@ class FaktoryRecords(Protocol):
 
     async def told(self, ending: Ending) -> None:
         """Faktory has been told."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A job between its FETCH and its settlement; `until`: the end of its reservation on the loop's clock.
+
+    `failures`: as the server counted them when its reservation had ended and it came again.
+    """
+
+    token: str
+    until: float
+    failures: int = 0
 
 
 class Ended(OrderedDict[str, Verdict]):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from consumer.model import Claim, Settlement, Verdict
+from consumer.opslevel import LegacyJob, MakeLogJob, log_job, outcome_job
 from enqueue.errors import InvalidJob
 from enqueue.job import Job
 from enqueue.record import Fault, Record, Status, fault_of, rfc3339
@@ -55,7 +57,7 @@ def job_of(fetched: Fetched, max_bytes: int, load: Load = the_job) -> Job:
         )
     if not isinstance(args, list):
         raise InvalidJob("args: must be a list")
-    return load(Call(str(native.get("jobtype")), "jobtype", args))
+    return load(Call(str(native.get("jobtype")), "jobtype", args, custom=fetched.custom))
 
 
 def claim_of(
@@ -115,7 +117,7 @@ def ending_of(settlement: Settlement, *, late: bool, now: float, failures: int =
     - retry: FAIL, and the server's policy says when; a fault of the infrastructure doesn't count as the job's:
       the job is scheduled again under its jid, then ACKed. So is a job whose ended reservations have cost it the
       server's tries: by FAIL the server would bury it.
-    - bury: the reply job, FAIL, and out of the retries into the dead set by jid.
+    - bury: the reply job, FAIL, and out of the retries into the dead set by jid. OpsLevel's are told as done.
     """
     claim, verdict = settlement.claim, settlement.verdict
     fetched = Fetched(claim.native, 0)
@@ -125,7 +127,7 @@ def ending_of(settlement: Settlement, *, late: bool, now: float, failures: int =
     spent = max(failures, fetched.failures) + late >= fetched.retry
     if verdict is Verdict.RETRY and (settlement.infrastructure or spent):
         return Ending(claim.token, claim.id, _done(claim.id, late), wire.push(_again(fetched, now)), needs_before=True)
-    if verdict is Verdict.DONE:
+    if verdict is Verdict.DONE or is_acked(claim.job):
         return Ending(claim.token, claim.id, _done(claim.id, late), before)
     outcome = settlement.outcome
     message = " ".join(part for part in (outcome.message, outcome.hint) if part)
@@ -150,9 +152,20 @@ def untold_of(jid: str, token: str, stored: bytes, *, late: bool) -> Ending:
     return Ending(token, jid, commands, first, needs)
 
 
+def outlives(claim: Claim, fetched: Fetched) -> bool:
+    """The job may run when its reservation ends, and no retry would bring it back to whoever runs it."""
+    timeout = claim.job.timeout if claim.job else 0.0
+    return fetched.retry <= 0 and (timeout is None or timeout > fetched.reserve_for - MARGIN)
+
+
 def ack_of(jid: str) -> Ending:
     """For a job that came again after its end."""
     return Ending("", jid, (wire.ack(jid),))
+
+
+def is_acked(job: Job | None) -> bool:
+    """Its failure is told by its reply alone, as OpsLevel's runner does: to Faktory it is done."""
+    return isinstance(job, LegacyJob)
 
 
 def bury_of(fetched: Fetched) -> Ending:
@@ -169,17 +182,47 @@ def reply_of(settlement: Settlement, fetched: Fetched) -> dict[str, Any] | None:
     Its jid follows from job and attempt, so that a reply which is sent twice can be told.
     """
     claim = settlement.claim
-    queue = (claim.job.reply_to if claim.job else None) or fetched.custom.get("reply_to")
-    if not isinstance(queue, str) or not wire.is_queue_name(queue):
+    if isinstance(claim.job, LegacyJob):
+        return outcome_job(settlement, claim.job)
+    queue = _reply_queue(claim, fetched)
+    if queue is None:
         return None
     seed = f"{claim.id}\n{claim.attempt}\n{wire.OUTCOME_NAME}"
+    return _reply(wire.OUTCOME_NAME, json.loads(settlement.record.dumps()), seed, queue, claim.id)
+
+
+def log_jobs_of(claim: Claim) -> MakeLogJob | None:
+    """How the log's lines become jobs, if the job asks for that: OpsLevel's, or `custom.reply_logs` with a reply_to."""
+    job = claim.job
+    if isinstance(job, LegacyJob):
+        return lambda line, lines, now: log_job(claim.id, claim.attempt, job, line, lines, now)
+    fetched = Fetched(claim.native, 0)
+    queue = _reply_queue(claim, fetched)
+    if queue is None or fetched.custom.get("reply_logs") is not True:
+        return None
+
+    def make(line: int, lines: Sequence[bytes], now: float) -> dict[str, Any]:
+        text = "".join(f"{text.decode('utf-8', 'replace')}\n" for text in lines)
+        said = {"id": claim.id, "attempt": claim.attempt, "after_line": line, "sent": rfc3339(now), "text": text}
+        seed = f"{claim.id}\n{claim.attempt}\n{wire.LOG_NAME}\n{line}"
+        return _reply(wire.LOG_NAME, said, seed, queue, claim.id)
+
+    return make
+
+
+def _reply_queue(claim: Claim, fetched: Fetched) -> str | None:
+    queue = (claim.job.reply_to if claim.job else None) or fetched.custom.get("reply_to")
+    return queue if isinstance(queue, str) and wire.is_queue_name(queue) else None
+
+
+def _reply(kind: str, said: Any, seed: str, queue: str, jid: str) -> dict[str, Any]:
     return {
         "jid": hashlib.sha256(seed.encode()).hexdigest()[:32],
         "queue": queue,
-        "jobtype": wire.OUTCOME_NAME,
-        "args": [json.loads(settlement.record.dumps())],
+        "jobtype": kind,
+        "args": [said],
         "retry": 25,
-        "custom": {"reply_for": claim.id},
+        "custom": {"reply_for": jid},
     }
 
 

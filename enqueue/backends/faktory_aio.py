@@ -122,15 +122,18 @@ async def dial(
     *,
     limit: int = 64 * 1024 * 1024,
     timeout: float = CONNECT_TIMEOUT,
+    ca_file: str | None = None,
 ) -> Connection:
-    """Connect and shake hands. Raises QueueUnavailable (Unwelcome if refused) or ProtocolError."""
+    """Connect and shake hands. `ca_file`: as `tls_context` has it.
+
+    Raises QueueUnavailable (Unwelcome if refused) or ProtocolError; UsageError for a `ca_file` that can't be used.
+    """
+    context = tls_context(ca_file) if address.tls else None
     loop = asyncio.get_running_loop()
     connection = Connection(limit)
     try:
         async with asyncio.timeout(timeout):
-            await loop.create_connection(
-                lambda: connection, address.host, address.port, ssl=tls_context() if address.tls else None
-            )
+            await loop.create_connection(lambda: connection, address.host, address.port, ssl=context)
             (greeting,) = await connection.start([], 1)
             (reply,) = await connection.start([wire.hello(greeting, address, worker)])
             wire.welcomed(reply, address)

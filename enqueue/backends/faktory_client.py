@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from enqueue.errors import ProtocolError, QueueUnavailable
+from enqueue.errors import ProtocolError, QueueUnavailable, UsageError
 from enqueue.wire import faktory as wire
 from enqueue.wire.resp import Failed, Replies, Reply
 
@@ -82,9 +82,17 @@ def unreachable(address: wire.Address, error: BaseException) -> QueueUnavailable
     return QueueUnavailable(f"Faktory at {address} can't be reached: {why}")
 
 
-def tls_context() -> ssl.SSLContext:
-    """TLS 1.2 or newer with the certificate and its name checked; SSL_CERT_FILE names an own authority."""
-    context = ssl.create_default_context()
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """TLS 1.2 or newer with the certificate and its name checked.
+
+    `ca_file` (else the environment's SSL_CERT_FILE) has the certificates of an own authority. Raises UsageError if it
+    can't be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        why = "holds no certificates (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UsageError(f"ca_file: {ca_file}: {why}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

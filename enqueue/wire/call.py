@@ -25,6 +25,8 @@ class Call:
     kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     pickled: bytes = field(default=b"", repr=False)
     problem: str = ""
+    custom: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What Faktory's producers attach beside the arguments."""
 
 
 Load = Callable[[Call], Job]

@@ -25,6 +25,9 @@ DEFAULT_PORT = 7419
 OUTCOME_NAME = "longshore.outcome"
 """The job type of a reply: its one argument is the Record."""
 
+LOG_NAME = "longshore.log"
+"""The job type of a reply with lines of the log."""
+
 _SCHEMES = {"faktory": False, "tcp": False, "faktory+tls": True, "tcp+tls": True}
 _MAX_ITERATIONS = 1_000_000
 _QUEUE = re.compile(r"[a-zA-Z0-9._-]+", re.ASCII)

@@ -1,0 +1,80 @@
+"""A log as jobs: all lines, in order, while their queue is there or comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+import consumer.sinks.reply as module
+from consumer.sinks.reply import ReplySink
+from enqueue.errors import QueueUnavailable
+
+
+class Queue:
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.jobs: list[tuple[int, list[bytes]]] = []
+        self.changed = asyncio.Event()
+
+    async def push(self, job: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        if self.failures:
+            self.failures -= 1
+            raise QueueUnavailable("away")
+        self.jobs.append((job["line"], job["lines"]))
+        self.changed.set()
+
+    async def has(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.jobs) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+def make(line: int, lines: Sequence[bytes], now: float) -> dict[str, Any]:
+    return {"line": line, "lines": list(lines)}
+
+
+async def test_the_first_lines_go_at_once_and_all_in_order() -> None:
+    queue = Queue()
+    sink = ReplySink(queue.push, make, interval=1000)
+    await sink.write(b"one\n")
+    await queue.has(1)
+    await sink.write(b"two\n\nfo")
+    await sink.write(b"ur")
+    assert queue.jobs == [(0, [b"one"])]
+    await sink.finish()
+    assert queue.jobs == [(0, [b"one"]), (1, [b"two", b"", b"four"])]
+
+
+async def test_lines_go_by_themselves_after_a_while() -> None:
+    queue = Queue()
+    sink = ReplySink(queue.push, make, interval=0.01)
+    await sink.write(b"one\n")
+    await sink.write(b"two\n")
+    await queue.has(2)
+    assert queue.jobs == [(0, [b"one"]), (1, [b"two"])]
+    await sink.finish()
+
+
+async def test_what_the_queue_didnt_take_comes_again() -> None:
+    queue = Queue(failures=2)
+    sink = ReplySink(queue.push, make, interval=1000)
+    await sink.write(b"one\n")
+    await sink.write(b"two\n")
+    await sink.finish()
+    assert queue.jobs == [(0, [b"one"]), (1, [b"two"])]
+
+
+async def test_of_too_much_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(module, "WAITING", 25)
+    queue = Queue(failures=1)
+    sink = ReplySink(queue.push, make, interval=1000)
+    for number in range(4):
+        await sink.write(b"%010d\n" % number)
+    await sink.finish()
+    assert [line for line, _ in queue.jobs] == [2, 3]
