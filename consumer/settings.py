@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -23,6 +24,7 @@ from pydantic_settings import (
 from consumer.queue_order import QueueOrder
 from consumer.section import Section
 from consumer.settings_faktory import Faktory as Faktory
+from consumer.settings_faktory import url_from
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from consumer.settings_rq import Rq as Rq
@@ -95,7 +97,9 @@ class Settings(BaseSettings):
     )
 
     queue_url: str = Field(
-        "redis://localhost:6379/0", description="redis://, rediss://, unix:// (RQ) or faktory://, tcp:// (Faktory)."
+        "redis://localhost:6379/0",
+        description="redis://, rediss://, unix:// (RQ) or faktory://, tcp:// (Faktory). If nobody names one, as "
+        "Faktory's clients find it: FAKTORY_PROVIDER, FAKTORY_URL.",
     )
     queues: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default",),
@@ -171,8 +175,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the YAML file."""
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+        """Flags, then environment, then the YAML file; for the queue's URL at last what Faktory's clients look at."""
+        sources = init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+        if any("queue_url" in source() for source in sources):
+            return sources
+        url = url_from(os.environ)
+        return (*sources, InitSettingsSource(settings_cls, {"queue_url": url} if url else {}))
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:

@@ -53,3 +53,41 @@ def test_a_file_that_is_no_mapping_is_a_usage_error(elsewhere: Path, text: str) 
     (elsewhere / "x.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"x\.yaml"):
         load_settings(elsewhere / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, "redis://localhost:6379/0"),
+        ({"FAKTORY_URL": "tcp://:pw@f:7419"}, "tcp://:pw@f:7419"),
+        ({"FAKTORY_PROVIDER": "MY_URL", "MY_URL": "tcp://mine", "FAKTORY_URL": "tcp://other"}, "tcp://mine"),
+        ({"LONGSHORE_QUEUE_URL": "redis://r", "FAKTORY_URL": "tcp://f"}, "redis://r"),
+        ({"LONGSHORE_QUEUE_URL": "redis://r", "FAKTORY_PROVIDER": "UNSET"}, "redis://r"),
+    ],
+)
+def test_the_queues_url_is_found_as_faktorys_clients_find_it(
+    environment: dict[str, str], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FAKTORY_URL", "FAKTORY_PROVIDER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().queue_url == url
+
+
+@pytest.mark.parametrize(("provider", "words"), [("tcp://:s3cret@f", "must be the name"), ("UNSET_NAME", "UNSET_NAME")])
+def test_a_provider_that_leads_nowhere_is_named(provider: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKTORY_PROVIDER", provider)
+    with pytest.raises(UsageError, match=words) as error:
+        load_settings()
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("queues", "words"),
+    [("a=5,b", "'b' has no weight"), ("a=0,b=1", "'a=0': a weight is"), ("a,a", "'a' is named twice")],
+)
+def test_queues_by_weight(queues: str, words: str) -> None:
+    assert load_settings(queues="a=5,b=1").order.weights == (5, 1)
+    with pytest.raises(UsageError, match=words):
+        load_settings(queues=queues)
