@@ -203,6 +203,11 @@ def record_running(record: Record, where: Where, started_at: float | None) -> Re
     )
 
 
+def record_waiting(record: Record, where: Where, why: str) -> Record:
+    """The Record of a job whose start takes long."""
+    return record.model_copy(update={"where": _merged(record.where, where), "message": why})
+
+
 def record_overdue(record: Record, timeout: float | None) -> Record:
     """The Record of a job that is about to be stopped: whoever goes on, should we die, knows what ended it."""
     return record.model_copy(update={"reason": Reason.DEADLINE.value, "message": _overdue(timeout)})
@@ -235,6 +240,7 @@ def record_ended(
                 "status": Status.QUEUED,
                 "attempts": attempts,
                 "times": Times(queued=record.times.queued),
+                "progress": None,
                 "log": log,
             }
         )

@@ -111,6 +111,10 @@ class Execution(Protocol):
     def where(self) -> Where:
         """Where it runs, as far as known now."""
 
+    @property
+    def waiting_for(self) -> str:
+        """What keeps it from starting, in words; empty if nothing is known, or it has started."""
+
     def logs(self, after: str = "") -> AsyncIterator[LogPart]:
         """The output in raw chunks, read as fast as it comes, until the end. To be iterated once.
 

@@ -27,6 +27,7 @@ from consumer.outcome import (
     record_ended,
     record_overdue,
     record_running,
+    record_waiting,
     verdict_of,
     was_overdue,
 )
@@ -47,6 +48,8 @@ STOP_PATIENCE = 60.0
 """Seconds, beyond its grace, until a job that was stopped is given up: its node may be gone."""
 TELL_PAUSE = 1.0
 """Seconds between two Records of a job that goes on and has new variables."""
+WAIT_PAUSE = 2.0
+"""Seconds between two looks at what a start waits for."""
 STOP_PAUSE = 2.0
 """Seconds until a stop that the infrastructure didn't take is asked for again."""
 
@@ -112,6 +115,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         )
         where = execution.where if execution else Where()
         position = follower.position()
+        record = record.model_copy(update={"progress": follower.progress})
         record = record_ended(record, outcome, verdict, where, exit, log_of(record.log.stream, position), time.time())
         lines = follower.mask(trace).splitlines()
         text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""
@@ -213,9 +217,12 @@ async def _watch(
     Without trust in the node's clock.
     """
     try:
-        started_at = await execution.started()
+        started_at = await _started(execution, tools, follower, claim)
     except ExecutorFault:
         return  # `wait` tells it
+    except ClaimLost:
+        switch.set(Stop.LOST)
+        return
     if plan.timeout is not None:
         # The node's clock may be wrong. Of a start that we saw we know better, and nothing ran before its first claim.
         former = epoch(claim.history.times.claimed) if claim.history else None
@@ -227,7 +234,8 @@ async def _watch(
     async def tell(variables: dict[str, str]) -> bool:
         if ending.done() or switch.reason is not None:
             return False  # the final Record comes soon, or one that says why it is stopped
-        await tools.records.write(claim, record.model_copy(update={"variables": variables}))
+        update = {"variables": variables, "progress": follower.progress}
+        await tools.records.write(claim, record.model_copy(update=update))
         return True
 
     try:
@@ -237,6 +245,26 @@ async def _watch(
             await asyncio.sleep(TELL_PAUSE)
     except ClaimLost:
         switch.set(Stop.LOST)
+
+
+async def _started(execution: Execution, tools: Tools, follower: Follower, claim: Claim) -> float:
+    """Waits for the start. Of one that takes long, the Record says what it waits for. Raises ExecutorFault, ClaimLost.
+
+    An attempt that has begun under a former consumer stays as that one left it.
+    """
+    if not execution.waiting_for:
+        return await execution.started()
+    starting, said = asyncio.ensure_future(execution.started()), ""
+    try:
+        while not (await asyncio.wait({starting}, timeout=WAIT_PAUSE))[0]:
+            why = execution.waiting_for
+            if why and why != said and not has_begun(claim):
+                said = why
+                record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
+                await tools.records.write(claim, record_waiting(record, execution.where, follower.mask(why)))
+        return starting.result()
+    finally:
+        await end(starting)
 
 
 def _fault_of(error: Exception, claim: Claim) -> Unrunnable | ExecutorFault:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -213,9 +213,12 @@ class AsyncHandle:
         """The Outcome, or None if the job hasn't ended."""
         return (await self.record()).outcome
 
-    async def wait(self, timeout: float | None = None) -> Outcome:
-        """Waits until the job has ended. Raises TimeoutError after `timeout` seconds."""
-        return await self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout))
+    async def wait(self, timeout: float | None = None, *, seen: Callable[[Record], None] | None = None) -> Outcome:
+        """Waits until the job has ended. Raises TimeoutError after `timeout` seconds.
+
+        `seen` is called with each Record on the way, such as one with new progress; it must not block.
+        """
+        return await self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout, seen))
 
     def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
         """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""

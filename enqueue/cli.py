@@ -76,7 +76,7 @@ def enqueue(
         print(handle.id, flush=True)
         if follow:
             _print_log(handle.logs(follow=True))
-            _exit_as(handle.wait())
+            _exit_as(_wait(handle, None))
 
 
 @app.command()
@@ -118,7 +118,7 @@ def wait(
 ) -> None:
     """Wait until a job has ended; exits 0 if it succeeded, else with its exit code (1 if it has none)."""
     with _connect(queue_url, records_url) as producer:
-        outcome = producer.handle(job_id).wait(timeout)
+        outcome = _wait(producer.handle(job_id), timeout)
     if as_json:
         print(json.dumps(outcome.model_dump(mode="json", exclude_none=True)))
     else:
@@ -269,6 +269,16 @@ def _consumer() -> Any:
         if error.name and error.name.split(".")[0] in ("consumer", "enqueue"):
             raise
         raise UsageError(f"this command needs {error.name}: pip install 'longshore[consumer]'") from None
+
+
+def _wait(handle: Any, timeout: float | None) -> Any:
+    """Waits, with a bar for people's eyes if the job tells its progress."""
+    if not sys.stderr.isatty():
+        return handle.wait(timeout)
+    from enqueue.show import Bar
+
+    with Bar() as bar:
+        return handle.wait(timeout, seen=bar.show)
 
 
 def _print_log(parts: Any) -> None:

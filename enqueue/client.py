@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -224,9 +224,12 @@ class Handle:
         """The Outcome, or None if the job hasn't ended."""
         return self.record.outcome
 
-    def wait(self, timeout: float | None = None) -> Outcome:
-        """Waits until the job has ended. Raises TimeoutError after `timeout` seconds."""
-        return self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout))
+    def wait(self, timeout: float | None = None, *, seen: Callable[[Record], None] | None = None) -> Outcome:
+        """Waits until the job has ended. Raises TimeoutError after `timeout` seconds.
+
+        `seen` is called with each Record on the way, such as one with new progress; it must not block.
+        """
+        return self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout, seen))
 
     def logs(self, *, follow: bool = False) -> Iterator[bytes]:
         """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""

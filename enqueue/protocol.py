@@ -183,13 +183,17 @@ def enqueue_many(backend: Backend, orders: Iterable[Order | UsageError]) -> Step
     return placed
 
 
-def wait(backend: Backend, job_id: str, timeout: float | None) -> Steps[Outcome]:
-    """Until the job has ended. Raises TimeoutError after `timeout` seconds."""
+def wait(
+    backend: Backend, job_id: str, timeout: float | None, seen: Callable[[Record], None] | None = None
+) -> Steps[Outcome]:
+    """Until the job has ended; `seen` is given each Record on the way. Raises TimeoutError after `timeout` seconds."""
     backend.needs_records()
     deadline = None if timeout is None else time.monotonic() + timeout
     yield Listen(wire.record_channel(job_id))
     while True:
         record = yield from _patiently(lambda: backend.record(job_id), deadline)
+        if seen is not None:
+            seen(record)
         if record.outcome is not None:
             return record.outcome
         left = 5.0 if deadline is None else min(5.0, deadline - time.monotonic())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
@@ -54,6 +57,31 @@ def _attempt(attempt: Attempt) -> str:
     place = [f"pod {where.pod}" if where.pod else None, f"node {where.node}" if where.node else None]
     about = ", ".join(part for part in (code, since, *place) if part)
     return "\n".join(part for part in (end, about, attempt.hint) if part)
+
+
+class Bar:
+    """A bar on standard error from a job's first word of its progress on; gone when the wait is over."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+        self._bar = Bars(*columns, console=console or Console(stderr=True), transient=True)
+        self._task: TaskID | None = None
+
+    def show(self, record: Record) -> None:
+        """Take over what the Record says."""
+        if record.progress is None:
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=100)
+        text = escape(record.progress.message or "")
+        self._bar.update(self._task, completed=record.progress.percent, description=text)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.stop()
 
 
 def print_list(records: list[Record]) -> None:

@@ -40,6 +40,8 @@ class NullExecution:
     """Has succeeded before it began."""
 
     __slots__ = ("_ended", "where")
+    waiting_for = ""
+    """Nothing."""
 
     def __init__(self, where: Where) -> None:
         self.where = where

@@ -4,6 +4,7 @@
     ::start-multiline-outcome-var key
     ...                                 any lines, further blocks too
     ::end-multiline-outcome-var
+    ::progress 40 copying                how far it has come, in percent (0 to 100), and what it does
 
 A directive stands at the beginning of a line. `key` is made of letters, digits, `_` and `-`. The value is all that
 follows the `=`; a carriage return at a line's end is dropped. The last set wins. A block that is opened for a key
@@ -23,10 +24,13 @@ MAX_TOTAL = 256 * 1024
 """Bytes of all variables together, names included."""
 
 MAX_VARIABLES = 1000
+MAX_PROGRESS = 500
+"""Bytes of what a job says that it does."""
 MAX_NAME = 256
 
 _SET = re.compile(rb"::set-outcome-var\s([\w-]+)=(.*)", re.DOTALL)
 _START = re.compile(rb"::start-multiline-outcome-var\s([\w-]+)")
+_PROGRESS = re.compile(rb"::progress[ \t]+(\d{1,3}(?:\.\d{1,6})?)%?(?:[ \t]+([^\r\n]*))?\r?\n?\Z")
 _END = b"::end-multiline-outcome-var"
 
 
@@ -53,6 +57,8 @@ class Directives:
     def __init__(self, changed: Callable[[], None] | None = None) -> None:
         self._changed = changed
         self.version = self.stored = 0
+        self.progress: tuple[float, str] | None = None
+        """Percent and text, as the job said last; not masked."""
         self._values: dict[bytes, bytearray] = {}
         self._total = 0
         self._open: list[_Block] = []
@@ -127,6 +133,11 @@ class Directives:
             self._values[key] = bytearray(value)
             self._total += len(key) + len(value)
             self._told()
+            return b""
+        if (match := _PROGRESS.match(line)) and float(match[1]) <= 100:
+            self.progress = float(match[1]), (match[2] or b"")[:MAX_PROGRESS].decode("utf-8", "ignore").strip()
+            if self._changed is not None:  # not a new version: whoever adopts the job does without
+                self._changed()
             return b""
         return self._started(line)
 

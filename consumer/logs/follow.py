@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from consumer.ports import Execution, Processor, Sink, StoringSink
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
 from consumer.typed import TypedJob
+from enqueue.record import Progress, rfc3339
 
 log = structlog.get_logger()
 
@@ -89,6 +91,9 @@ class Follower:
         self._processors: list[Processor] = [self._directives, self._secrets]
         if returns:
             self._processors.insert(0, self._shipped)
+        self._former_progress = before.progress if before else None
+        self._said: tuple[float, str] | None = None
+        self._when: str | None = None
         if self._secrets.unmasked:
             log.warning("values_too_short_to_mask", job=claim.id, count=self._secrets.unmasked)
         self._pipeline: Pipeline | None = None
@@ -106,8 +111,18 @@ class Follower:
         """The same without the job's secrets."""
         return {name: self.mask(value) for name, value in self.variables.items()}
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job says that it has come, masked; what it told a former consumer, if it said nothing since."""
+        said = self._directives.progress
+        if said is not None and said != self._said:
+            self._said, self._when = said, rfc3339(time.time())
+        if said is None:
+            return self._former_progress
+        return Progress(percent=said[0], message=self.mask(said[1]) or None, at=self._when)
+
     async def store(self, write: Callable[[dict[str, str]], Awaitable[bool]]) -> None:
-        """Waits until there are new outcome variables, and gives all of them, masked, to `write`.
+        """Waits until there are new outcome variables or progress, and gives all of them, masked, to `write`.
 
         It says whether they are stored: until then whoever adopts the execution must read them again.
         """

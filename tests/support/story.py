@@ -43,6 +43,7 @@ class Double:
     name = "double"
     silent = False
     trouble: str | None = None
+    waiting_for = ""
 
     def __init__(self, story: Story, *, detachable: bool = False) -> None:
         self.story, self.detachable, self.portable = story, detachable, detachable

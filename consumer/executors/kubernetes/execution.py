@@ -100,6 +100,11 @@ class PodExecution:
             consumer=self._plan.consumer,
         )
 
+    @property
+    def waiting_for(self) -> str:
+        """What the pod waits for: the scheduler's word, an image, a Secret."""
+        return "" if self._pod.started else waiting_for(self._pod)
+
     async def logs(self, after: str = "") -> AsyncGenerator[LogPart, None]:
         """The init step's log, then the main step's, as they wrote them."""
         steps = ("init", "main") if self._plan.job.init else ("main",)

@@ -61,6 +61,9 @@ class ProcessExecution:
         """This host."""
         return self._where
 
+    waiting_for = ""
+    """A process starts at once."""
+
     def logs(self, after: str = "") -> AsyncIterator[LogPart]:
         """The output until its end."""
         return self._output.read(after)

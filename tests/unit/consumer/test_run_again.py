@@ -113,3 +113,30 @@ async def test_a_former_consumer_was_stopping_the_overdue_job_and_died(story: St
     assert outcome is not None
     assert outcome.reason == "deadline"
     assert "stop" in story.steps
+
+
+async def test_what_a_start_waits_for_is_in_the_record_while_it_waits(
+    story: Story, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.run.WAIT_PAUSE", 0.01)
+    begun = asyncio.Event()
+
+    class Pending(Double):
+        async def started(self) -> float:
+            await begun.wait()
+            return 1.0
+
+    executor = Pending(story)
+    executor.waiting_for = "0/3 nodes have s3cret"
+    task = run(executor, job=Job(commands=["true"], variables=[{"name": "T", "value": "s3cret", "sensitive": True}]))
+    record = await story.writes(message="0/3 nodes have ***")
+    assert record.status is Status.STARTING
+    executor.waiting_for = "node n is setting it up"
+    await story.writes(message="node n is setting it up")
+    begun.set()
+    record = await story.writes(status=Status.RUNNING)
+    assert record.message is None
+    executor.end(Exit(code=0, ended_at=2.0))
+    outcome = await task
+    assert outcome is not None
+    assert outcome.message is None

@@ -27,6 +27,7 @@ class Execution:
     """Ends when it is told to."""
 
     where = Where(pod="p")
+    waiting_for = ""
 
     def __init__(self, end: Exit | None = None, *, begun_at: float | None = None) -> None:
         self.ending: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()

@@ -169,3 +169,36 @@ def test_pieces_of_a_long_line_are_no_new_lines() -> None:
     assert directives.feed(b"rest of it") == b""
     assert directives.feed(b" and its end\nnext\n") == b"next\n"
     assert directives.variables == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "progress"),
+    [
+        ("::progress 40 copying files", (40.0, "copying files")),
+        ("::progress 0", (0.0, "")),
+        ("::progress 99.5% nearly there\r", (99.5, "nearly there")),
+        ("::progress\t100", (100.0, "")),
+        (f"::progress 1 {'x' * 600}", (1.0, "x" * module.MAX_PROGRESS)),
+    ],
+)
+def test_progress_is_taken_out_of_the_log(line: str, progress: tuple[float, str]) -> None:
+    told: list[int] = []
+    directives = Directives(lambda: told.append(1))
+    assert run(f"{line}\nnext\n", directives) == ({}, "next\n")
+    assert directives.progress == progress
+    assert told
+    assert not directives.holds
+
+
+@pytest.mark.parametrize("line", ["::progress", "::progress soon", "::progress 101", "::progress -1", "::progress 4x"])
+def test_what_is_no_progress_stays_in_the_log(line: str) -> None:
+    directives = Directives()
+    assert run(f"{line}\n", directives)[1] == f"{line}\n"
+    assert directives.progress is None
+
+
+def test_the_last_progress_counts_and_a_block_keeps_its_lines() -> None:
+    directives = Directives()
+    text = "::progress 1\n::start-multiline-outcome-var a\n::progress 2\n::end-multiline-outcome-var\n::progress 3 c\n"
+    assert run(text, directives)[0] == {"a": "::progress 2"}
+    assert directives.progress == (3.0, "c")
