@@ -87,6 +87,9 @@ class Kubernetes(Section):
     limits: Quantities = Field(
         {"memory": "1Gi", "ephemeral-storage": "10Gi"}, description="Resource limits of jobs that set none."
     )
+    volume_size: Annotated[str, AfterValidator(_quantity)] = Field(
+        "10Gi", description="The most that a job may write to each of its empty volumes; 0: as much as there is."
+    )
     limits_max: Quantities = Field(
         {}, description="The most that a job may ask for, by name; also names the devices that it may ask for."
     )

@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.cluster]
 
 EAT = 'x=aaaaaaaaaaaaaaaa; while :; do x="$x$x"; done'
 SMALL = {"limits": {"memory": "16Mi"}}
-FILL = "head -c 30000000 /dev/zero > $HOME/full; sleep 600"
+FILL = "head -c 15000000 /dev/zero > $HOME/full; sleep 600"
+FILL_VOLUME = "head -c 30000000 /dev/zero > $HOME/full; sleep 600"
 ROOM = {"limits": {"ephemeral-storage": "10Mi"}}
 NONE = "127.0.0.1:1/none:1"
 Queue = Any
@@ -46,6 +47,7 @@ async def queue(
         "kubeconfig": consumer_kubeconfig,
         "requests": {"cpu": "10m", "memory": "16Mi"},
         "image_pull_grace": 1,
+        "volume_size": "20Mi",
         "allowed_secrets": ["kept"],
         "allowed_node_selectors": ["*"],
         "allowed_runtime_classes": [runtime_class],
@@ -92,6 +94,7 @@ async def test_how_jobs_end(queue: Queue, image: str, runtime_class: str) -> Non
         "code": ({"commands": ["exit 7"]}, "exit_code", 7, "exited with code 7"),
         "signal": ({"commands": ["sh -c 'kill -9 $$'", "true"]}, "signal", 137, "killed by SIGKILL"),
         "storage": ({"commands": [FILL], "resources": ROOM}, "out_of_storage", 137, "ephemeral"),
+        "volume": ({"commands": [FILL_VOLUME]}, "out_of_storage", 137, 'volume "home" exceeds the limit "20Mi"'),
         "deadline": ({"commands": ["trap '' TERM; sleep 600"], "timeout": 2}, "deadline", 137, "timeout of 2 s"),
         "image": ({"image": NONE, "commands": ["true"]}, "image_pull", None, "127.0.0.1:1"),
         "room": ({"node_selector": {"no": "where"}, "start_timeout": 3}, "unschedulable", None, "node affinity"),

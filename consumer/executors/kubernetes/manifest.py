@@ -29,7 +29,7 @@ from consumer.executors.kubernetes.places import (
 )
 from consumer.executors.kubernetes.policy import policy_refusals, pull_policy
 from consumer.executors.kubernetes.profiles import container_security, pod_security, violations
-from consumer.executors.kubernetes.resources import resources_of
+from consumer.executors.kubernetes.resources import resources_of, volume_of
 from consumer.executors.kubernetes.template import merged, template_of
 from consumer.model import Plan
 from consumer.settings import Kubernetes
@@ -197,7 +197,8 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     main = container("main", image, command, list(job.args))
     inits = [container("init", job.init.image or image, init_command, [])] if job.init else []
     secret.check()
-    volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": {}} for volume in scratch.values()]
+    empty = volume_of(job.resources, settings)
+    volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": empty} for volume in scratch.values()]
     if items:
         volumes.append({"name": "files", "secret": {"secretName": name, "items": items}})
     spec = _spec(plan, settings)

@@ -50,6 +50,14 @@ def resources_of(
 _DISK = "ephemeral-storage"
 
 
+def volume_of(wanted: Resources | None, settings: Kubernetes) -> dict[str, str]:
+    """The source of an empty volume: as large as the operator says, or as the storage that the job itself asks for."""
+    asked = (wanted.limits.amounts() if wanted else {}).get(_DISK, "0")
+    if not amount(settings.volume_size):
+        return {}
+    return {"sizeLimit": max(settings.volume_size, asked, key=amount)}
+
+
 def _devices(asked: Mapping[str, str], capped: Mapping[str, str]) -> Impossible:
     found = []
     for name in sorted(name for name in {**asked, **capped} if "/" in name):

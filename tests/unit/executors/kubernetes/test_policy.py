@@ -161,11 +161,24 @@ def test_ceilings_and_devices() -> None:
         spec_of(settings, resources={"limits": {GPU: "500m"}})
 
 
+def test_empty_volumes_have_a_size_which_a_job_raises_by_the_storage_that_it_asks_for() -> None:
+    def sizes(settings: Kubernetes, **fields: Any) -> list[Any]:
+        return [volume["emptyDir"] for volume in spec_of(settings, **fields)["volumes"]]
+
+    assert sizes(Kubernetes()) == [{"sizeLimit": "10Gi"}] * 3
+    small = Kubernetes(volume_size="1Gi")
+    for asked, size in (("2000Mi", "2000Mi"), ("500Mi", "1Gi")):
+        assert sizes(small, resources={"limits": {"ephemeral-storage": asked}}) == [{"sizeLimit": size}] * 3
+        unlimited = Kubernetes(volume_size="0")
+        assert sizes(unlimited, resources={"limits": {"ephemeral-storage": asked}}) == [{}] * 3
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"limits": {"memory": "2Gi"}, "limits_max": {"memory": "1Gi"}}, "limits: memory: 2Gi is more than 1Gi"),
         ({"requests": {"cpu": "much"}}, "'much' is no quantity"),
+        ({"volume_size": "much"}, "'much' is no quantity"),
+        ({"limits": {"memory": "2Gi"}, "limits_max": {"memory": "1Gi"}}, "limits: memory: 2Gi is more than 1Gi"),
         ({"allowed_images": ["a b"]}, "a pattern is"),
         ({"allowed_images": ["alpine"], "image": "busybox"}, "isn't among allowed_images"),
         ({"require_digest": True, "image": "busybox"}, "must be named by its digest"),

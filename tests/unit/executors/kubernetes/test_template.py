@@ -74,9 +74,9 @@ def test_the_template_is_merged_by_name(tmp_path: Path) -> None:
     assert [c["name"] for c in spec["initContainers"]] == ["helper", "init"]
     assert {"name": "B", "value": "b"} in spec["initContainers"][1]["env"]
     volumes = {v["name"]: v for v in spec["volumes"]}
-    assert volumes["tmp"] == {"name": "tmp", "emptyDir": {"medium": "Memory"}}
+    assert volumes["tmp"] == {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "10Gi"}}
     assert volumes["home"] == {"name": "home", "persistentVolumeClaim": {"claimName": "home"}}
-    assert volumes["workdir"] == {"name": "workdir", "emptyDir": {}}
+    assert volumes["workdir"] == {"name": "workdir", "emptyDir": {"sizeLimit": "10Gi"}}
     assert spec["imagePullSecrets"] == [{"name": "ours"}, {"name": "more"}]
     assert spec["tolerations"] == [{"key": "ci", "operator": "Exists"}]
     for name in ("restartPolicy", "activeDeadlineSeconds", "terminationGracePeriodSeconds", "securityContext"):
