@@ -73,7 +73,7 @@ async def _executor(settings: Settings) -> list[Finding]:
     if settings.executor == "kubernetes":
         from consumer.executors.kubernetes.check import check_cluster
 
-        return await check_cluster(settings.kubernetes, settings.name)
+        return await check_cluster(settings.kubernetes, settings.name, settings.profiles)
     make_executor(settings)
     return [_directory(settings.process.directory)] if settings.executor == "process" else []
 

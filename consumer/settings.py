@@ -153,6 +153,11 @@ class Settings(BaseSettings):
         """The queues' names, and how to choose among them."""
         return QueueOrder.of(self.queues)
 
+    @property
+    def profiles(self) -> dict[str, str]:
+        """Job types with a security profile of their own, and which."""
+        return {name: type.profile for name, type in self.job_types.items() if type.profile is not None}
+
     @model_validator(mode="after")
     def _callbacks_go_elsewhere(self) -> Settings:
         if self.rq.callback_queue in self.order.names:

@@ -21,7 +21,7 @@ def _kubernetes(settings: Settings) -> Executor:
         from consumer.executors.kubernetes.executor import KubernetesExecutor
     except ModuleNotFoundError as error:
         raise SetupError(f"the kubernetes executor needs {error.name}: pip install 'longshore[consumer]'") from None
-    return KubernetesExecutor(settings.kubernetes, settings.name)
+    return KubernetesExecutor(settings.kubernetes, settings.name, settings.profiles.values())
 
 
 def _null(settings: Settings) -> Executor:

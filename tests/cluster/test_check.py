@@ -99,7 +99,9 @@ async def test_a_namespace_that_enforces_less(admin: Api, kubernetes_settings: K
     try:
         found = await check_cluster(kubernetes_settings.model_copy(update={"namespace": name}), "c")
         [warning] = [finding for finding in found if finding.level is Level.WARNING]
-        assert warning.fix == f"kubectl label namespace {name} pod-security.kubernetes.io/enforce=restricted"
+        assert (
+            warning.fix == f"kubectl label --overwrite namespace {name} pod-security.kubernetes.io/enforce=restricted"
+        )
         assert texts(found, Level.PROBLEM, Level.UNKNOWN) == []
     finally:
         await drop_namespace(admin, name)

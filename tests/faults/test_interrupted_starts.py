@@ -68,7 +68,7 @@ async def test_a_cancel_finds_the_pod_that_an_unanswered_create_made(
     kube.fault("create pods", delay=3600)  # so it is tried again, and that hangs
     switch = Switch()
     task = asyncio.create_task(job(executor, switch))
-    await kube.until(lambda kube: kube.verbs().count("create pods") >= 2)
+    await kube.until(lambda kube: kube.creates >= 2)
     switch.set(Stop.CANCEL)
     outcome, settled = await task
     assert (outcome.status, outcome.message) == (Status.CANCELLED, "cancelled while it was starting")
@@ -80,7 +80,7 @@ async def test_a_cancel_does_not_wait_for_a_create_that_hangs(kube: FakeKube, ex
     kube.fault("create pods", delay=3600)
     switch = Switch()
     task = asyncio.create_task(job(executor, switch))
-    await kube.until(lambda kube: kube.verbs().count("create pods") >= 1)
+    await kube.until(lambda kube: kube.creates >= 1)
     switch.set(Stop.CANCEL)
     outcome, _ = await task
     assert (outcome.status, outcome.message) == (Status.CANCELLED, "cancelled before it started")
@@ -93,6 +93,6 @@ async def test_a_shutdown_does_not_wait_either_and_settles_nothing(
     kube.fault("create pods", drop="before", times=1000)  # the API server is away
     switch = Switch()
     task = asyncio.create_task(job(executor, switch))
-    await kube.until(lambda kube: kube.verbs().count("create pods") >= 2)
+    await kube.until(lambda kube: kube.creates >= 2)
     switch.set(Stop.SHUTDOWN)
     assert await task == (None, [])

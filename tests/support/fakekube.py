@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from consumer.executors.kubernetes.profiles import violations
 from support import ledger
 from support.fakekube_http import KINDS, Fault, Request, drop, matches, refusal, replace, status, unmet
 from support.fakekube_streams import serve_log, serve_watch
@@ -40,6 +41,8 @@ class FakeKube:
         self.forbidden: set[str] = set()
         self.refuses: str | None = None
         """Why no pod may be created: a key of fakekube_http.REFUSALS."""
+        self.enforces = "privileged"
+        """The Pod Security level of its namespaces."""
         self.token: str | None = None
         self.compacted = 0
         self.gone_as_status = False
@@ -168,6 +171,11 @@ class FakeKube:
         """The ledger as verbs."""
         return [request.verb for request in self.ledger[since:]]
 
+    @property
+    def creates(self) -> int:
+        """How often a pod was to be created, dry runs left out."""
+        return sum(row.verb == "create pods" and "dryRun" not in row.query for row in self.ledger)
+
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         info = request.match_info
         row = Request(request.method, info["resource"], info.get("name", ""), info.get("sub", ""), dict(request.query))
@@ -229,6 +237,8 @@ class FakeKube:
             return status(422, "Invalid", message, details)
         if row.resource == "pods" and self.refuses is not None:
             return refusal(self.refuses, name, namespace)
+        if row.resource == "pods" and violations(item, self.enforces):
+            return refusal("security", name, namespace)
         if (row.resource, namespace, name) in self._objects:
             return status(409, "AlreadyExists", f'{row.resource} "{name}" already exists', details)
         now = rfc3339(time.time())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from consumer.errors import SetupError
 from consumer.executors.kubernetes.access import Access
-from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.admission import LABEL, attempt, enforced, gap, loosest
+from consumer.executors.kubernetes.api import Api, ApiError
 from consumer.executors.kubernetes.manifest import sample
 from consumer.executors.kubernetes.rights import RIGHTS, missing, sentence_of
 from consumer.findings import Finding, Level, clock_finding
@@ -17,18 +19,19 @@ from consumer.settings import Kubernetes
 from enqueue.record import epoch
 
 AREA = "cluster"
-_LABEL = "pod-security.kubernetes.io/enforce"
 
 
-async def check_cluster(settings: Kubernetes, consumer: str) -> list[Finding]:
-    """Findings about API server, rights, namespace and policies."""
+async def check_cluster(
+    settings: Kubernetes, consumer: str, profiles: Mapping[str, str] = MappingProxyType({})
+) -> list[Finding]:
+    """Findings about API server, rights, namespace and policies. `profiles`: of job types that name one."""
     try:
         access = await Access.load(settings)
     except SetupError as error:
         return [Finding(AREA, Level.PROBLEM, str(error), "name a kubeconfig that works")]
     api = Api(access, rate=settings.rate, patience=3)
     try:
-        return await _Check(api, access.namespace, settings, consumer).all()
+        return await _Check(api, access.namespace, settings, consumer, profiles).all()
     except ApiError as error:
         return [Finding(AREA, Level.PROBLEM, sentence_of(error, access.namespace), _way_out(error))]
     except SetupError as error:
@@ -46,14 +49,17 @@ def _way_out(error: ApiError) -> str:
 
 
 class _Check:
-    def __init__(self, api: Api, namespace: str, settings: Kubernetes, consumer: str) -> None:
+    def __init__(
+        self, api: Api, namespace: str, settings: Kubernetes, consumer: str, profiles: Mapping[str, str]
+    ) -> None:
         self._api, self._namespace, self._settings, self._consumer = api, namespace, settings, consumer
+        self._profiles = profiles
 
     async def all(self) -> list[Finding]:
         found = [await self._version()]
         pod = sample(self._settings, self._consumer)
         before = time.time()
-        made, error = await self._try(pod)
+        made, error = await attempt(self._api, self._namespace, pod)
         after = time.time()
         if error is not None and error.status == 404:
             return [*found, Finding(AREA, Level.PROBLEM, sentence_of(error, self._namespace), _apply("namespace.yaml"))]
@@ -65,7 +71,7 @@ class _Check:
         if made is not None:
             found += _changed(pod, made)
             found.append(await self._pod_security(pod))
-            found += await self._accounts(pod)
+            found += [*await self._types(), *await self._accounts(pod)]
             created = epoch((made.get("metadata") or {}).get("creationTimestamp"))
             if created is not None:  # in whole seconds
                 found.append(clock_finding(AREA, "the API server", created + 0.5, before - 0.5, after + 0.5))
@@ -96,22 +102,12 @@ class _Check:
             for right in lacking
         ]
 
-    async def _try(self, pod: dict[str, Any]) -> tuple[dict[str, Any] | None, ApiError | None]:
-        """Create it as a dry run: (what would be stored, None), or (None, why not)."""
-        path = path_of(self._namespace, "pods")
-        try:
-            return await self._api.request("POST", path, query={"dryRun": "All"}, body=pod), None
-        except ApiError as error:
-            if error.passing or error.status == 401:
-                raise
-            return None, error
-
     def _accepted(self, error: ApiError | None) -> Finding:
         if error is None:
             return Finding("namespace", Level.GOOD, "it takes our pods (tried with a dry run)")
         text = error.message
         if "violates PodSecurity" in text:
-            fix = f"choose the profile that the label {_LABEL} of the namespace asks for, or change the label"
+            fix = f"choose the profile that the label {LABEL} of the namespace asks for, or change the label"
         elif "exceeded quota" in text or "failed quota" in text:
             fix = "raise the namespace's ResourceQuota; until there is room, jobs wait for their start_timeout"
         elif "error looking up service account" in text:
@@ -123,49 +119,45 @@ class _Check:
         return Finding("namespace", Level.PROBLEM, f"it refuses our pods: {text}", fix)
 
     async def _pod_security(self, pod: dict[str, Any]) -> Finding:
-        """What the namespace enforces, by pods that it must refuse: reading its labels would need one more right."""
-        enforced = "restricted"
-        for level, loosen in (("baseline", _unhardened), ("privileged", _hostile)):
-            loose = copy.deepcopy(pod)
-            loosen(loose)
-            made, error = await self._try(loose)
-            if error is not None and "violates PodSecurity" not in error.message:
-                text = f"can't tell which Pod Security level is enforced: a test was refused otherwise: {error.message}"
-                return Finding("namespace", Level.UNKNOWN, text)
-            if made is not None:
-                enforced = level
-        profile = self._settings.profile
-        levels = ("privileged", "baseline", "restricted")
-        if levels.index(enforced) >= levels.index(profile):
-            return Finding("namespace", Level.GOOD, f"it enforces Pod Security '{enforced}'")
-        what = "nothing" if enforced == "privileged" else f"Pod Security '{enforced}' only"
-        text = f"it enforces {what}, and our pods meet '{profile}': whoever else may create pods there could do more"
-        fix = f"kubectl label namespace {self._namespace} {_LABEL}={profile}"
-        return Finding("namespace", Level.WARNING, text, fix)
+        try:
+            found = await enforced(self._api, self._namespace, pod)
+        except ApiError as error:
+            if error.passing or error.status == 401:
+                raise
+            text = f"can't tell which Pod Security level is enforced: a test was refused otherwise: {error.message}"
+            return Finding("namespace", Level.UNKNOWN, text)
+        wrong = gap(found, loosest((self._settings.profile, *self._profiles.values())), self._namespace)
+        if wrong is None:
+            return Finding("namespace", Level.GOOD, f"it enforces Pod Security '{found}'")
+        return Finding("namespace", Level.WARNING, *wrong)
+
+    async def _types(self) -> Sequence[Finding]:
+        """Job types with a profile of their own, whose pods the namespace must take as well."""
+        found = []
+        for profile in sorted({*self._profiles.values()} - {self._settings.profile}):
+            try:
+                pod = sample(self._settings.model_copy(update={"profile": profile}), self._consumer)
+            except SetupError:
+                continue  # told of each such type by its preview
+            _, error = await attempt(self._api, self._namespace, pod)
+            if error is not None:
+                names = ", ".join(name for name, own in self._profiles.items() if own == profile)
+                text = f"{names}: the namespace refuses pods with the profile {profile}: {error.message}"
+                fix = f"give the types a profile that the namespace's label {LABEL} allows, or change the label"
+                found.append(Finding("types", Level.PROBLEM, text, fix))
+        return found
 
     async def _accounts(self, pod: dict[str, Any]) -> Sequence[Finding]:
         found = []
         for account in self._settings.allowed_service_accounts:
             other = copy.deepcopy(pod)
             other["spec"]["serviceAccountName"] = account
-            _, error = await self._try(other)
+            _, error = await attempt(self._api, self._namespace, other)
             if error is not None:
                 text = f"allowed_service_accounts: '{account}' can't be used: {error.message}"
                 fix = f"kubectl -n {self._namespace} create serviceaccount {account}"
                 found.append(Finding("namespace", Level.PROBLEM, text, fix))
         return found
-
-
-def _unhardened(pod: dict[str, Any]) -> None:
-    """Meets `baseline` and not `restricted`."""
-    pod["spec"].pop("securityContext", None)
-    for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
-        container.pop("securityContext", None)
-
-
-def _hostile(pod: dict[str, Any]) -> None:
-    """Meets neither."""
-    pod["spec"]["hostNetwork"] = True
 
 
 def _changed(asked: dict[str, Any], made: dict[str, Any]) -> list[Finding]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from consumer.errors import ExecutorFault, SetupError, Unrunnable
 from consumer.executors.kubernetes import names
 from consumer.executors.kubernetes.access import Access
+from consumer.executors.kubernetes.admission import loosest
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.circuit import Circuit
 from consumer.executors.kubernetes.execution import PodExecution
@@ -46,8 +47,10 @@ class KubernetesExecutor:
     portable = True
     silent = False
 
-    def __init__(self, settings: Kubernetes, consumer: str) -> None:
+    def __init__(self, settings: Kubernetes, consumer: str, profiles: Iterable[str] = ()) -> None:
+        """`profiles`: those of job types, beside the settings' own."""
         self._settings, self._consumer = settings, consumer
+        self._profile = loosest((settings.profile, *profiles))
         self._streams = Streams(settings.log_streams)
         self._opened: tuple[Api, Informer, str] | None = None
         self._leftovers = Leftovers(settings.keep_failed)
@@ -80,7 +83,9 @@ class KubernetesExecutor:
         api = Api(access, **limits, patience=self._settings.patience)
         informer = Informer(api, access.namespace)
         try:
-            await asyncio.gather(check(api, access.namespace, self._settings, self._consumer), informer.open())
+            await asyncio.gather(
+                check(api, access.namespace, self._settings, self._consumer, self._profile), informer.open()
+            )
         except BaseException as error:
             await informer.close()
             await api.close()

@@ -10,10 +10,12 @@ from typing import Any
 
 from consumer.errors import SetupError
 from consumer.executors.kubernetes import names
+from consumer.executors.kubernetes.admission import enforced, gap
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.lease import leases_path
 from consumer.executors.kubernetes.manifest import sample
 from consumer.settings import Kubernetes
+from consumer.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +57,20 @@ RIGHTS = (
 """Exactly the Role in k8s/rbac.yaml."""
 
 
-async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str) -> None:
-    """Try what the informer doesn't try anyway.
+async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str, profile: str) -> None:
+    """Try what the informer doesn't try anyway. `profile`: the loosest one in use.
 
     Raises ApiError for a right without which no job can run, SetupError for a pod template that can't be used. Another
     right that is missing is told, once. Whatever else the cluster says (no dry runs in a webhook, a full quota) is no
-    reason not to start.
+    reason not to start; a namespace that would take looser pods than ours is told.
     """
     tried = [right for right in RIGHTS if str(right) not in ("list pods", "watch pods")]
-    answers = await asyncio.gather(*(probe(api, namespace, right, settings, consumer) for right in tried))
+    wall = asyncio.create_task(_tell_of_gap(api, namespace, sample(settings, consumer), profile))
+    try:
+        answers = await asyncio.gather(*(probe(api, namespace, right, settings, consumer) for right in tried))
+        await wall
+    finally:
+        await end(wall)
     told: set[str] = set()
     for right, error in zip(tried, answers, strict=True):
         if error is None:
@@ -78,6 +85,17 @@ async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str) -
         elif right.lack not in told:
             told.add(right.lack)
             log.warning("%s; meanwhile %s", sentence_of(error, namespace), right.lack)
+
+
+async def _tell_of_gap(api: Api, namespace: str, pod: dict[str, Any], profile: str) -> None:
+    if profile == "privileged":
+        return
+    try:
+        wrong = gap(await enforced(api, namespace, pod, PROBE_SECONDS), profile, namespace)
+    except ApiError:
+        return  # whatever it is, the probes tell it
+    if wrong is not None:
+        log.warning("namespace '%s': %s; %s", namespace, *wrong)
 
 
 async def probe(api: Api, namespace: str, right: Right, settings: Kubernetes, consumer: str) -> ApiError | None:

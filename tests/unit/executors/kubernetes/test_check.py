@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from consumer.executors.kubernetes.check import check_cluster
+from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.executors.kubernetes.rights import RIGHTS, Right
 from consumer.findings import Finding, Level, clock_finding
 from consumer.settings import Kubernetes
@@ -86,6 +87,41 @@ async def test_a_template_that_breaks_the_profile_is_a_setting_to_mend(kube: Fak
     assert found.area == "settings"
     assert "hostNetwork" in found.text
     assert kube.ledger == [] or all(dry(request) for request in kube.ledger if request.method != "GET")
+
+
+@pytest.mark.parametrize("enforced", ["privileged", "baseline", "restricted"])
+async def test_the_namespace_should_enforce_the_loosest_profile_in_use(
+    kube: FakeKube, settings: Make, enforced: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What `longshore check` warns of, a consumer tells at its start."""
+    kube.enforces = enforced
+    cases: dict[str, dict[str, str]] = {"restricted": {}, "baseline": {"a": "baseline"}}
+    for profile, profiles in cases.items():
+        found = await check_cluster(settings(), "c", profiles)
+        warnings = [f for f in found if f.level is Level.WARNING]
+        loose = {"privileged": True, "baseline": profile == "restricted", "restricted": False}[enforced]
+        assert [f.fix for f in warnings] == [
+            f"kubectl label --overwrite namespace jobs pod-security.kubernetes.io/enforce={profile}"
+        ] * loose
+        caplog.clear()
+        executor = KubernetesExecutor(settings(), "c", profiles.values())
+        await executor.open()
+        await executor.close()
+        assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+            f"namespace 'jobs': {f.text}; {f.fix}" for f in warnings
+        ]
+    assert kube.created == []
+
+
+async def test_a_job_type_whose_profile_the_namespace_refuses(kube: FakeKube, settings: Make) -> None:
+    kube.enforces = "baseline"
+    [found] = [
+        f
+        for f in await check_cluster(settings(), "c", {"app.build": "privileged", "app.x": "baseline"})
+        if f.level is Level.PROBLEM
+    ]
+    assert found.area == "types"
+    assert found.text.startswith("app.build: the namespace refuses pods with the profile privileged: ")
 
 
 async def test_what_it_cant_tell_it_says_so(kube: FakeKube, settings: Make) -> None:

@@ -127,7 +127,7 @@ async def test_whoever_waits_for_room_can_be_stopped(
     kube.fault("create pods", status=403, message=FULL, times=10_000)
     switch = Switch()
     running = asyncio.create_task(through(executor, switch, settings()))
-    await kube.until(lambda kube: kube.verbs().count("create pods") > 5)
+    await kube.until(lambda kube: kube.creates > 5)
     switch.set(why)
     outcome = await running
     assert (outcome and outcome.status) == status

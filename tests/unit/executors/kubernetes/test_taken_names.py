@@ -82,8 +82,7 @@ async def test_a_pod_that_is_going_away_is_waited_for(kube: FakeKube, open_execu
     await first.stop(1)
     kube.script = runs_until_told
     second = asyncio.create_task(executor.start(plan_of()))
-    # The check at the start, the first pod, the second try.
-    await kube.until(lambda kube: kube.verbs().count("create pods") == 3)
+    await kube.until(lambda kube: kube.creates == 2)
     kube.pods[first.where.pod].vanish()
     execution = await asyncio.wait_for(second, 20)
     await asyncio.wait_for(execution.started(), 20)
