@@ -20,8 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What `make bench` runs: a file of tests/bench without bench_ and .py, and what it is to be called with.
 BENCH ?= pipeline
+# What `make proof` runs on: rq, or faktory, and how; see the head of tests/soak/queue_proof.py.
+PROOF ?= rq
 
-.PHONY: help venv test lint types imports docs-check unit test-stores test-cluster bench demo format lock clean
+.PHONY: help venv test lint types imports docs-check unit test-stores test-cluster bench proof demo format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -91,6 +93,9 @@ bench: $(STAMP) ## a benchmark: BENCH="pipeline", "start takeover", "scale infli
 	  echo "There is no benchmark '$$name'; BENCH names one of:" $$(ls tests/bench | sed -n 's/^bench_\(.*\)\.py$$/\1/p') >&2; exit 2; \
 	fi; \
 	exec $(BIN)/python "tests/bench/bench_$$name.py" "$$@"
+
+proof: $(STAMP) ## 20,000 jobs while consumers and Redis are killed: PROOF="rq --seed 7", "faktory --jobs 5000" ...
+	@exec $(BIN)/python tests/soak/queue_proof.py $(PROOF)
 
 demo: $(STAMP) ## a server, a consumer and some jobs, on this machine, in a minute
 	@$(BIN)/longshore demo

@@ -9,43 +9,18 @@ from datetime import timedelta
 
 import redis
 import rq
-from rq.group import Group
-from rq.registry import clean_registries
-from rq.scheduler import RQScheduler
 
 from enqueue import Job, aio
 from support.consuming import consuming, until
+from support.stock import stock_beside
 
 JOBS = 200
-
-
-async def disturb(url: str, counts: Counter[str]) -> None:
-    """All that stock workers, schedulers and `rq info` do to keys that are ours, over and over."""
-
-    def once() -> None:
-        with redis.Redis.from_url(url) as connection:
-            queue = rq.Queue("q", connection=connection)
-            clean_registries(queue)  # a worker's maintenance, without its ten minutes between
-            rq.SimpleWorker(["elsewhere"], connection=connection).run_maintenance_tasks()
-            Group.clean_registries(connection=connection)
-            for registry in (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry):
-                registry.get_job_ids()  # as `rq info` counts them, which cleans them
-            queue.started_job_registry.count  # noqa: B018
-            rq.Worker.all(connection=connection)
-            scheduler = RQScheduler(["q"], connection=connection)
-            if scheduler.acquire_locks():
-                scheduler.enqueue_scheduled_jobs()
-                scheduler.release_locks()
-
-    while True:
-        await asyncio.to_thread(once)
-        counts["rounds"] += 1
 
 
 async def test_stock_maintenance_beside_us_takes_and_doubles_nothing(redis_url: str, redis_client: redis.Redis) -> None:
     counts: Counter[str] = Counter()
     stock = rq.Queue("q", connection=redis_client)
-    beside = asyncio.create_task(disturb(redis_url, counts))
+    beside = asyncio.create_task(stock_beside(redis_url, counts))
     try:
         async with consuming(redis_url, queues="q", concurrency=20), aio.connect(redis_url, queue="q") as producer:
             long = await producer.enqueue(Job(commands=["until test -e go; do sleep 0.1; done"], timeout=600))

@@ -234,9 +234,10 @@ def _wrong_log(case: Case, stored: list[bytes]) -> Iterator[str]:
 
 
 class Consumers:
-    """`longshore run` as processes of their own, each with a name."""
+    """`longshore run` as processes of their own, each with a name that begins with `prefix`."""
 
-    def __init__(self, config: dict[str, Any], folder: Path, count: int) -> None:
+    def __init__(self, config: dict[str, Any], folder: Path, count: int, prefix: str = "consumer") -> None:
+        self._prefix = prefix
         self._config, self._folder = folder / "longshore.yaml", folder
         self._config.write_text(json.dumps(config))
         self.slots: list[asyncio.subprocess.Process] = []
@@ -256,7 +257,7 @@ class Consumers:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._started += 1
-        name = f"consumer-{self._started}"
+        name = f"{self._prefix}-{self._started}"
         command = ["-m", "enqueue.cli", "run", "--config", str(self._config), "--name", name]
         with (self._folder / f"{name}.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
@@ -265,17 +266,17 @@ class Consumers:
         self._all.append(process)
         return process
 
-    async def disturb(self, rng: random.Random, hits: int) -> None:
-        """So many times something happens to one of them; afterwards all run again.
+    async def disturb(self, rng: random.Random, hits: int, pace: float = 1.0) -> None:
+        """So many times something happens to one of them; afterwards all run again. `pace`: of all the pauses.
 
         The pauses aren't waits for anything: they are the moments at which it happens.
         """
         asleep: set[asyncio.Task[None]] = set()
         stopped: set[int] = set()
         for _ in range(hits):
-            await asyncio.sleep(rng.uniform(0.5, 6))
+            await asyncio.sleep(rng.uniform(0.5, 6) * pace)
             place, what = rng.randrange(len(self.slots)), rng.choice(["kill", "kill", "term", "stop", "stop"])
-            pause, seconds = rng.uniform(0, 5), rng.uniform(1, 25)
+            pause, seconds = rng.uniform(0, 5) * pace, rng.uniform(1, 25) * pace
             if place in stopped:
                 continue
             process = self.slots[place]
@@ -307,9 +308,9 @@ class Consumers:
     async def _ended(self, process: asyncio.subprocess.Process) -> None:
         """It is gone, and well, unless it was killed or had no time yet to hear of signals."""
         code = await asyncio.wait_for(process.wait(), 40)
-        said = (self._folder / f"consumer-{self._all.index(process) + 1}.log").read_text()
+        said = (self._folder / f"{self._prefix}-{self._all.index(process) + 1}.log").read_text()
         assert code in (0, -signal.SIGKILL) or (code == -signal.SIGTERM and not said), (code, said[-2000:])
 
     def logs(self) -> dict[str, str]:
         """What each consumer said."""
-        return {path.name: path.read_text() for path in sorted(self._folder.glob("consumer-*.log"))}
+        return {path.name: path.read_text() for path in sorted(self._folder.glob(f"{self._prefix}-*.log"))}
