@@ -69,7 +69,7 @@ class Capture:
         session = self.api._calls  # a merge patch is nothing that the product needs
         token = await self.api.access.authorization()
         arguments = self.api._arguments(path, None, token)
-        arguments["headers"] |= {"Content-Type": "application/merge-patch+json"}
+        arguments["headers"] = arguments.get("headers", {}) | {"Content-Type": "application/merge-patch+json"}
         async with session.patch(**arguments, data=json.dumps(change)) as response:
             assert response.status == 200, await response.text()
 

@@ -203,9 +203,11 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
         volumes.append({"name": "files", "secret": {"secretName": name, "items": items}})
     spec = _spec(plan, settings)
     spec |= {"containers": [main], "volumes": volumes} | ({"initContainers": inits} if inits else {})
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(plan, settings, name), "spec": spec}
+    pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(plan, settings, name), "spec": spec}
     own = container_security(settings) if settings.profile != "privileged" else {}
     pod = merged(pod, template_of(settings), own)
+    for other in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
+        other.setdefault("imagePullPolicy", pull_policy(other["image"], None, settings))
     if beyond := violations(pod, settings.profile):
         said = f"{', '.join(beyond)}: isn't allowed by the profile {settings.profile} (kubernetes.profile)"
         raise Unrunnable(f"the operator's pod template: {said}", Reason.REFUSED)

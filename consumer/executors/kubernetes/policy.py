@@ -25,12 +25,12 @@ def policy_refusals(job: Job, settings: Kubernetes) -> list[tuple[Reason, str]]:
     return found
 
 
-def pull_policy(image: str, job: Job, settings: Kubernetes) -> str:
-    """The imagePullPolicy of a container with this image; a job can only make it stricter."""
+def pull_policy(image: str, job: Job | None, settings: Kubernetes) -> str:
+    """The imagePullPolicy of a container with this image; a job can only make its own stricter."""
     policy: str = settings.image_pull_policy
     if policy == "IfNotPinned":
         policy = "IfNotPresent" if parse_image(image).digest else "Always"
-    return "Always" if job.image_pull_policy == "Always" and policy != "Never" else policy
+    return "Always" if job is not None and job.image_pull_policy == "Always" and policy != "Never" else policy
 
 
 def _images(job: Job, settings: Kubernetes) -> Iterator[str]:

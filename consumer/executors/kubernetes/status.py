@@ -5,7 +5,7 @@ Source of the words: https://kubernetes.io/docs/concepts/workloads/pods/pod-life
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ MAIN, INIT = "main", "init"
 NOT_STARTED = ("StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError")
 NO_STATUS = "ContainerStatusUnknown"
 MESSAGE = 1000
+_SETTING_UP = ("ContainerCreating", "PodInitializing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ class Pod:
     main: Container | None = None
     init: Container | None = None
     others_run: bool = False
+    before: tuple[tuple[str, Container], ...] = ()
+    """The template's own init containers that wait, by name, and say why."""
+    beside: tuple[tuple[str, Container], ...] = ()
+    """The same of its containers beside the main one."""
     source: str = ""
     created: str = ""
     attempt: AttemptKey | None = None
@@ -103,12 +108,13 @@ def slim(pod: Mapping[str, Any]) -> Pod:
             disruption, disrupted = condition.get("reason") or "disrupted", condition.get("message") or ""
     grace, due = float(meta.get("deletionGracePeriodSeconds") or 0), epoch(meta.get("deletionTimestamp"))
     main, others = None, False
-    for found in status.get("containerStatuses") or ():
+    steps, inits = status.get("containerStatuses") or (), status.get("initContainerStatuses") or ()
+    for found in steps:
         if found.get("name") == MAIN:
             main = _container(found)
         elif "terminated" not in (found.get("state") or {}):
             others = True
-    init = next((_container(c) for c in status.get("initContainerStatuses") or () if c.get("name") == INIT), None)
+    init = next((_container(c) for c in inits if c.get("name") == INIT), None)
     return Pod(
         name=meta.get("name") or "",
         uid=meta.get("uid") or "",
@@ -128,10 +134,17 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         main=main,
         init=init,
         others_run=others,
+        before=_waiting(inits, INIT),
+        beside=_waiting(steps, MAIN),
         source=labels.get(names.SOURCE, ""),
         created=annotations.get(names.CREATED, ""),
         attempt=_attempt_of(meta.get("name") or "", labels, annotations),
     )
+
+
+def _waiting(statuses: Sequence[Mapping[str, Any]], ours: str) -> tuple[tuple[str, Container], ...]:
+    found = [(c.get("name") or "", _container(c)) for c in statuses if c.get("name") != ours]
+    return tuple((n, c) for n, c in found if c.state == "waiting" and c.reason not in ("", *_SETTING_UP))
 
 
 def _attempt_of(name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> AttemptKey | None:

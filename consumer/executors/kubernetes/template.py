@@ -20,6 +20,7 @@ from consumer.settings import Kubernetes
 from enqueue.closed import kind_of
 from enqueue.errors import UsageError
 from enqueue.files import load_yaml
+from enqueue.images import parse_image
 from enqueue.record import Reason
 
 MAX_BYTES, MAX_DEPTH = 256 * 1024, 32
@@ -280,6 +281,8 @@ def _containers(spec: Object, kind: str, ours: str) -> Iterator[str]:
         elif container.get("name") != ours:
             if not container.get("image"):
                 yield f"{path}.image: is required for a container of the template's own"
+            else:
+                yield from _image(container["image"], path)
             continue
         for name in container:
             if name in _OURS:
@@ -287,6 +290,16 @@ def _containers(spec: Object, kind: str, ours: str) -> Iterator[str]:
         for j, variable in enumerate(_list(container, "env")):
             if str(variable.get("name")).startswith("LONGSHORE_"):
                 yield f"{path}.env[{j}].name: LONGSHORE_... is set by longshore"
+
+
+def _image(given: Any, path: str) -> Iterator[str]:
+    if not isinstance(given, str):
+        yield f"{path}.image: must be text, not {kind_of(given)}"
+        return
+    try:
+        parse_image(given)
+    except ValueError as error:
+        yield f"{path}.image: {error}"
 
 
 def _list(holder: Object, name: str) -> list[Object]:

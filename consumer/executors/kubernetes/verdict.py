@@ -195,18 +195,28 @@ def trouble_of(pod: Pod) -> tuple[Trouble, Reason, str] | None:
     """Why a pod whose main container hasn't started is waiting; None if nothing is wrong with it."""
     if pod.started:
         return None
-    for container in (pod.init, pod.main):
-        if container is None or container.state != "waiting":
-            continue
-        said = f"{container.reason}: {container.message}".rstrip(": ")
-        if container.reason in ("InvalidImageName", "ErrImageNeverPull"):
-            return Trouble.NOW, Reason.IMAGE_PULL, said
-        if container.reason in _PULLING:
-            return Trouble.PULL, Reason.IMAGE_PULL, said
-        if container.reason in _CONFIG:
-            return Trouble.CONFIG, Reason.CONFIG_ERROR, said
+    for name, container in (*pod.before, ("", pod.init), ("", pod.main)):
+        if container is not None and (trouble := _trouble_of(name, container)) is not None:
+            return trouble
+    for name, container in pod.beside:  # the main one may start all the same
+        if (trouble := _trouble_of(name, container)) is not None:
+            return Trouble.WAITS, *trouble[1:]
     if pod.node is None and pod.scheduling:
         return Trouble.WAITS, Reason.UNSCHEDULABLE, pod.scheduling
+    return None
+
+
+def _trouble_of(name: str, container: Container) -> tuple[Trouble, Reason, str] | None:
+    """`name`: of a container that is the template's own."""
+    if container.state != "waiting":
+        return None
+    said = f"container {name}: " * bool(name) + f"{container.reason}: {container.message}".rstrip(": ")
+    if container.reason in ("InvalidImageName", "ErrImageNeverPull"):
+        return Trouble.NOW, Reason.IMAGE_PULL, said
+    if container.reason in _PULLING:
+        return Trouble.PULL, Reason.IMAGE_PULL, said
+    if container.reason in _CONFIG:
+        return Trouble.CONFIG, Reason.CONFIG_ERROR, said
     return None
 
 

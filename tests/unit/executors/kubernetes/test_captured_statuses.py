@@ -85,6 +85,7 @@ GO_ON: dict[str, tuple[Trouble, Reason, str] | None] = {
     "config-no-secret-key": (CONFIG, Reason.CONFIG_ERROR, "couldn't find key absent in Secret"),
     "config-no-configmap": (CONFIG, Reason.CONFIG_ERROR, 'configmap "not-there" not found'),
     "config-root-refused": (CONFIG, Reason.CONFIG_ERROR, "image will run as root"),
+    "image-of-sidecar": (PULL, Reason.IMAGE_PULL, "container proxy: ImagePullBackOff: "),
     "config-seccomp": (CONFIG, Reason.CONFIG_ERROR, "seccomp profile"),
     "unschedulable-selector": (WAITS, Reason.UNSCHEDULABLE, "didn't match Pod's node affinity/selector"),
     "unschedulable-cpu": (WAITS, Reason.UNSCHEDULABLE, "Insufficient cpu"),

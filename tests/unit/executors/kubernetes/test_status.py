@@ -124,6 +124,11 @@ def test_what_goes_on(seen: Any) -> None:
             (Trouble.WAITS, Reason.UNSCHEDULABLE, "no room"),
         ),
         (pod(main={"waiting": {"reason": "ContainerCreating"}}), None),
+        (
+            pod(main=waits("ContainerCreating"), others=[{"name": "proxy", "state": waits("ErrImageNeverPull", "m")}]),
+            (Trouble.WAITS, Reason.IMAGE_PULL, "container proxy: ErrImageNeverPull: m"),
+        ),
+        (pod("Running", {"running": {}}, others=[{"name": "proxy", "state": waits("ErrImagePull")}]), None),
         (pod("Running", {"running": {}}), None),
     ],
 )  # fmt: skip

@@ -85,6 +85,18 @@ def test_the_template_is_merged_by_name(tmp_path: Path) -> None:
     assert build(plan_of(**fields), settings).pod == pod
 
 
+def test_containers_of_the_template_are_pulled_by_the_same_rule() -> None:
+    pinned = f"proxy@sha256:{'0' * 64}"
+    own = [{"name": "a", "image": "proxy"}, {"name": "b", "image": pinned}]
+    own += [{"name": "c", "image": "proxy", "imagePullPolicy": "Never"}]
+    template = {"spec": {"initContainers": own, "containers": own[:1]}}
+    settings = Kubernetes(template=template, image_pull_policy="IfNotPinned")
+    spec = build(plan_of(image_pull_policy="Always", image=pinned), settings).pod["spec"]
+    policies = {c["name"]: c["imagePullPolicy"] for c in spec["initContainers"]}
+    assert policies == {"a": "Always", "b": "IfNotPresent", "c": "Never"}
+    assert [c["imagePullPolicy"] for c in spec["containers"]] == ["Always", "Always"]
+
+
 def test_init_of_the_template_needs_an_init_step_to_go_to() -> None:
     template = {"spec": {"initContainers": [{"name": "init", "env": [{"name": "A", "value": "b"}]}]}}
     assert "initContainers" not in made(template)["spec"]
@@ -115,6 +127,8 @@ BAD: list[tuple[Any, str]] = [
     ({"spec": {"containers": ["x"]}}, "spec.containers[0]: must be an object, not text"),
     ({"spec": {"containers": [{"image": "x"}]}}, "spec.containers[0].name: is required"),
     ({"spec": {"containers": [{"name": "x"}]}}, "spec.containers[0].image: is required"),
+    ({"spec": {"containers": [{"name": "x", "image": 1}]}}, "spec.containers[0].image: must be text, not a number"),
+    ({"spec": {"initContainers": [{"name": "x", "image": "a b"}]}}, "spec.initContainers[0].image: "),
     ({"spec": {"containers": [{"name": "x", "image": "y"}] * 2}}, "spec.containers[1].name: x is given twice"),
     ({"spec": {"containers": [{"name": "init"}]}}, "spec.containers[0].name: init belongs to initContainers"),
     ({"spec": {"initContainers": [{"name": "main"}]}}, "spec.initContainers[0].name: main belongs to containers"),
