@@ -117,6 +117,8 @@ def _ended(
 
 def masked(outcome: Outcome, mask: Callable[[str], str]) -> Outcome:
     """The same without secrets in message and variables."""
+    if not (outcome.message or outcome.variables or outcome.result):
+        return outcome
     return outcome.model_copy(
         update={
             "message": mask(outcome.message) if outcome.message else outcome.message,
@@ -262,7 +264,8 @@ def record_ended(
 
 
 def _merged(old: Where, new: Where) -> Where:
-    return old.model_copy(update=new.model_dump(exclude_none=True))
+    known = {name: value for name, value in new if value is not None}
+    return old.model_copy(update=known) if known.items() - dict(old).items() else old
 
 
 def log_of(stream: str | None, position: LogPosition) -> Log:

@@ -38,7 +38,7 @@ from consumer.settings import Settings
 from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
 from consumer.tasks import end
-from enqueue.record import Outcome, Reason, Status, Where, epoch
+from enqueue.record import Outcome, Reason, Record, Status, Where, epoch
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                             +-> wait -> outcome -> verdict -> record + settle -> remove
     """
     follower, execution, exit, trace = tools.follower(claim), None, None, ""
-    record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
+    claimed = record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
     if claim.cancelled:
         switch.set(Stop.CANCEL)
     elif was_overdue(claim):
@@ -96,7 +96,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 await tools.records.write(claim, record)
                 execution = await start(plan, tools.executor, switch)
                 record = record_running(record, execution.where, None)
-                exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
+                exit, stopped = await supervise(execution, plan, switch, tools, follower, claim, claimed)
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
                 if plan.returns and not tools.executor.silent:
                     outcome, trace = returned(outcome, follower.shipped)
@@ -115,7 +115,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         )
         where = execution.where if execution else Where()
         position = follower.position()
-        record = record.model_copy(update={"progress": follower.progress})
+        if (progress := follower.progress) is not None:
+            record = record.model_copy(update={"progress": progress})
         record = record_ended(record, outcome, verdict, where, exit, log_of(record.log.stream, position), time.time())
         lines = follower.mask(trace).splitlines()
         text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""
@@ -136,12 +137,15 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
 
 
 async def supervise(
-    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim
+    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim, claimed: Record
 ) -> tuple[Exit, Stop | None]:
-    """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end."""
+    """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end.
+
+    `claimed`: the Record as it was before the start.
+    """
     ending = asyncio.ensure_future(execution.wait())
     waits: set[asyncio.Future[Any]] = {ending, switch.said}
-    watching = asyncio.create_task(_watch(execution, plan, switch, tools, follower, claim, ending))
+    watching = asyncio.create_task(_watch(execution, plan, switch, tools, follower, claim, claimed, ending))
     try:
         if not tools.executor.silent:
             again = claim.history is not None and claim.history.attempt == claim.attempt
@@ -151,7 +155,7 @@ async def supervise(
         if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
             raise LetGo
         if stopped is Stop.DEADLINE and not was_overdue(claim):
-            await _tell_overdue(execution, plan, tools, follower, claim)
+            await _tell_overdue(execution, plan, tools, follower, claim, claimed)
         if stopped is not None:
             await _stop(execution, plan, ending)
         exit = await _exit_of(ending, stopped)
@@ -162,10 +166,11 @@ async def supervise(
         switch.over()
 
 
-async def _tell_overdue(execution: Execution, plan: Plan, tools: Tools, follower: Follower, claim: Claim) -> None:
+async def _tell_overdue(
+    execution: Execution, plan: Plan, tools: Tools, follower: Follower, claim: Claim, claimed: Record
+) -> None:
     """Whoever goes on, should we die now, must know why there is nothing any more. (A cancel stands in the store.)"""
-    record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
-    record = record_running(record, execution.where, await execution.started())
+    record = record_running(claimed, execution.where, await execution.started())
     record = record_overdue(record, plan.timeout).model_copy(update={"variables": follower.masked})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DOUBT):
@@ -210,6 +215,7 @@ async def _watch(
     tools: Tools,
     follower: Follower,
     claim: Claim,
+    claimed: Record,
     ending: asyncio.Future[Exit],
 ) -> None:
     """Tell the Record that the job runs, and its variables as they come; set its deadline.
@@ -217,7 +223,7 @@ async def _watch(
     Without trust in the node's clock.
     """
     try:
-        started_at = await _started(execution, tools, follower, claim)
+        started_at = await _started(execution, tools, follower, claim, claimed)
     except ExecutorFault:
         return  # `wait` tells it
     except ClaimLost:
@@ -228,12 +234,11 @@ async def _watch(
         former = epoch(claim.history.times.claimed) if claim.history else None
         elapsed = 0.0 if former is None else min(time.time() - former, time.time() - started_at)
         switch.due(plan.timeout - max(0.0, elapsed))
-    record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
-    record = record_running(record, execution.where, started_at)
 
     async def tell(variables: dict[str, str]) -> bool:
         if ending.done() or switch.reason is not None:
             return False  # the final Record comes soon, or one that says why it is stopped
+        record = record_running(claimed, execution.where, started_at)
         update = {"variables": variables, "progress": follower.progress}
         await tools.records.write(claim, record.model_copy(update=update))
         return True
@@ -247,7 +252,7 @@ async def _watch(
         switch.set(Stop.LOST)
 
 
-async def _started(execution: Execution, tools: Tools, follower: Follower, claim: Claim) -> float:
+async def _started(execution: Execution, tools: Tools, follower: Follower, claim: Claim, claimed: Record) -> float:
     """Waits for the start. Of one that takes long, the Record says what it waits for. Raises ExecutorFault, ClaimLost.
 
     An attempt that has begun under a former consumer stays as that one left it.
@@ -260,8 +265,7 @@ async def _started(execution: Execution, tools: Tools, follower: Follower, claim
             why = execution.waiting_for
             if why and why != said and not has_begun(claim):
                 said = why
-                record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
-                await tools.records.write(claim, record_waiting(record, execution.where, follower.mask(why)))
+                await tools.records.write(claim, record_waiting(claimed, execution.where, follower.mask(why)))
         return starting.result()
     finally:
         await end(starting)

@@ -23,7 +23,7 @@ from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queue_order import QueueOrder
 from consumer.queues.faktory_connection import Fetcher, Link, beats
 from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords, Held
-from consumer.queues.faktory_words import MARGIN, ack_of, bury_of, claim_of, ending_of, is_acked, outlives
+from consumer.queues.faktory_words import MARGIN, Warnings, ack_of, bury_of, claim_of, ending_of, is_acked
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
 from enqueue.wire.call import Load, the_job
@@ -93,6 +93,8 @@ class FaktoryQueue:
         self._arrivals: deque[tuple[bytes | Oversize, float]] = deque()
         self._ready: deque[Claim] = deque()
         self._resolving = 0
+        self._unstored = 0  # of these, the ones that the store of Records didn't take at the first try: it is away
+        self._warnings = Warnings()
         self._held: dict[str, Held] = {}
         self._look_at = 0.0
         self._ended = Ended()
@@ -205,6 +207,8 @@ class FaktoryQueue:
 
     def _fetch_more(self, slots: int) -> list[Fetcher]:
         """Have as many FETCHes in flight as there are slots and as the queues seem to fill; returns who can't yet."""
+        if self._unstored:  # should we die, what came and isn't claimed waits for the end of its reservation
+            return []
         wanted = min(self._width, slots - self._resolving) - sum(fetcher.busy for fetcher in self._fetchers)
         idle = [fetcher for fetcher in self._fetchers if not (fetcher.busy or fetcher.connecting)] if wanted > 0 else []
         idle.sort(key=lambda fetcher: not fetcher.usable)
@@ -271,8 +275,6 @@ class FaktoryQueue:
             return
         token = secrets.token_hex(16)
         self._held[jid] = Held(token, until)
-        if fetched.retry == 0:
-            log.warning("retry_is_0", job_id=jid, meaning="Faktory forgets it if it fails or its reservation ends")
         if self._records is None:
             self._ready.append(self._claim_of(fetched, token, time.time(), None))
         else:
@@ -284,10 +286,7 @@ class FaktoryQueue:
             {"attempt": state.attempt, "record": state.record, "cancelled": state.cancelled} if state else {}
         )
         claim = claim_of(fetched, token=token, now=now, max_bytes=self._max_bytes, load=self._load, **known)
-        if outlives(claim, fetched):
-            log.warning(
-                "reservation_may_end_first", job_id=fetched.jid, reserve_for=fetched.reserve_for, retry=fetched.retry
-            )
+        self._warnings.about(claim, fetched)
         return claim
 
     async def _take_over(self, records: FaktoryRecords, slots: int, now: float) -> None:
@@ -302,14 +301,15 @@ class FaktoryQueue:
             self._spawn(self._delivery.inherit(records, untold))
 
     async def _resolve(self, records: FaktoryRecords, fetched: Fetched, token: str) -> None:
-        jid, now, pause = fetched.jid, time.time(), 0.2
+        jid, now, pause, away, state = fetched.jid, time.time(), 0.2, 0, None
         try:
-            state: ClaimState | None = None
             while state is None:
                 try:
                     state = await records.claim(fetched, token)
                 except Exception as error:  # the job is ours for as long as its reservation lasts: try on
-                    log.warning("records_unavailable", job_id=jid, error=str(error))
+                    if not self._unstored:
+                        log.warning("records_unavailable", job_id=jid, error=str(error))
+                    self._unstored, away = self._unstored + 1 - away, 1
                     await asyncio.sleep(pause)
                     pause = min(5.0, pause * 2)
             if state.verdict == "ours":
@@ -323,7 +323,7 @@ class FaktoryQueue:
             else:  # its consumer's ACK ends our reservation as well, since it goes by the jid
                 log.info("job_is_run_by_another_consumer", job_id=jid)
         finally:
-            self._resolving -= 1
+            self._resolving, self._unstored = self._resolving - 1, self._unstored - away
             self._news.set()
 
     def _late(self, claim: Claim) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from consumer.model import Claim, Settlement, Verdict
 from consumer.opslevel import LegacyJob, MakeLogJob, log_job, outcome_job
 from enqueue.errors import InvalidJob
@@ -16,6 +18,8 @@ from enqueue.record import Fault, Record, Status, fault_of, rfc3339
 from enqueue.wire import faktory as wire
 from enqueue.wire.call import Call, Load, the_job
 from enqueue.wire.faktory_fetched import REQUEUES, Fetched
+
+log = structlog.get_logger()
 
 MARGIN = 30.0
 """Seconds before a reservation's end from which on the server may have taken the job back (its clock, its reaper)."""
@@ -156,6 +160,26 @@ def outlives(claim: Claim, fetched: Fetched) -> bool:
     """The job may run when its reservation ends, and no retry would bring it back to whoever runs it."""
     timeout = claim.job.timeout if claim.job else 0.0
     return fetched.retry <= 0 and (timeout is None or timeout > fetched.reserve_for - MARGIN)
+
+
+class Warnings:
+    """What Faktory may do to jobs that run: told once for each queue and retry, not for each job."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str, int]] = set()
+
+    def about(self, claim: Claim, fetched: Fetched) -> None:
+        """Warn of what this job shows, if nobody was warned yet."""
+        if fetched.retry == 0:
+            self._once("retry_is_0", fetched, meaning="Faktory forgets it if it fails or its reservation ends")
+        if outlives(claim, fetched):
+            self._once("reservation_may_end_first", fetched, reserve_for=fetched.reserve_for)
+
+    def _once(self, event: str, fetched: Fetched, **facts: object) -> None:
+        kind = event, fetched.queue, fetched.retry
+        if kind not in self._told:
+            self._told.add(kind)
+            log.warning(event, job_id=fetched.jid, queue=fetched.queue, retry=fetched.retry, **facts)
 
 
 def ack_of(jid: str) -> Ending:

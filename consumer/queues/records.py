@@ -29,6 +29,7 @@ from consumer.lifeline import Lifeline
 from consumer.model import AttemptKey, Claim, LogPosition, Standing
 from consumer.queues import scripts
 from consumer.queues.log_entries import position_fields, position_of
+from consumer.queues.packing import packing
 from consumer.queues.standing import Standings
 from consumer.settings import Retention
 from enqueue.errors import QueueUnavailable, UsageError
@@ -328,6 +329,7 @@ async def connect(url: str) -> Redis:
         )
     except ValueError as error:
         raise UsageError(f"the Redis URL can't be read: {wire.without_secrets(str(error))}") from None
+    pool.connection_class = packing(pool.connection_class)
     redis: Redis = Redis.from_pool(pool)
     try:
         await redis.ping()

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.settings import Rq
 from consumer.tasks import end
+
+if TYPE_CHECKING:
+    import aiohttp
 
 log = structlog.get_logger()
 
@@ -95,6 +97,8 @@ class Webhooks:
 
     async def _send(self, hook: Mapping[str, Any], body: Mapping[str, Any]) -> tuple[str, bool]:
         """What went wrong, if anything; and whether it would again."""
+        import aiohttp  # a fifth of a second at each start, and few consumers send webhooks
+
         url = urlsplit(str(hook["url"]))
         if url.scheme not in ("http", "https") or not url.hostname:
             return "its URL is no http:// or https:// address", True

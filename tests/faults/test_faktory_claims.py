@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog.testing
 
 import consumer.queues.faktory as module
 from consumer.errors import ClaimLost
 from consumer.model import Signal, Verdict
 from enqueue.errors import QueueUnavailable
 from enqueue.record import Attempt, Record, Status
+from support.consuming import until
 from support.fake_faktory import FakeFaktory
 from support.faktory_faults import Store, ended, job, opening
 
@@ -150,3 +152,26 @@ async def test_records_that_are_away_lose_no_claim(server: FakeFaktory, opened: 
     it = await opened(records=Store(claim_errors=[QueueUnavailable("away")]))
     (claim,) = await it.claims(job())
     assert await it.queue.settle([ended(claim)]) == {}
+
+
+async def test_nothing_more_is_fetched_while_the_records_are_away(server: FakeFaktory, opened: Any) -> None:
+    store = Store(claim_errors=[QueueUnavailable("away")] * 1000)
+    it = await opened(records=store)
+    await it.push(*(job() for _ in range(50)))
+    claiming = asyncio.ensure_future(it.queue.claim(50))
+    await until(lambda: len(store.claim_errors) < 997)
+    assert len(server.working) <= 4, "should this consumer die, they would wait for the end of their reservations"
+    store.claim_errors.clear()
+    claims = [*await claiming]
+    while len(claims) < 50:
+        claims += await it.queue.claim(50)
+    assert len({claim.id for claim in claims}) == 50
+
+
+async def test_what_may_happen_to_its_jobs_is_told_once_for_a_queue(server: FakeFaktory, opened: Any) -> None:
+    it = await opened()
+    with structlog.testing.capture_logs() as logs:
+        await it.claims(*(job(retry=0) for _ in range(5)))
+    events = [entry["event"] for entry in logs]
+    assert events.count("retry_is_0") == 1
+    assert events.count("reservation_may_end_first") == 1

@@ -33,6 +33,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import enqueue
 from enqueue import Job, Order
+from enqueue.backends.faktory_client import FaktoryClient
+from enqueue.wire import faktory as wire
 from support.adversary import Consumers
 from support.fake_faktory import FakeFaktory
 from support.redis_server import RedisServer
@@ -103,18 +105,26 @@ class Proof:
             yield Order(Job(commands=["true"], retries=retries, **common), queue=self.queues[0])
 
     def _enqueue(self, rng: random.Random) -> dict[str, Any]:
-        url, options = self.server.url(), {}
-        if self.kind == "faktory":
-            url, options = self.faktory_url, {"records": self.server.url()}
         orders = list(self._jobs(rng))
-        with enqueue.connect(url, **options) as producer:  # type: ignore[arg-type]
-            ids = [handle.id for handle in producer.enqueue_many(orders).check()]
+        if self.kind == "faktory":
+            ids = self._push(orders)
+        else:
+            with enqueue.connect(self.server.url()) as producer:
+                ids = [handle.id for handle in producer.enqueue_many(orders).check()]
         self.ids = ids
         return {
             "kind": self.kind, "redis": self.server.url(), "queues": self.queues, "runs": str(self.runs),
             "jobs": {job_id: order.queue for job_id, order in zip(ids, orders, strict=True)},
             "ran": ids[: self.running], "faktory": self.faktory_store, "sets": {},
         }  # fmt: skip
+
+    def _push(self, orders: list[Order]) -> list[str]:
+        """With short reservations: what a consumer had fetched, and not claimed, when it died comes after their end."""
+        jobs = [wire.build_job(order.job, order.queue or "") | {"reserve_for": 2 * TIMEOUT} for order in orders]
+        with FaktoryClient(self.faktory_url) as client:
+            for start in range(0, len(jobs), 1000):
+                assert not client.push_many(jobs[start : start + 1000])
+        return [job["jid"] for job in jobs]
 
     async def _work(self, rng: random.Random, folder: Path) -> None:
         common = {
