@@ -41,11 +41,8 @@ async def simulated() -> AsyncIterator[str]:
     mark, made = f"bench-{os.getpid()}-{secrets.token_hex(4)}", []
     async with admin() as api:
         try:
-            for item in role_and_binding(NAMESPACE, user_of(consumer_kubeconfig())):
+            for item in role_and_binding(NAMESPACE, user_of(consumer_kubeconfig()), mark):
                 kind = "roles" if item["kind"] == "Role" else "rolebindings"
-                item["metadata"]["name"] = mark
-                if "roleRef" in item:
-                    item["roleRef"]["name"] = mark
                 made.append(f"{RIGHTS}/{NAMESPACE}/{kind}/{mark}")
                 await api.request("POST", f"{RIGHTS}/{NAMESPACE}/{kind}", body=item)
             yield mark

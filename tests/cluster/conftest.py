@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from consumer.executors.kubernetes.access import Access
-from consumer.executors.kubernetes.api import Api, ApiError
+from consumer.executors.kubernetes.api import Api
 from consumer.settings import Kubernetes
 from support.cluster import RIGHTS, drop_namespace, make_namespace, role_and_binding, user_of
 
@@ -70,22 +71,23 @@ def kubernetes_settings(namespace: str, consumer_kubeconfig: Path, image: str) -
 
 @pytest.fixture
 async def simulated(admin: Api, consumer_kubeconfig: Path) -> AsyncIterator[str]:
-    """The namespace whose pods run on simulated nodes (KWOK), with our Role bound for the time of the test."""
+    """The namespace whose pods run on simulated nodes (KWOK), with our Role bound for the time of the test.
+
+    The Role has a name of its own: another test, or a benchmark, may be under way there.
+    """
     name = "kwok"
     if name not in [item["metadata"]["name"] for item in (await admin.request("GET", "/api/v1/namespaces"))["items"]]:
         pytest.skip("the cluster has no namespace 'kwok' with simulated nodes")
-    made = []
-    for item in role_and_binding(name, user_of(consumer_kubeconfig)):
-        kind = "roles" if item["kind"] == "Role" else "rolebindings"
-        try:
+    own, made = f"longshore-test-{secrets.token_hex(4)}", []
+    try:
+        for item in role_and_binding(name, user_of(consumer_kubeconfig), own):
+            kind = "roles" if item["kind"] == "Role" else "rolebindings"
             await admin.request("POST", f"{RIGHTS}/{name}/{kind}", body=item)
-            made.append(f"{RIGHTS}/{name}/{kind}/{item['metadata']['name']}")
-        except ApiError as error:
-            if error.status != 409:
-                raise
-    yield name
-    for path in made:
-        await admin.request("DELETE", path)
+            made.append(f"{RIGHTS}/{name}/{kind}/{own}")
+        yield name
+    finally:
+        for path in made:
+            await admin.request("DELETE", path)
 
 
 Audit = Callable[[str], list[tuple[str, str, str]]]

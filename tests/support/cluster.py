@@ -16,14 +16,18 @@ ROOT = Path(__file__).parent.parent.parent
 RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
 
 
-def role_and_binding(namespace: str, user: str | None) -> list[dict[str, Any]]:
-    """The Role and RoleBinding of k8s/rbac.yaml for another namespace; bound to `user`, if given."""
+def role_and_binding(namespace: str, user: str | None, name: str | None = None) -> list[dict[str, Any]]:
+    """The Role and RoleBinding of k8s/rbac.yaml for another namespace; bound to `user`, and called `name`, if given."""
     found = []
     for item in yaml.safe_load_all((ROOT / "k8s" / "rbac.yaml").read_text()):
         if item["kind"] in ("Role", "RoleBinding"):
             item["metadata"]["namespace"] = namespace
             if user and item["kind"] == "RoleBinding":
                 item["subjects"] = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]
+            if name:
+                item["metadata"]["name"] = name
+                if "roleRef" in item:
+                    item["roleRef"]["name"] = name
             found.append(item)
     return found
 

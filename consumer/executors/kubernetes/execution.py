@@ -231,6 +231,7 @@ class PodExecution:
         begun = time.monotonic()
         seen: dict[Reason, float] = {}
         deleting: float | None = None
+        fresh = False
         while True:
             if self._missing or self._unseen:
                 await self._insist(self._look)
@@ -250,25 +251,30 @@ class PodExecution:
                         started=pod.started or pod.node is not None,
                     )
             elif not pod.started:
-                limit, trouble = begun + self._plan.start_timeout, trouble_of(pod)
+                limit, trouble, given = begun + self._plan.start_timeout, trouble_of(pod), math.inf
                 if trouble is not None and trouble[0] in self._graces:
-                    kind, reason, message = trouble
+                    kind, reason, _ = trouble
                     since = seen.setdefault(reason, now)
                     if kind is Trouble.CONFIG and self._secret_at is not None and since < self._secret_at + 2:
                         since = seen[reason] = self._secret_at + 2  # the kubelet may not have seen it yet
-                    if now >= since + self._graces[kind]:
-                        return await self._give_up(reason, message)
-                    wakes.append(since + self._graces[kind])
-                if now >= limit:
+                    given = since + self._graces[kind]
+                if now >= min(limit, given):
+                    if not fresh:  # we may have stood still, and it has started meanwhile
+                        await self._insist(self._look)
+                        fresh = True
+                        continue
+                    if trouble is not None and now >= given:
+                        return await self._give_up(*trouble[1:])
                     reason = trouble[1] if trouble is not None else Reason.START_TIMEOUT
                     waited = f"not started after {self._plan.start_timeout:g} s: {waiting_for(pod)}"
                     if trouble is None and (told := await told_by_events(self._api, self._namespace, self._uid)):
                         waited = f"{waited}; {told}"
                     return await self._give_up(reason, waited)
-                wakes.append(limit)
+                wakes.append(min(limit, given))
             if self._unseen:
                 wakes.append(now + UNSEEN_SECONDS)
             await self.changed(max(0.0, min(wakes) - now) if wakes else None)
+            fresh = False
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
         """A call for as long as the API doesn't answer it, or doesn't let us: what runs is judged by nothing less."""
@@ -300,8 +306,10 @@ class PodExecution:
         if found.uid == self._uid:
             self._unseen = self._missing or self._unseen
             self._pod, self._missing = found, False
+            self._began = self._began or _begun(found)
         else:
             self._gone = True
+        self._notify()
 
     async def _give_up(self, reason: Reason, message: str) -> Exit:
         """It doesn't start: delete it, and make sure that it hasn't started at the last moment."""

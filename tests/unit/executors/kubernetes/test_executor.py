@@ -236,6 +236,35 @@ async def test_a_pull_that_recovers_is_no_failure(kube: FakeKube, open_executor:
     assert (await within((await executor.start(plan_of())).wait())).code == 0
 
 
+@pytest.mark.parametrize("trouble", [None, "ErrImagePull"])
+async def test_a_start_that_this_process_slept_through_is_seen_before_it_is_given_up(
+    kube: FakeKube, open_executor: Open, trouble: str | None
+) -> None:
+    """After a SIGSTOP or a pause of the machine all limits have run out, and no news has been read yet."""
+    begun: list[FakePod] = []
+
+    async def waits(pod: FakePod) -> None:
+        pod.schedule()
+        if trouble:
+            pod.wait(trouble, "timeout")
+        begun.append(pod)
+
+    kube.script = waits
+    executor = await open_executor(image_pull_grace=0.5 if trouble else 30)
+    execution = await executor.start(plan_of(start_timeout=30 if trouble else 0.5))
+    await kube.until(lambda kube: bool(begun))
+    while trouble and not (execution.container("main") and execution.container("main").reason):
+        await within(execution.changed())
+    executor._opened[1].unlisten(execution.where.pod, execution.heard)
+    begun[0].run()
+    async with asyncio.timeout(20):
+        await execution.started()
+    executor._opened[1].listen(execution.where.pod, execution.heard)
+    begun[0].end(0)
+    assert (await within(execution.wait())).code == 0
+    assert [row.name for row in kube.ledger if row.verb == "delete pods"] == ["ls-check"]
+
+
 async def test_a_refused_secret_takes_the_pod_back_and_shows_no_value(kube: FakeKube, open_executor: Open) -> None:
     executor = await open_executor()
     kube.fault("create secrets", status=422, message="Invalid value: 'hidden-value'")

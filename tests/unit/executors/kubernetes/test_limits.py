@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -45,18 +44,45 @@ async def test_one_429_holds_all_calls_for_as_long_as_it_asks(kube: FakeKube, mo
     await api.close()
 
 
-async def test_what_is_held_waits() -> None:
-    budget = limits.Budget(1000)
-    budget.hold(0.2)
-    began = time.monotonic()
-    await asyncio.gather(budget.take(), budget.take())
-    assert time.monotonic() - began >= 0.2
+class Clock:
+    """Stands in for `time` and `asyncio`: sleeping costs nothing, and is written down."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 100.0, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
 
-async def test_who_was_held_does_not_come_all_at_once() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(limits, "time", clock)
+    monkeypatch.setattr(limits, "asyncio", clock)
+    return clock
+
+
+async def test_what_is_held_waits_and_then_does_not_come_all_at_once(clock: Clock) -> None:
     """Else a server with room for one refuses all the others, again and again."""
     budget = limits.Budget(100)
-    budget.hold(0)
-    began = time.monotonic()
-    await asyncio.gather(*(budget.take() for _ in range(20)))
-    assert time.monotonic() - began >= 0.2
+    budget.hold(0.2)
+    for _ in range(3):
+        await budget.take()
+    assert clock.slept == pytest.approx([0.21, 0.22, 0.23])
+    clock.now += 0.23
+    await budget.take()
+    assert clock.slept[3:] == pytest.approx([0.01])
+
+
+async def test_a_burst_is_two_seconds_worth(clock: Clock) -> None:
+    budget = limits.Budget(100)
+    for _ in range(201):
+        await budget.take()
+    assert clock.slept == pytest.approx([0.01])
+    clock.now += 1000
+    for _ in range(202):
+        await budget.take()
+    assert clock.slept[1:] == pytest.approx([0.01, 0.02])
