@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import copy
 import json
 import time
 import uuid
@@ -18,9 +17,9 @@ from aiohttp import web
 
 from consumer.executors.kubernetes.profiles import violations
 from support import ledger
-from support.fakekube_http import KINDS, Fault, Request, drop, matches, refusal, replace, status, unmet
+from support.fakekube_http import KINDS, Fault, Request, drop, matches, refusal, replace, said, status, unmet
 from support.fakekube_streams import serve_log, serve_watch
-from support.fakekubelet import FakePod, Script, rfc3339, succeeds
+from support.fakekubelet import FakePod, Script, fresh, rfc3339, succeeds
 
 
 class FakeKube:
@@ -56,6 +55,8 @@ class FakeKube:
         self._objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.history: list[tuple[int, str, str, dict[str, Any]]] = []
         self.news, self.cut = asyncio.Event(), asyncio.Event()
+        self.written = asyncio.Event()
+        """Set, and replaced, when watchers have something to look at."""
         self.bookmarks = 0
         self._runner: web.AppRunner | None = None
 
@@ -109,16 +110,16 @@ class FakeKube:
         else:
             self._objects[key] = item
         self.history.append((self.rv, event, resource, item))
-        self._wake()
+        self._wake_watchers()
 
     def remove(self, resource: str, namespace: str, name: str) -> None:
         """Remove an object and the Secrets that it owns."""
         item = self._objects.get((resource, namespace, name))
         if item is None:
             return
-        self.store("DELETED", resource, copy.deepcopy(item))
+        self.store("DELETED", resource, fresh(item))
         uid = item["metadata"]["uid"]
-        for kind, where, owned in list(self._objects):
+        for kind, where, owned in [key for key in self._objects if key[0] != "pods"]:
             owners = self._objects[kind, where, owned]["metadata"].get("ownerReferences") or ()
             if any(owner["uid"] == uid for owner in owners):
                 self.remove(kind, where, owned)
@@ -133,6 +134,11 @@ class FakeKube:
         """Waits for the next change of anything."""
         await self.news.wait()
 
+    def _wake_watchers(self) -> None:
+        self.written.set()
+        self.written = asyncio.Event()
+        self._wake()
+
     def _wake(self) -> None:
         self.news.set()
         self.news = asyncio.Event()
@@ -145,11 +151,12 @@ class FakeKube:
         """Cut all open watches in the middle."""
         self.cut.set()
         self.cut = asyncio.Event()
+        self._wake_watchers()
 
     def bookmark(self) -> None:
         """Send a bookmark to all watchers."""
         self.bookmarks += 1
-        self._wake()
+        self._wake_watchers()
 
     def lose(self, name: str) -> None:
         """A pod goes, and no watcher is told."""
@@ -224,7 +231,7 @@ class FakeKube:
             return self._evict(row, item)
         if row.method == "PUT":
             return replace(self.store, row, item, json.loads(body))
-        return self._delete(row, item, body) if row.method == "DELETE" else web.json_response(item)
+        return self._delete(row, item, body) if row.method == "DELETE" else said(item)
 
     def _create(self, row: Request, namespace: str, item: dict[str, Any]) -> web.StreamResponse:
         name = item["metadata"]["name"]
@@ -247,9 +254,9 @@ class FakeKube:
         if row.resource == "pods":
             item["status"] = {"phase": "Pending"}
         if row.query.get("dryRun"):
-            return web.json_response(item, status=201)
+            return said(item, 201)
         self.store("ADDED", row.resource, item)
-        answer = web.json_response(copy.deepcopy(item), status=201)
+        answer = said(item, 201)
         if row.resource == "pods":
             self.created.append(uid)
             self.names_created.append(name)
@@ -269,7 +276,7 @@ class FakeKube:
         over = item.get("status", {}).get("phase") in ("Succeeded", "Failed")
         if row.resource != "pods" or over or grace == 0 or not item["spec"].get("nodeName"):
             if row.resource == "pods" and grace:  # the real one marks the pod first, even when it then goes at once
-                item = copy.deepcopy(item)
+                item = fresh(item)
                 item["metadata"]["deletionTimestamp"] = rfc3339(time.time())
                 self.store("MODIFIED", "pods", item)
             self.remove(row.resource, meta["namespace"], row.name)
@@ -278,12 +285,12 @@ class FakeKube:
                 if pod.task is not None:
                     pod.task.cancel()
                 pod.vanish()
-            return web.json_response(item)
-        item = copy.deepcopy(item)
+            return said(item)
+        item = fresh(item)
         item["metadata"] |= {"deletionTimestamp": rfc3339(time.time() + grace), "deletionGracePeriodSeconds": grace}
         self.store("MODIFIED", "pods", item)
         asyncio.get_running_loop().call_soon(self.pods[row.name].deleted)
-        return web.json_response(item)
+        return said(item)
 
     def _evict(self, row: Request, item: dict[str, Any]) -> web.StreamResponse:
         self.pods[row.name].disrupt()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from pydantic_core import to_json
 
 KINDS = {"pods": "Pod", "secrets": "Secret", "leases": "Lease", "events": "Event"}
 REFUSALS = {
@@ -55,6 +56,11 @@ class Fault:
     hang: bool = False
     """It takes effect, and is never answered."""
     times: int = 1
+
+
+def said(item: Mapping[str, Any], code: int = 200) -> web.Response:
+    """An object as the body of an answer."""
+    return web.Response(body=to_json(item), status=code, content_type="application/json")
 
 
 def drop(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import json
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from pydantic_core import to_json
 
 from support.fakekube_http import KINDS, Request, drop, matches, status
 from support.fakekubelet import stamp
 
 if TYPE_CHECKING:
     from support.fakekube import FakeKube
+
+
+def event(kind: str, item: Mapping[str, Any]) -> bytes:
+    """One line of a watch."""
+    return to_json({"type": kind, "object": item}) + b"\n"
 
 
 async def serve_watch(kube: FakeKube, request: web.Request, resource: str, namespace: str) -> web.StreamResponse:
@@ -32,33 +38,33 @@ async def serve_watch(kube: FakeKube, request: web.Request, resource: str, names
     await response.prepare(request)
 
     async def send(kind: str, item: Mapping[str, Any]) -> None:
-        await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+        await response.write(event(kind, item))
 
     if gone:
         await send("ERROR", expired)
         return response
     until = time.monotonic() + float(query.get("timeoutSeconds") or 1800)
     while not kube.watch_closes_at_once and not cut.is_set() and time.monotonic() < until:
-        news = kube.news
+        written = kube.written
         if kube.watch_stalls:
             await cut.wait()
             break
         since = bisect.bisect_right(kube.history, position, key=lambda entry: entry[0])
+        lines = []
         for version, kind, what, item in kube.history[since:]:
             if what == resource and item["metadata"]["namespace"] == namespace:
                 position = version
                 if matches(item, query):
-                    await send(kind, item)
+                    lines.append(event(kind, item))
+        if lines:
+            await response.write(b"".join(lines))
         if bookmarks != kube.bookmarks and query.get("allowWatchBookmarks") == "true":
             bookmarks = kube.bookmarks
             mark = {"kind": KINDS[resource], "apiVersion": "v1", "metadata": {"resourceVersion": str(kube.rv)}}
             await send("BOOKMARK", mark | ({"spec": {"containers": None}, "status": {}} if resource == "pods" else {}))
-        waits = [asyncio.ensure_future(news.wait()), asyncio.ensure_future(cut.wait())]
-        try:
-            await asyncio.wait(waits, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(until - time.monotonic()):
+                await written.wait()
     return drop(request, response) if cut.is_set() else response
 
 

@@ -24,6 +24,12 @@ def stamp(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanoseconds // 10**9)) + f".{nanoseconds % 10**9:09}Z"
 
 
+def fresh(item: dict[str, Any]) -> dict[str, Any]:
+    """A copy whose metadata, status and fields of the spec may be changed: the history keeps what was sent."""
+    copied = {**item, "metadata": {**item["metadata"]}, "status": copy.deepcopy(item.get("status", {}))}
+    return copied | ({"spec": {**item["spec"]}} if "spec" in item else {})
+
+
 class Log:
     """One container's log: (nanoseconds, line with its newline, if it has one)."""
 
@@ -88,7 +94,7 @@ class FakePod:
     def change(self, edit: Callable[[dict[str, Any]], None]) -> None:
         """Change the object and tell the watchers."""
         if self.object is not None:
-            new = copy.deepcopy(self.object)
+            new = fresh(self.object)
             edit(new)
             self.kube.store("MODIFIED", "pods", new)
 
