@@ -89,12 +89,14 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
 def make_worker(queue: Queue, records: Records, executor: Executor, settings: Settings, metrics: Metrics) -> Worker:
     """A worker whose logs go to the Records."""
 
+    replying = queue if isinstance(queue, ReplyingQueue) else None  # asked once: it costs more than a sink
+
     def sinks(claim: Claim, former: LogPosition) -> Sequence[Sink]:
         stored = RecordSink(records, claim, max_bytes=settings.logs.max_bytes, start=former)
-        make = queue.log_jobs(claim) if isinstance(queue, ReplyingQueue) else None
-        if make is None or not isinstance(queue, ReplyingQueue):
+        make = replying.log_jobs(claim) if replying is not None else None
+        if make is None or replying is None:
             return [stored]
-        return [stored, ReplySink(queue.push, make, interval=settings.faktory.log_interval, start=former)]
+        return [stored, ReplySink(replying.push, make, interval=settings.faktory.log_interval, start=former)]
 
     chosen: Sinks = sinks
     desk = Desk(settings.logs.memory)

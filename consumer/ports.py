@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from consumer.model import (
     AttemptKey,
@@ -215,7 +216,6 @@ class Sink(Protocol):
         """The log has ended."""
 
 
-@runtime_checkable
 class StoringSink(Sink, Protocol):
     """A Sink that knows what it has stored."""
 
@@ -225,3 +225,13 @@ class StoringSink(Sink, Protocol):
 
     def missed(self, gap: Gap) -> None:
         """A part of the log that won't come: its readers shall see that."""
+
+
+@cache
+def _stores(kind: type) -> bool:
+    return hasattr(kind, "position") and hasattr(kind, "missed")
+
+
+def is_storing(sink: Sink | None) -> TypeGuard[StoringSink]:
+    """It is a StoringSink; for every job, where isinstance with a protocol would be dear."""
+    return sink is not None and _stores(type(sink))

@@ -14,7 +14,7 @@ from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
 from consumer.model import Claim, LogPosition
-from consumer.ports import Execution, Processor, Sink, StoringSink
+from consumer.ports import Execution, Processor, Sink, is_storing
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
 from consumer.typed import TypedJob
@@ -186,7 +186,7 @@ class Follower:
             return LogPosition()
         read = self._pipeline.position
         first = self._stored[0] if self._stored else None
-        whole = join(read, first.position) if isinstance(first, StoringSink) else read
+        whole = join(read, first.position) if is_storing(first) else read
         if self._cut:
             whole = replace(whole, gaps=(*whole.gaps, {"reason": "not_read_to_its_end", "after_line": whole.lines}))
         return whole

@@ -17,7 +17,7 @@ from consumer.errors import ClaimLost
 from consumer.logs.lines import Lines
 from consumer.logs.spool import Memory, Piece, Spool
 from consumer.model import Gap, LogPart, LogPosition, Place
-from consumer.ports import Processor, Sink, StoringSink
+from consumer.ports import Processor, Sink, is_storing
 
 SPOOL = 16 * 1024 * 1024
 """Bytes of a log that may wait for its sinks; what goes beyond is dropped from the middle of the log."""
@@ -214,7 +214,7 @@ class Pipeline:
         self._lines += gap.lines or 0
         self._bytes += gap.bytes or 0
         for sink in self._sinks:
-            if isinstance(sink, StoringSink):
+            if is_storing(sink):
                 sink.missed(gap)
 
     async def _flush(self, *, everything: bool = False) -> None:
