@@ -30,7 +30,7 @@ from consumer.sinks.record import RecordSink
 from consumer.sinks.reply import ReplySink
 from consumer.tasks import end
 from consumer.telemetry import Metrics
-from consumer.worker import Worker
+from consumer.worker import Shutdown, Worker
 from enqueue.errors import QueueUnavailable
 
 log = structlog.get_logger()
@@ -46,15 +46,25 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
     allow_open_files(512 + 8 * settings.concurrency)
     stopping = stop or asyncio.Event()
     worker: Worker | None = None
+    quieted = asyncio.Event()
 
-    def on_signal() -> None:
+    def end_by(how: Shutdown | None = None) -> None:
         stopping.set()
         if worker is not None:
-            worker.stop()
+            worker.stop(how)
+
+    def quiet() -> None:
+        log.info("quiet", doing="claiming nothing more; TERM ends the consumer")
+        quieted.set()
+        if worker is not None:
+            worker.quiet()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, end_by)
+    loop.add_signal_handler(signal.SIGTSTP, quiet)
+    loop.add_signal_handler(signal.SIGUSR1, end_by, "finish")
+    loop.add_signal_handler(signal.SIGQUIT, end_by, "detach")
     await _until(stopping, "executor", executor.open)
     try:
         opened = await _until(stopping, "queue", lambda: open_queue(settings, portable=executor.portable))
@@ -71,6 +81,8 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
             executor=executor.name,
             concurrency=settings.concurrency,
         )
+        if quieted.is_set():
+            worker.quiet()
         if stopping.is_set():
             worker.stop()
         helpers = [asyncio.create_task(_stop_when(stopping, worker))]

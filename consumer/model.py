@@ -98,6 +98,8 @@ class Exit:
     ended_at: float | None = None
     started: bool = True
     variables: tuple[tuple[str, str], ...] = ()
+    progress: tuple[float, str] | None = None
+    """What the job told last into its file: percent, and what it did."""
     note: str | None = None
     """Something that the producer should know besides how it ended."""
 

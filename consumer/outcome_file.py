@@ -4,6 +4,7 @@
     name<<WORD
     ...                 any lines
     WORD
+    ::progress 40 copying
 
 Names and bounds are those of the log's directives. Carriage returns at a line's end are dropped, empty lines don't
 count, the last set wins. The file may be longer than CAP, but only its end is read: it then begins in the middle.
@@ -15,13 +16,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from consumer.logs.directives import MAX_NAME, MAX_TOTAL, MAX_VALUE, MAX_VARIABLES
+from consumer.logs.directives import MAX_NAME, MAX_TOTAL, MAX_VALUE, MAX_VARIABLES, progress_in
 
 CAP = 4096
 """Bytes at the file's end that count: Kubernetes keeps no more of a termination message."""
 
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 _NOTED = 3
+PROGRESS = "::progress"
+"""In the place of a name: no variable has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class OutcomeFile:
 
     variables: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
+    progress: tuple[float, str] | None = None
+    """The last one that it tells: percent, and what the job did."""
 
     @property
     def note(self) -> str | None:
@@ -54,7 +59,11 @@ def parse(data: bytes | str, *, cut: bool = False) -> OutcomeFile:
         problems.append(f"only the file's last {CAP:,} bytes are read, what stood before is lost")
     found: dict[str, str] = {}
     total = 0
+    progress = None
     for name, value, problem in _assignments(lines):
+        if name == PROGRESS:
+            progress = progress_in(value.encode())
+            continue
         size, former = len(value.encode()), len(found.get(name, "").encode())
         after = total + size - former + (0 if name in found else len(name))
         problem = problem or _problem(name, size, len(found) + (name not in found), after)
@@ -62,7 +71,7 @@ def parse(data: bytes | str, *, cut: bool = False) -> OutcomeFile:
             problems.append(problem)
             continue
         found[name], total = value, after
-    return OutcomeFile(tuple(found.items()), tuple(problems))
+    return OutcomeFile(tuple(found.items()), tuple(problems), progress)
 
 
 def _whole(lines: list[str]) -> list[str]:
@@ -90,6 +99,9 @@ def _assignments(lines: list[str]) -> Iterator[tuple[str, str, str | None]]:
     rest = iter(enumerate(lines, 1))
     for number, line in rest:
         if not line.strip():
+            continue
+        if progress_in(line.encode()) is not None:
+            yield PROGRESS, line, None
             continue
         split = _split(line)
         if split is None:

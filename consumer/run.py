@@ -115,6 +115,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         )
         where = execution.where if execution else Where()
         position = follower.position()
+        follower.tell(exit.progress if exit is not None else None)
         if (progress := follower.progress) is not None:
             record = record.model_copy(update={"progress": progress})
         record = record_ended(record, outcome, verdict, where, exit, log_of(record.log.stream, position), time.time())

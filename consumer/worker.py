@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
 
 import structlog
 
@@ -22,6 +23,9 @@ from enqueue.errors import QueueUnavailable
 from enqueue.record import Outcome
 
 log = structlog.get_logger()
+
+Shutdown = Literal["detach", "drain", "finish"]
+"""How a consumer leaves its running jobs."""
 
 BEAT_INTERVAL = 5.0
 """Seconds between two heartbeats of a claim, and at most until a cancellation is noticed that wasn't announced."""
@@ -69,6 +73,7 @@ class Worker:
         self._freed = asyncio.Event()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._how: Shutdown = settings.shutdown
 
     @property
     def busy(self) -> int:
@@ -88,9 +93,20 @@ class Worker:
         """It was told to stop."""
         return self._stop.is_set()
 
-    def stop(self) -> None:
-        """Claim no more; running jobs get the grace period. A second call cuts it short."""
-        (self._hurry if self._stop.is_set() else self._stop).set()
+    def quiet(self) -> None:
+        """Claim no more; what runs goes on, and so do we."""
+        self.queue.stopping.set()
+
+    def stop(self, how: Shutdown | None = None) -> None:
+        """Claim no more, and end as the settings say, or as `how` does. A second call cuts the waiting short.
+
+        detach: what can go on without us is left at once. drain: running jobs get the grace period. finish: they get
+        all the time that they need.
+        """
+        self._how = how or self._how
+        if self._stop.is_set() or how == "detach":
+            self._hurry.set()
+        self._stop.set()
         self.queue.stopping.set()
 
     async def run(self) -> None:
@@ -253,8 +269,9 @@ class Worker:
     async def _wind_down(self) -> None:
         """Running jobs are let go, for another consumer to go on with; where that can't be, they may end first."""
         if self._jobs and not self._hands_over:
-            log.info("waiting_for_jobs", jobs=len(self._jobs), seconds=self.settings.shutdown_grace)
-            await self._first_of(self._all_ended(), self._hurry.wait(), timeout=self.settings.shutdown_grace)
+            seconds = None if self._how == "finish" else self.settings.shutdown_grace
+            log.info("waiting_for_jobs", jobs=len(self._jobs), seconds=seconds)
+            await self._first_of(self._all_ended(), self._hurry.wait(), timeout=seconds)
         for _, switch in self._jobs.values():
             switch.set(Stop.SHUTDOWN)
         await self._first_of(self._all_ended(), timeout=self.settings.jobs.grace + LAST_PATIENCE)
@@ -265,7 +282,7 @@ class Worker:
     def _hands_over(self) -> bool:
         executor = self._tools.executor
         anybody = executor.detachable and executor.portable and self.queue.hands_over
-        return anybody and self.settings.shutdown == "detach"
+        return anybody and self._how == "detach"
 
     async def _all_ended(self) -> None:
         while self._jobs:

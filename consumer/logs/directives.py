@@ -44,6 +44,14 @@ class _Block:
         self.refused = refused
 
 
+def progress_in(line: bytes) -> tuple[float, str] | None:
+    """Percent and what the job does, if the line is `::progress`."""
+    match = _PROGRESS.match(line)
+    if match is None or float(match[1]) > 100:
+        return None
+    return float(match[1]), (match[2] or b"")[:MAX_PROGRESS].decode("utf-8", "ignore").strip()
+
+
 class Directives:
     """A Processor that reads the directives from the raw log and takes them out of it.
 
@@ -134,8 +142,8 @@ class Directives:
             self._total += len(key) + len(value)
             self._told()
             return b""
-        if (match := _PROGRESS.match(line)) and float(match[1]) <= 100:
-            self.progress = float(match[1]), (match[2] or b"")[:MAX_PROGRESS].decode("utf-8", "ignore").strip()
+        if (progress := progress_in(line)) is not None:
+            self.progress = progress
             if self._changed is not None:  # not a new version: whoever adopts the job does without
                 self._changed()
             return b""

@@ -121,6 +121,11 @@ class Follower:
             return self._former_progress
         return Progress(percent=said[0], message=self.mask(said[1]) or None, at=self._when)
 
+    def tell(self, progress: tuple[float, str] | None) -> None:
+        """Progress that came by another way than the log, after it."""
+        if progress is not None:
+            self._directives.progress = progress
+
     async def store(self, write: Callable[[dict[str, str]], Awaitable[bool]]) -> None:
         """Waits until there are new outcome variables or progress, and gives all of them, masked, to `write`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import signal as signals
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from consumer.executors.kubernetes.status import MESSAGE, NO_STATUS, NOT_STARTED, Container, Pod
@@ -61,12 +61,13 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
         return None
     code = main.code if main is not None and ended and main.reason != NO_STATUS else None
 
-    variables, note = _variables(pod)
+    told = _told(pod)
 
     def verdict(reason: Reason | None, message: str = "", signal: int | None = None) -> Exit:
         return Exit(
-            variables=variables,
-            note=note,
+            variables=told.variables,
+            progress=told.progress,
+            note=told.note,
             code=code,
             signal=signal,
             reason=reason,
@@ -127,17 +128,25 @@ def _succeeded(pod: Pod, main: Container, exit: Exit, stopped: bool) -> Exit:
     return replace(exit, note="; ".join(part for part in (exit.note, note) if part) or None)
 
 
-def _variables(pod: Pod) -> tuple[tuple[tuple[str, str], ...], str | None]:
-    """The outcome variables of the termination messages, the main step's over the init step's, and a note on them."""
+@dataclass(frozen=True, slots=True)
+class _Told:
+    variables: tuple[tuple[str, str], ...]
+    progress: tuple[float, str] | None
+    note: str | None
+
+
+def _told(pod: Pod) -> _Told:
+    """What the termination messages say, the main step's over the init step's."""
     found: dict[str, str] = {}
-    notes = []
+    notes, progress = [], None
     for step in (pod.init, pod.main):
         if step is None or step.state != "terminated" or not step.started or step.reason == NO_STATUS:
             continue
         told = parse(step.message, cut=len(step.message.encode()) >= CAP)
         found |= dict(told.variables)
+        progress = told.progress or progress
         notes += [told.note] if told.note else []
-    return tuple(found.items()), "; ".join(notes) or None
+    return _Told(tuple(found.items()), progress, "; ".join(notes) or None)
 
 
 def _of_container(pod: Pod, main: Container, verdict: Callable[..., Exit], stopped: bool) -> Exit:

@@ -120,7 +120,7 @@ class ProcessExecution:
             exit = exit_of(ending, began, self._plan)
             said = self._directory.outcome(CAP)
             told = parse(said[-CAP:], cut=len(said) > CAP)
-            self._end(replace(exit, variables=told.variables, note=told.note))
+            self._end(replace(exit, variables=told.variables, progress=told.progress, note=told.note))
         except ExecutorFault as fault:
             self._ended.set_exception(fault)
             self._ended.exception()  # `wait` tells it to whoever asks

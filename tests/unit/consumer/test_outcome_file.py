@@ -116,3 +116,10 @@ def test_what_a_cut_file_says_is_true(pairs: list[tuple[str, str]], at: int) -> 
     whole = read(text)
     rest = read(text[at:], cut=at > 0)
     assert rest.items() <= whole.items()
+
+
+def test_progress_in_the_file_is_the_last_one_told() -> None:
+    told = parse(b"::progress 10 begun\nA=1\n::progress 90.5% nearly\n")
+    assert (told.variables, told.progress, told.problems) == ((("A", "1"),), (90.5, "nearly"), ())
+    assert parse(b"::progress 101 too far\n").progress is None
+    assert parse(b"A=1\n").progress is None
