@@ -23,7 +23,7 @@ from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
 from consumer.logs.follow import Desk, Follower, Sinks
 from consumer.model import Claim, LogPosition
-from consumer.ports import Executor, Queue, Records, ReplyingQueue, Sink, SweepingExecutor
+from consumer.ports import Executor, Queue, Records, ReplyingQueue, Sink, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
 from consumer.settings import Settings
 from consumer.sinks.record import RecordSink
@@ -71,6 +71,8 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
         if opened is None:
             return
         queue, records = opened
+        if isinstance(records, TellingRecords):
+            records.trouble = lambda: executor.trouble
         worker = make_worker(queue, records, executor, settings, metrics)
         metrics.slots.set_function(lambda: worker.busy)
         metrics.leaving.set_function(lambda: worker.leaving)

@@ -105,6 +105,14 @@ class Records(Protocol):
         """Where each attempt stands. Raises QueueUnavailable while the store can't say."""
 
 
+@runtime_checkable
+class TellingRecords(Records, Protocol):
+    """Records in whose store others can read how this consumer fares."""
+
+    trouble: Callable[[], str | None]
+    """To be set: why nothing can be started now."""
+
+
 class Execution(Protocol):
     """Something running: a pod, a container, a process."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from enqueue.protocol import Backend, Command, Steps
@@ -13,13 +14,13 @@ from enqueue.record import Record, Status, epoch, rfc3339
 TAKEOVER = "another one goes on with the job within about 20 seconds, if there is one"
 
 _CONSUMERS = """
--- the consumers that live: name, queues with commas between them
+-- the consumers that live: name, queues with commas between them, why it can start nothing
 local found = {}
 for _, instance in ipairs(redis.call('ZRANGE', 'longshore:consumers', 0, -1)) do
   local key = 'longshore:consumer:' .. instance
   if redis.call('EXISTS', key) == 1 then
-    local fields = redis.call('HMGET', key, 'name', 'queues')
-    found[#found + 1] = {fields[1] or '', fields[2] or ''}
+    local fields = redis.call('HMGET', key, 'name', 'queues', 'trouble')
+    found[#found + 1] = {fields[1] or '', fields[2] or '', fields[3] or ''}
   else
     redis.call('ZREM', 'longshore:consumers', instance)
   end
@@ -80,21 +81,28 @@ def explain(backend: Backend, job_id: str) -> Steps[Explanation]:
     if record.status.final:
         return told(record, Facts(), {}, time.time())
     rows = yield Command(("EVAL", _CONSUMERS, 0))
-    consumers = {name.decode(): queues.decode().split(",") if queues else [] for name, queues in rows}
+    consumers = {name.decode(): queues.decode().split(",") if queues else [] for name, queues, _ in rows}
+    troubles = {name.decode(): trouble.decode(errors="replace") for name, _, trouble in rows if trouble}
     facts = (yield from backend.facts(record)) if record.status is Status.QUEUED else Facts()
-    return told(record, facts, consumers, time.time())
+    return told(record, facts, consumers, time.time(), troubles)
 
 
-def told(record: Record, facts: Facts, consumers: dict[str, list[str]], now: float) -> Explanation:
-    """The answer. `consumers`: those that live, and their queues (none said: all)."""
+def told(
+    record: Record,
+    facts: Facts,
+    consumers: dict[str, list[str]],
+    now: float,
+    troubles: Mapping[str, str] = MappingProxyType({}),
+) -> Explanation:
+    """The answer. `consumers`: the living, and their queues (none said: all). `troubles`: why they start nothing."""
     hint = record.hint
     if record.status.final:
         causes = list(_of_its_end(record))
     elif record.status is Status.QUEUED:
-        causes = list(_of_waiting(record, facts, consumers, now))
+        causes = list(_of_waiting(record, facts, consumers, now, troubles))
         hint = _HINTS.get(causes[0].word) if causes else None
     else:
-        causes = list(_of_running(record, consumers))
+        causes = list(_of_running(record, consumers, troubles))
     return Explanation(record.id, record.queue, record.status.value, tuple(causes), hint)
 
 
@@ -117,7 +125,9 @@ def _of_its_end(record: Record) -> Iterator[Cause]:
         yield Cause("attempts", f"that was try {tries}; the former ones: {former}")
 
 
-def _of_waiting(record: Record, facts: Facts, consumers: dict[str, list[str]], now: float) -> Iterator[Cause]:
+def _of_waiting(
+    record: Record, facts: Facts, consumers: dict[str, list[str]], now: float, troubles: Mapping[str, str]
+) -> Iterator[Cause]:
     here = [name for name, queues in consumers.items() if not queues or record.queue in queues]
     due = facts.due if facts.due is not None else epoch(record.times.due)
     if facts.suspended:
@@ -132,6 +142,8 @@ def _of_waiting(record: Record, facts: Facts, consumers: dict[str, list[str]], n
     if not here:
         others = f"; those that live take others: {_few(sorted(consumers))}" if consumers else ""
         yield Cause("no_consumer", f"no living consumer takes jobs from queue '{record.queue}'{others}")
+    for name in here:
+        yield from _of_consumer(name, troubles)
     if facts.listed and facts.ahead is None:
         yield Cause("position", f"very many jobs are before it in queue '{record.queue}', of {facts.length}")
     elif facts.listed:
@@ -151,12 +163,18 @@ def _of_waiting(record: Record, facts: Facts, consumers: dict[str, list[str]], n
         yield Cause("retry", f"try {last.attempt} failed: {last.message or last.reason}")
 
 
-def _of_running(record: Record, consumers: dict[str, list[str]]) -> Iterator[Cause]:
+def _of_consumer(name: str, troubles: Mapping[str, str]) -> Iterator[Cause]:
+    if name in troubles:
+        yield Cause("consumer_trouble", f"consumer {name} can't start anything now: {troubles[name]}")
+
+
+def _of_running(record: Record, consumers: dict[str, list[str]], troubles: Mapping[str, str]) -> Iterator[Cause]:
     where, times = record.where, record.times
     place = ", ".join(f"{k} {v}" for k, v in (("pod", where.pod), ("node", where.node)) if v)
     if where.consumer and where.consumer not in consumers:
         yield Cause("consumer_lost", f"its consumer {where.consumer} gives no sign of life; {TAKEOVER}")
     if record.status is Status.STARTING:
+        yield from _of_consumer(where.consumer or "", troubles)
         said = record.message or "it is being started"
         yield Cause("starting", f"{said} (since {times.claimed}{', ' + place if place else ''})")
     else:

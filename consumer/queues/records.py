@@ -107,6 +107,7 @@ class RecordStore:
         self.instance = instance
         self.retention = retention
         self.source = ""
+        self.trouble: Callable[[], str | None] = lambda: None
         self._standings = Standings(redis, self.look)
         self._writes: Batcher[tuple[Claim, Record], None] = Batcher(self._write_many)
         self._appends: Batcher[tuple[list[Any], list[Any]], bytes] = Batcher(self._append_many, limit=APPENDS)
@@ -221,7 +222,7 @@ class RecordStore:
         """One sign of life; to be given every few seconds."""
         run = await self._script_live(
             keys=[wire.consumer_key(self.instance)],
-            args=[self.consumer, ALIVE, ALIVE - 5, self.instance, ",".join(self.queues)],
+            args=[self.consumer, ALIVE, ALIVE - 5, self.instance, ",".join(self.queues), (self.trouble() or "")[:500]],
         )
         if self._run and run != self._run:
             self.rewound.set()

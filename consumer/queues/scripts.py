@@ -5,13 +5,14 @@
 
 LIVE = """
 -- KEYS: the consumer's key. 1 its name, 2 seconds to live, 3 seconds that are left if it wasn't cut off, 4 its id,
--- 5 its queues; `longshore:consumers` lists consumers by their last sign of life
+-- 5 its queues, 6 why it can start nothing, or ''; `longshore:consumers` lists consumers by their last sign of life
 -- `since`: from when on it has given signs of life without a break. Answers with this run of the server.
 local left = redis.call('TTL', KEYS[1])
 if left < tonumber(ARGV[3]) then
   if left ~= -1 then redis.call('HSET', KEYS[1], 'since', redis.call('TIME')[1]) end
   redis.call('HSET', KEYS[1], 'name', ARGV[1], 'queues', ARGV[5])
 end
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'trouble', ARGV[6]) else redis.call('HDEL', KEYS[1], 'trouble') end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 local now = redis.call('TIME')[1]
 redis.call('ZADD', 'longshore:consumers', now, ARGV[4])

@@ -110,7 +110,10 @@ async def test_how_jobs_end(queue: Queue, image: str, runtime_class: str) -> Non
     outcomes: dict[str, Outcome] = {name: await handle.wait(120) for name, handle in handles.items()}
     for name, (_, reason, code, message) in table.items():
         outcome = outcomes[name]
-        assert (name, outcome.reason, outcome.exit_code) == (name, reason, code), outcome
+        # A node may tell that it evicts a pod before it tells how the container has ended.
+        codes = (code, None) if reason == "out_of_storage" else (code,)
+        assert (name, outcome.reason) == (name, reason), outcome
+        assert outcome.exit_code in codes, outcome
         assert message in (outcome.message or ""), outcome
         assert (outcome.hint is None) == (reason is None)
         record = await record_of(handles[name])

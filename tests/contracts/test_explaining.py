@@ -11,6 +11,7 @@ import redis
 import rq
 
 import enqueue
+from consumer.executors.process.executor import ProcessExecutor
 from enqueue import Job, Status, UsageError
 from enqueue.backends.faktory_client import FaktoryClient
 from enqueue.wire import records as wire
@@ -95,6 +96,29 @@ def test_rqs_jobs_are_listed_without_a_tag_too(redis_url: str, redis_client: red
 
 def words(found: enqueue.Explanation) -> list[str]:
     return [cause.word for cause in found.causes]
+
+
+async def test_a_consumer_that_can_start_nothing_tells_why(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    why: list[str | None] = ["the cluster is away"]
+    monkeypatch.setattr(ProcessExecutor, "trouble", property(lambda self: why[0]))
+    async with place.producer() as producer, place.consumer(name="here"):
+        handle = await producer.enqueue(Job(commands=["true"], tags=["early"]))
+
+        async def told() -> bool:
+            return "consumer_trouble" in words(await handle.explain())
+
+        await until(told)
+        assert "consumer here can't start anything now: the cluster is away" in (await handle.explain()).text
+        why[0] = None
+        await handle.wait(30)
+        late = await producer.enqueue(Job(commands=["sleep 600"], tags=["late"]))
+
+        async def quiet() -> bool:
+            return words(await late.explain()) == ["running"]
+
+        await until(quiet)
+        await late.cancel()
+        await late.wait(30)
 
 
 async def test_a_job_is_explained_from_its_queue_to_its_end(place: Place) -> None:
