@@ -1,6 +1,6 @@
 """No-op jobs a second: one consumer with the executor `null` beside stock RQ's workers and PyPI's faktory worker.
 
-    python tests/bench/bench_queues.py [JOBS] [rq|faktory]        for faktory FAKTORY_URL names a server
+    python tests/bench/bench_queues.py [JOBS] [rq] [fork] [faktory]        for faktory FAKTORY_URL names a server
 
 Both sides of a ratio run in turn, three rounds, on a private Redis. Stock workers run a function that does nothing; the
 one that forks gets a twentieth of the jobs. Ours collects garbage as `longshore run` does.
@@ -129,13 +129,14 @@ def compare(name: str, ours: Callable[[], float], stock: Callable[[], float]) ->
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
-    parts = sys.argv[2:] or ["rq", "faktory"]
+    parts = sys.argv[2:] or ["rq", "fork", "faktory"]
     set_up_logging("warning", "console")
     server = RedisServer()
     server.start()
     try:
         if "rq" in parts:
             compare("RQ, SimpleWorker", lambda: ours_on_rq(server, count), lambda: stock_on_rq(server, count))
+        if "fork" in parts:
             few = max(1, count // 20)
             compare("RQ, Worker", lambda: ours_on_rq(server, count), lambda: stock_on_rq(server, few, rq.Worker))
         url = os.environ.get("FAKTORY_URL") if "faktory" in parts else None
