@@ -34,7 +34,7 @@ BEAT_INTERVAL = 5.0
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at an executor in trouble, a queue that gives nothing more, or full slots."""
 
-SURE = 10.0
+SURE = 6.0
 """Seconds after a heartbeat in which no claim of ours can have passed to another consumer: they wait longer."""
 
 LAST_PATIENCE = 30.0

@@ -11,7 +11,7 @@ from typing import Any
 from enqueue.protocol import Backend, Command, Steps
 from enqueue.record import Record, Status, epoch, rfc3339
 
-TAKEOVER = "another one goes on with the job within about 20 seconds, if there is one"
+TAKEOVER = "another one goes on with the job within some 10 seconds, if there is one"
 
 _CONSUMERS = """
 -- the consumers that live: name, queues with commas between them, why it can start nothing

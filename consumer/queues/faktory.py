@@ -131,6 +131,8 @@ class FaktoryQueue:
             if not self._arrivals:
                 self._news.clear()
                 await self._news.wait()
+            if self._look_at == 0.0 and self._records is not None and not self._ending:
+                break  # a consumer is gone: what it held comes first, and what is in flight with a later call
             if self._arrivals and not self._ending:  # the server finds more while we read what came
                 self._fetch_more(slots - len(self._arrivals))
             self._read_arrivals()

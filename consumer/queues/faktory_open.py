@@ -74,9 +74,12 @@ class FaktoryWithRecords(FaktoryQueue):
 
     async def _stay_alive(self, store: FaktoryRecords) -> None:
         while True:
-            await asyncio.sleep(3)
+            await asyncio.sleep(1)
             try:
                 await store.live()
+                if store.parting.is_set():
+                    self._look_at = 0.0
+                    self._news.set()
                 if store.rewound.is_set():
                     await store.settle_again()
             except RedisError as error:

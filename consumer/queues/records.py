@@ -39,8 +39,10 @@ from enqueue.wire import records as wire
 T = TypeVar("T")
 log = structlog.get_logger()
 
-ALIVE = 15
-"""Seconds for which a consumer counts as alive after its last sign of life."""
+ALIVE = 8
+"""Seconds for which a consumer counts as alive after its last sign of life, which it gives every second."""
+ALIVE_BOUND = 15
+"""The same for one whose jobs no other machine can go on with: it gets more time to come back."""
 
 CONNECTIONS = 64
 """Connections of one client at most; whoever needs one more waits for it."""
@@ -103,6 +105,7 @@ class RecordStore:
         self.rewound = asyncio.Event()
         """Set when another server answers, or the same after a restart: it may have forgotten what was acknowledged."""
         self._run = b""
+        self._gone = 0
         self.consumer = consumer
         self.instance = instance
         self.retention = retention
@@ -220,10 +223,17 @@ class RecordStore:
 
     async def live(self) -> None:
         """One sign of life; to be given every few seconds."""
-        run = await self._script_live(
+        life = ALIVE if self._lifeline is None or self._lifeline.portable else ALIVE_BOUND
+        run, gone = await self._script_live(
             keys=[wire.consumer_key(self.instance)],
-            args=[self.consumer, ALIVE, ALIVE - 5, self.instance, ",".join(self.queues), (self.trouble() or "")[:500]],
+            args=[
+                *(self.consumer, life, life - 5, self.instance, ",".join(self.queues)),
+                *((self.trouble() or "")[:500], ALIVE),
+            ],
         )
+        if gone > self._gone:
+            self.parting.set()
+        self._gone = gone
         if self._run and run != self._run:
             self.rewound.set()
         self._run = run
@@ -251,6 +261,7 @@ class RecordStore:
     async def _part(self, instances: Sequence[str], *, tell: bool = True) -> None:
         """These are gone. `tell`: whoever lives shall look for their claims now, not only we."""
         await self.redis.delete(*map(wire.consumer_key, instances))
+        await self.redis.zrem(wire.CONSUMERS, *instances)
         if tell:
             await self.redis.publish(wire.PARTINGS, ",".join(instances))
 

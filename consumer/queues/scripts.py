@@ -5,8 +5,10 @@
 
 LIVE = """
 -- KEYS: the consumer's key. 1 its name, 2 seconds to live, 3 seconds that are left if it wasn't cut off, 4 its id,
--- 5 its queues, 6 why it can start nothing, or ''; `longshore:consumers` lists consumers by their last sign of life
--- `since`: from when on it has given signs of life without a break. Answers with this run of the server.
+-- 5 its queues, 6 why it can start nothing, or '', 7 seconds without a sign after which others count as gone
+-- `longshore:consumers` lists consumers by their last sign of life
+-- `since`: from when on it has given signs of life without a break. Answers with this run of the server, and with
+-- how many consumers are gone without a word: one more than before, and their claims may be taken over
 local left = redis.call('TTL', KEYS[1])
 if left < tonumber(ARGV[3]) then
   if left ~= -1 then redis.call('HSET', KEYS[1], 'since', redis.call('TIME')[1]) end
@@ -14,12 +16,14 @@ if left < tonumber(ARGV[3]) then
 end
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'trouble', ARGV[6]) else redis.call('HDEL', KEYS[1], 'trouble') end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-local now = redis.call('TIME')[1]
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 redis.call('ZADD', 'longshore:consumers', now, ARGV[4])
 redis.call('ZREMRANGEBYSCORE', 'longshore:consumers', '-inf', now - 86400)
 redis.call('EXPIRE', 'longshore:consumers', 86400)
 local info = redis.pcall('INFO', 'server')
-return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+return {run, redis.call('ZCOUNT', 'longshore:consumers', '-inf', now - ARGV[7])}
 """
 
 WRITE = """

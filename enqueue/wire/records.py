@@ -48,6 +48,10 @@ def record_channel(job_id: str) -> str:
     return f"longshore:record:{job_id}"
 
 
+CONSUMERS = "longshore:consumers"
+"""Sorted set: consumers by their last sign of life."""
+
+
 def consumer_key(instance: str) -> str:
     """Exists for as long as this consumer lives."""
     return f"longshore:consumer:{instance}"
