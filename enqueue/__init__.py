@@ -18,7 +18,7 @@ from enqueue.errors import (
     UsageError,
 )
 from enqueue.explain import Cause, Explanation
-from enqueue.job import JOB_NAME, File, InitStep, Job, Retention, SecretReference, Variable
+from enqueue.job import JOB_NAME, File, InitStep, Job, Limit, Retention, SecretReference, Variable
 from enqueue.order import Enqueued, Order
 from enqueue.pod import Resources, Toleration
 from enqueue.record import Outcome, Progress, Reason, Record, Status
@@ -33,6 +33,7 @@ __all__ = [
     "InitStep",
     "InvalidJob",
     "Job",
+    "Limit",
     "LongshoreError",
     "Order",
     "Outcome",

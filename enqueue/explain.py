@@ -29,6 +29,30 @@ return found
 """
 
 
+_LIMIT = """
+-- KEYS: the job's hash -> what it waits for, as `<arrival> <concurrency> <key>` (empty if for nothing), how many hold
+-- a place, some of them, how many wait before it
+local waits = redis.call('HGET', KEYS[1], 'longshore_waits')
+local key = waits and string.match(waits, '^%S+ %d+ (.*)$')
+if not key then return {'', 0, {}, 0} end
+local limit = 'longshore:limit:' .. key
+local names = redis.call('HKEYS', limit)
+return {waits, #names, {unpack(names, 1, math.min(5, #names))},
+  redis.call('ZRANK', 'longshore:parked:' .. key, KEYS[1]) or 0}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """The limit that a job waits for: how many of its key hold a place, ids of some of them, how many wait before."""
+
+    key: str
+    concurrency: int
+    held: int
+    holders: tuple[str, ...]
+    ahead: int
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the servers say of a job that waits."""
@@ -44,6 +68,18 @@ class Facts:
     """It is scheduled for then, in seconds since the epoch."""
     waits_for: tuple[tuple[str, str], ...] = ()
     """Jobs that must end first: id and status."""
+    limit: Limited | None = None
+    """Its limit, if it waits for a place."""
+
+
+def limited(job_hash: str) -> Steps[Limited | None]:
+    """What a job that waits is told of its limit."""
+    waits, held, names, ahead = yield Command(("EVAL", _LIMIT, 1, job_hash))
+    if not waits:
+        return None
+    _, concurrency, key = waits.decode().split(" ", 2)
+    holders = tuple(name.decode().removeprefix("rq:job:").removeprefix("longshore:job:") for name in names)
+    return Limited(key, int(concurrency), held, holders, ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +143,7 @@ def told(
 
 
 _HINTS = {
+    "limit": "It starts as soon as one of those ends.",
     "suspended": "`rq resume` lets consumers take jobs again.",
     "no_consumer": "Start one: longshore run --queues with this queue's name; or look why those that run are gone.",
     "unlisted": "Enqueue it again, if it doesn't come by itself.",
@@ -132,9 +169,11 @@ def _of_waiting(
     due = facts.due if facts.due is not None else epoch(record.times.due)
     if facts.suspended:
         yield Cause("suspended", "RQ is suspended: no consumer takes any job")
+    if facts.limit is not None:
+        yield Cause("limit", _of_limit(facts.limit))
     for job_id, status in facts.waits_for:
         yield Cause("deferred", f"it waits for job {job_id}, which is {status or 'gone'}")
-    if due is not None and due > now:
+    if due is not None and due > now and facts.limit is None:
         yield Cause("scheduled", f"it is due at {rfc3339(due)}, in {due - now:.0f} s")
     if not record.queue:
         yield Cause("unknown", "nothing is known of it: it waits in Faktory, or it was never enqueued")
@@ -163,6 +202,12 @@ def _of_waiting(
         yield Cause("retry", f"try {last.attempt} failed: {last.message or last.reason}")
 
 
+def _of_limit(limit: Limited) -> str:
+    before = {0: "it is the next one", 1: "one job waits before it"}.get(limit.ahead, f"{limit.ahead} wait before it")
+    held = f", held by {_few(list(limit.holders), limit.held)}" if limit.holders else ""
+    return f"it waits for its limit '{limit.key}': {limit.held} of {limit.concurrency} in use{held}; {before}"
+
+
 def _of_consumer(name: str, troubles: Mapping[str, str]) -> Iterator[Cause]:
     if name in troubles:
         yield Cause("consumer_trouble", f"consumer {name} can't start anything now: {troubles[name]}")
@@ -184,5 +229,6 @@ def _of_running(record: Record, consumers: dict[str, list[str]], troubles: Mappi
         yield Cause("progress", f"{record.progress.percent:g} % {record.progress.message or ''}".rstrip())
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _few(names: list[str], all: int = 0) -> str:
+    count = all or len(names)
+    return ", ".join(names[:5]) + (f" and {count - 5} more" if count > 5 else "")

@@ -126,6 +126,15 @@ class Retention(Closed):
     failure: int | None = Field(None, ge=60, le=365 * _DAY)
 
 
+class Limit(Closed):
+    """At most so many jobs of a key run at once, whichever consumers run them."""
+
+    key: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$", description="What the jobs share.")
+    concurrency: int = Field(
+        1, ge=1, le=1000, description="This job starts only while fewer than so many jobs of the key run."
+    )
+
+
 class Job(Closed):
     """What a producer asks for.
 
@@ -177,6 +186,7 @@ class Job(Closed):
     tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")], ...] = Field(
         (), max_length=20, description="Words by which the job can be listed."
     )
+    limit: Limit | None = Field(None, description="How many jobs that share its key may run at once.")
     reply_to: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]{1,120}$",

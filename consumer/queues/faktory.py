@@ -263,13 +263,11 @@ class FaktoryQueue:
 
     def _take_in(self, fetched: Fetched, since: float) -> None:
         jid, until = fetched.jid, since + fetched.reserve_for
-        held = self._held.get(jid)
-        if held is not None:  # its reservation had ended: the coming ACK settles the new one
+        if held := self._held.get(jid):  # its reservation had ended: the coming ACK settles the new one
             held.until, held.failures = until, fetched.failures
             log.info("claim_adopted", job_id=jid)
             return
-        verdict = self._ended.get(jid)
-        if verdict is not None:
+        if verdict := self._ended.get(jid):
             log.info("job_came_again_after_its_end", job_id=jid, verdict=verdict.value)
             if verdict is Verdict.BURY:
                 del self._ended[jid]  # should somebody revive it later, it runs
@@ -291,13 +289,16 @@ class FaktoryQueue:
         self._warnings.about(claim, fetched)
         return claim
 
+    async def _admit(self, claim: Claim) -> None:
+        self._ready.append(claim)
+
     async def _take_over(self, records: FaktoryRecords, slots: int, now: float) -> None:
         """Go on with what dead consumers held; their reservations are settled by the jid."""
         self._look_at = now + TAKEOVER_EVERY
         for taken in await records.takeover(self.queues, slots):
             log.info("claim_taken_over", job_id=taken.fetched.jid)
             self._held[taken.fetched.jid] = Held(taken.token, now + taken.until - time.time())
-            self._ready.append(self._claim_of(taken.fetched, taken.token, time.time(), taken.state))
+            await self._admit(self._claim_of(taken.fetched, taken.token, time.time(), taken.state))
         if untold := await records.untold(self.queues):
             log.info("settling_for_the_dead", count=len(untold))
             self._spawn(self._delivery.inherit(records, untold))
@@ -315,8 +316,7 @@ class FaktoryQueue:
                     await asyncio.sleep(pause)
                     pause = min(5.0, pause * 2)
             if state.verdict == "ours":
-                self._ready.append(self._claim_of(fetched, token, now, state))
-                return
+                return await self._admit(self._claim_of(fetched, token, now, state))
             del self._held[jid]
             if state.verdict in ("final", "failed"):
                 log.info("job_came_again_after_its_end", job_id=jid)

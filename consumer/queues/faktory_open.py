@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -14,13 +15,16 @@ from redis.exceptions import RedisError
 from consumer.errors import SetupError
 from consumer.job_types import JobTypes
 from consumer.lifeline import Lifeline
-from consumer.model import Claim
+from consumer.model import Claim, Settlement
 from consumer.opslevel import LEGACY, Dialect, MakeLogJob
 from consumer.ports import Queue, Records
 from consumer.queues.faktory import FaktoryQueue
+from consumer.queues.faktory_limits import FaktoryLimits
 from consumer.queues.faktory_records import FaktoryRecords
+from consumer.queues.faktory_settling import ClaimState
 from consumer.queues.faktory_words import log_jobs_of
 from consumer.queues.fitness import require_fit
+from consumer.queues.limits import key_of, needs_place
 from consumer.queues.none import NoRecords
 from consumer.queues.records import connect, transient, unusable
 from consumer.settings import Settings
@@ -28,16 +32,23 @@ from consumer.tasks import end
 from enqueue.errors import UsageError
 from enqueue.wire import faktory as wire
 from enqueue.wire.call import Load
+from enqueue.wire.faktory_fetched import Fetched
 from enqueue.wire.records import place_of, without_secrets
 
 log = structlog.get_logger()
 
 
+NO_LIMITS = (
+    "limit: needs Records, which this consumer has none of: start it with --records-url, or enqueue the job without it"
+)
+
+
 class FaktoryWithRecords(FaktoryQueue):
-    """Faktory, and the store that shows the other consumers that we live."""
+    """Faktory, and the store that shows the other consumers that we live, and where the limits' places are kept."""
 
     store: FaktoryRecords | None = None
     _life: asyncio.Task[None] | None = None
+    _limits: FaktoryLimits | None = None
 
     async def open(self) -> None:
         """Connect to both. Raises QueueUnavailable, SetupError."""
@@ -46,6 +57,7 @@ class FaktoryWithRecords(FaktoryQueue):
             self.hands_over = True
             self.store.queues = self.queues
             await self.store.arrive()
+            self._limits = FaktoryLimits(self.store.redis, self._link, self._delivery)
             self._life = asyncio.create_task(self._stay_alive(self.store))
 
     def log_jobs(self, claim: Claim) -> MakeLogJob | None:
@@ -62,6 +74,29 @@ class FaktoryWithRecords(FaktoryQueue):
         if self.store is not None and self.store.parting.is_set():
             self._look_at = 0.0
         return await super().claim(slots)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Mapping[str, Exception]:
+        """As Faktory's; then the places of jobs with a limit are free."""
+        refused = await super().settle(settlements)
+        if self._limits is not None:
+            await self._limits.release([s.claim for s in settlements if s.claim.token not in refused])
+        return refused
+
+    def _claim_of(self, fetched: Fetched, token: str, now: float, state: ClaimState | None) -> Claim:
+        claim = super()._claim_of(fetched, token, now, state)
+        return replace(claim, refusal=NO_LIMITS) if key_of(claim) and self.store is None else claim
+
+    async def _admit(self, claim: Claim) -> None:
+        """Ready to run, unless it has to wait for its limit."""
+        verdict = "ours"
+        if self._limits is not None and needs_place(claim):
+            verdict, ending = await self._limits.admit(claim, late=self._late(claim))
+            if verdict != "ours":
+                self._release(claim)
+            if verdict == "parked":
+                await self._delivery.tell(self.store, [ending])
+        if verdict == "ours":
+            await super()._admit(claim)
 
     async def close(self) -> None:
         """Say goodbye to both."""
@@ -82,6 +117,8 @@ class FaktoryWithRecords(FaktoryQueue):
                     self._news.set()
                 if store.rewound.is_set():
                     await store.settle_again()
+                if self._limits is not None:
+                    await self._limits.sweep()
             except RedisError as error:
                 if not transient(error):
                     log.error("sign_of_life_failed", error=without_secrets(str(error)))

@@ -130,7 +130,8 @@ def ending_of(settlement: Settlement, *, late: bool, now: float, failures: int =
         before = wire.push(reply)
     spent = max(failures, fetched.failures) + late >= fetched.retry
     if verdict is Verdict.RETRY and (settlement.infrastructure or spent):
-        return Ending(claim.token, claim.id, _done(claim.id, late), wire.push(_again(fetched, now)), needs_before=True)
+        pushed = wire.push(_again(fetched, now + REQUEUE_DELAY))
+        return Ending(claim.token, claim.id, _done(claim.id, late), pushed, needs_before=True)
     if verdict is Verdict.DONE or is_acked(claim.job):
         return Ending(claim.token, claim.id, _done(claim.id, late), before)
     outcome = settlement.outcome
@@ -250,7 +251,14 @@ def _reply(kind: str, said: Any, seed: str, queue: str, jid: str) -> dict[str, A
     }
 
 
-def _again(fetched: Fetched, now: float) -> dict[str, Any]:
+def parked_of(claim: Claim, at: float, *, late: bool) -> Ending:
+    """For a job that waits for its limit: it is scheduled under its jid, then ACKed. Nothing is counted."""
+    again = wire.push(_again(Fetched(claim.native, 0), at, requeues=0))
+    return Ending(claim.token, claim.id, _done(claim.id, late), again, needs_before=True)
+
+
+def _again(fetched: Fetched, at: float, requeues: int = 1) -> dict[str, Any]:
     job = {key: value for key, value in fetched.native.items() if key != "enqueued_at"}
-    custom = {**fetched.custom, REQUEUES: fetched.requeues + 1}
-    return job | {"retry": fetched.retry, "custom": custom, "at": rfc3339(now + REQUEUE_DELAY)}
+    if requeues:
+        job["custom"] = {**fetched.custom, REQUEUES: fetched.requeues + requeues}
+    return job | {"retry": fetched.retry, "at": rfc3339(at)}

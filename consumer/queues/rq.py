@@ -19,6 +19,7 @@ from consumer.outcome import cancelled_settlement
 from consumer.queue_order import QueueOrder
 from consumer.queues import rq_scripts as scripts
 from consumer.queues.fitness import require_fit
+from consumer.queues.limits import needs_place
 from consumer.queues.recent import FIX, Recent
 from consumer.queues.records import connect, patiently, run_all, transient, unusable
 from consumer.queues.rq_records import RqRecords
@@ -80,6 +81,8 @@ class RqQueue:
         """Token -> id of the claims that are ours, the oldest first."""
         self._recent: Recent[Settlement] = Recent()
         self._pause = 0.0
+        self._parked = False
+        """The last claim brought jobs that wait for their limit."""
 
     async def open(self) -> None:
         """Connect and register as a worker. Raises QueueUnavailable, SetupError."""
@@ -95,12 +98,12 @@ class RqQueue:
 
     async def claim(self, slots: int) -> Sequence[Claim]:
         """Up to `slots` jobs in the queues' order; waits about two seconds for the first one."""
-        claims = await self._claim_now(slots)
+        woken, claims = False, await self._claim_now(slots)
         if not claims:
-            await self._work_arrives()
+            woken = await self._work_arrives()
             claims = await self._claim_now(slots)
         # Woken for nothing: others were quicker, or RQ is suspended and its queues are full.
-        self._pause = 0.0 if claims else min(1.0, max(0.01, 2 * self._pause))
+        self._pause = min(1.0, max(0.01, 2 * self._pause)) if woken and not claims else 0.0
         return claims
 
     async def drain(self) -> Sequence[Claim]:
@@ -190,7 +193,10 @@ class RqQueue:
                 if taken:
                     log.info("claims_taken_over", count=len(taken))
                     return taken
-            return await self._call(self._claim, slots)
+            while not (claims := await self._call(self._claim, slots)) and self._parked:
+                if self.stopping.is_set():
+                    break
+            return claims
         except RedisError as error:
             if not transient(error):
                 raise
@@ -218,25 +224,43 @@ class RqQueue:
         further = list(self._unanswered) if script is self._takeover else self.order.draws(slots)
         try:
             rows = await script(keys=[], args=args + further)
+            claims = await self._within_limits(self._read(rows))
         except BaseException:
             self._unanswered.update(dict.fromkeys(tokens, now))
             self._last_takeover = 0.0
             raise
+        self._known.update((claim.token, claim.id) for claim in claims)
+        return claims
+
+    def _read(self, rows: Sequence[Any]) -> list[Claim]:
         claims = []
         for row in rows:
             try:
                 claims.append(claim_of(row, self._max_bytes, self._load, self._rq.callback_queue))
             except Exception as error:  # such as an id that isn't text: it must not cost the others of this answer
                 log.error("claim_unreadable", job=repr(row[0])[:200], error=f"{type(error).__name__}: {error}")
-        self._known.update((claim.token, claim.id) for claim in claims)
         return claims
+
+    async def _within_limits(self, claims: list[Claim]) -> list[Claim]:
+        """The claims that may run now; the others are parked. Costs nothing where no job has a limit."""
+        limited = [(wire.job_key(claim.id), claim, "") for claim in claims if needs_place(claim)]
+        self._parked = False
+        if not limited:
+            return claims
+        answers, _ = await self._limits.admit(limited)
+        waiting = {c.token for (_, c, _), a in zip(limited, answers, strict=True) if a.verdict != "ours"}
+        self._parked = bool(waiting)
+        return [claim for claim in claims if claim.token not in waiting]
 
     async def _send(self, settlements: Sequence[Settlement]) -> list[Any]:
         args = [settling(settlement, self._retention, self.consumer, self._rq) for settlement in settlements]
         return await run_all(self.redis, self._settle, [([], each) for each in args])
 
-    async def _work_arrives(self) -> None:
-        """Waits until a queue holds something; BLMOVE onto the same end changes nothing and wakes at once."""
+    async def _work_arrives(self) -> bool:
+        """Waits until a queue holds something; says whether one does.
+
+        BLMOVE onto the same end changes nothing and wakes at once.
+        """
         for queue in self.queues:
             if queue not in self._waiters or self._waiters[queue].done():
                 self._waiters[queue] = asyncio.create_task(self._watch(queue))
@@ -245,6 +269,7 @@ class RqQueue:
             await asyncio.wait(events, timeout=self._pause, return_when=asyncio.FIRST_COMPLETED)
             waits = [*events, *self._waiters.values()]
             await asyncio.wait(waits, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+            return any(waiter.done() for waiter in self._waiters.values())
         finally:
             for event in events:
                 event.cancel()
@@ -268,6 +293,7 @@ class RqQueue:
         self.records.terminated = self.terminated
         self.worker = RqWorker(self.redis, self.records, self.consumer, self.queues, lambda: [*self._known.values()])
         self.worker.set_back = self._settle_again
+        self._limits = self.worker.limits
         self._webhooks = Webhooks(self.redis, self._rq)
         self._claim = self.redis.register_script(scripts.CLAIM)
         self._takeover = self.redis.register_script(scripts.TAKEOVER)

@@ -4,6 +4,8 @@ What follows is what rq 2.12 does (`rq/worker/base.py`, `rq/job.py`, `rq/queue.p
 callback's job and the webhooks that are to be sent go in with the end, so that no crash comes between.
 """
 
+from consumer.queues.limits import PLACES
+
 _ENQUEUE = """
 local time = redis.call('TIME')
 local now = tonumber(time[1])
@@ -34,8 +36,8 @@ SETTLE = (
     """
 -- 1 id, 2 queue, 3 token, 4 rq status, 5 now, 6 record, 7 our status, 8 result type, 9 its field, 10 its value,
 -- 11 ttl, 12 touch meta, 13 meta expected, 14 meta, 15 consumer, 16 started, 17 ended, 18 at front,
--- 19 fewer retries, 20 pause, 21 callback's queue or '', 22 its job's id, 23 number of its fields and values, those...,
--- then webhooks to send
+-- 19 fewer retries, 20 pause, 21 its limit's key or '', 22 callback's queue or '', 23 its job's id, 24 number of its
+-- fields and values, those..., then webhooks to send
 """
     + _ENQUEUE
     + """
@@ -46,11 +48,19 @@ local final = status ~= 'queued' and status ~= 'scheduled'
 local whole = {key, key .. ':dependents', 'rq:job::' .. id .. ':dependencies', 'rq:results:' .. id,
   'longshore:log:' .. id}
 if redis.call('HGET', key, 'longshore_done') == token then return {'ok'} end
+local function leave_limit()
+  if ARGV[21] == '' then return end
+"""
+    + PLACES
+    + """
+  release(key, ARGV[21])
+end
 local held = redis.call('ZSCORE', 'rq:wip:' .. queue, member)
 if redis.call('EXISTS', key) == 0 then
   redis.call('DEL', 'rq:execution:' .. member, 'longshore:log:' .. id)
   redis.call('ZREM', 'rq:wip:' .. queue, member)
   redis.call('ZREM', 'rq:executions:' .. id, token)
+  leave_limit()
   return {'deleted'}
 end
 if not held then
@@ -140,13 +150,13 @@ if status == 'finished' or status == 'failed' then
     pcall(release, dependent)  -- a key of the wrong type costs nobody but itself
   end
 end
-local behind = 23
-if ARGV[21] ~= '' then
-  redis.call('DEL', 'rq:job:' .. ARGV[22])
-  redis.call('HSET', 'rq:job:' .. ARGV[22], unpack(ARGV, 24, 23 + ARGV[23]))
-  redis.call('SADD', 'rq:queues', 'rq:queue:' .. ARGV[21])
-  redis.call('RPUSH', 'rq:queue:' .. ARGV[21], ARGV[22])
-  behind = 23 + ARGV[23]
+local behind = 24
+if ARGV[22] ~= '' then
+  redis.call('DEL', 'rq:job:' .. ARGV[23])
+  redis.call('HSET', 'rq:job:' .. ARGV[23], unpack(ARGV, 25, 24 + ARGV[24]))
+  redis.call('SADD', 'rq:queues', 'rq:queue:' .. ARGV[22])
+  redis.call('RPUSH', 'rq:queue:' .. ARGV[22], ARGV[23])
+  behind = 24 + ARGV[24]
 end
 for i = behind + 1, #ARGV do redis.call('ZADD', 'longshore:webhooks', now, ARGV[i]) end
 
@@ -170,6 +180,7 @@ if final and not repeated then
     end
   end
 end
+leave_limit()
 redis.call('PUBLISH', 'longshore:record:' .. id, ARGV[7])
 return {'ok'}
 """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.model import Claim, Settlement, Verdict
+from consumer.queues.limits import key_of
 from consumer.queues.rq_follow_up import NO_WISHES, Wishes, callback_of, refusal, webhooks_of, wishes_of
 from consumer.settings import Retention, Rq
 from consumer.typed import TypedJob
@@ -160,6 +161,7 @@ def settling(settlement: Settlement, retention: Retention, consumer: str, rq: Rq
         "1" if native.at_front else "0",
         "1" if fewer else "0",
         pause,
+        key_of(claim),
         *callback_of(settlement, native, status, text, rq, ended),
         *webhooks_of(claim, native.wishes, status, text, rq, ended),
     ]

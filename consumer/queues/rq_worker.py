@@ -16,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from consumer.queues.limits import SWEEP_EVERY, Limits
 from consumer.queues.records import transient
 from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import MAINTAIN, PROMOTE
@@ -44,6 +45,7 @@ class RqWorker:
         """What to do when the server may have forgotten what it had acknowledged."""
         self._birth = wire.utc()
         self._cleaned = -MAINTENANCE
+        self.limits, self._swept = Limits(redis), time.monotonic()
         self._promote = redis.register_script(PROMOTE)
         self._maintain = redis.register_script(MAINTAIN)
 
@@ -80,6 +82,9 @@ class RqWorker:
                     await self.set_back()
                 await self.beat()
                 await self._promote(keys=[], args=[wire.utc(), *self.queues])
+                if time.monotonic() - self._swept >= SWEEP_EVERY:
+                    self._swept = time.monotonic()
+                    await self.limits.sweep()
                 if time.monotonic() - self._cleaned >= MAINTENANCE:
                     self._cleaned = time.monotonic()
                     await self._maintain(keys=[], args=self.queues)

@@ -8,7 +8,7 @@ from typing import Any
 
 from enqueue.backends import faktory_scripts as scripts
 from enqueue.errors import ProtocolError, RecordsUnavailable, UsageError
-from enqueue.explain import Facts
+from enqueue.explain import Facts, limited
 from enqueue.order import Order, Placed
 from enqueue.protocol import Ask, Command, Push, Steps, cancelled_record, checked
 from enqueue.record import Record, Status, Times, rfc3339
@@ -41,6 +41,10 @@ class FaktoryBackend:
             raise UsageError("job_id: Faktory wants at least 8 characters")
         if order.key is not None:
             self.needs_records()
+        if order.job.limit is not None and not self._records:
+            raise UsageError(
+                "limit: needs Records on Faktory: give the consumer and connect() the same records URL (a Redis)"
+            )
         queue = order.queue or self.default_queue
         job = order.job
         return order, wire.build_job(job, queue, jid=order.job_id, at=order.due, payload=checked(job))
@@ -110,7 +114,8 @@ class FaktoryBackend:
         """What Faktory says of a job that waits: how many do."""
         info = yield Ask()
         queues = info.get("faktory", {}).get("queues", {})
-        return Facts(length=int(queues.get(record.queue, 0)))
+        limit = yield from limited(record_wire.faktory_job_key(record.id))
+        return Facts(length=int(queues.get(record.queue, 0)), limit=limit)
 
     def cancel(self, job_id: str) -> Steps[bool]:
         """Ask for a job's end; False if it has ended already."""

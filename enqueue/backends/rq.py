@@ -9,7 +9,7 @@ from typing import Any
 
 from enqueue.backends import rq_scripts as scripts
 from enqueue.errors import UsageError
-from enqueue.explain import Facts
+from enqueue.explain import Facts, limited
 from enqueue.order import Order, Placed
 from enqueue.protocol import Command, Steps, cancelled_record, checked, unknown
 from enqueue.record import HINTS, Reason, Record, Status, Times, rfc3339
@@ -97,6 +97,7 @@ class RqBackend:
         row = yield Command(("EVAL", scripts.FACTS, 0, record.id, record.queue))
         suspended, place, length, due, dependencies = row
         names = [text.decode() for text in dependencies]
+        limit = yield from limited(wire.job_key(record.id))
         return Facts(
             suspended=bool(suspended),
             listed=place >= 0 or length > scripts.LOOKED_AT,
@@ -104,6 +105,7 @@ class RqBackend:
             length=length,
             due=float(due) if due else None,
             waits_for=tuple(zip(names[::2], names[1::2], strict=True)),
+            limit=limit,
         )
 
     def cancel(self, job_id: str) -> Steps[bool]:

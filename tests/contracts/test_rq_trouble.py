@@ -262,3 +262,12 @@ async def is_running(handle: aio.AsyncHandle) -> bool:
 
 async def whole(handle: aio.AsyncHandle) -> bytes:
     return b"".join([part async for part in handle.logs(follow=True)])
+
+
+async def test_a_queue_that_was_idle_for_long_is_heard_at_once(redis_url: str) -> None:
+    queue = make_queue(redis_url)
+    await queue.open()
+    for _ in range(4):
+        assert await queue.claim(1) == []
+        assert queue._pause == 0
+    await queue.close()

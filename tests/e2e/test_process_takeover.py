@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 
-from enqueue import Job, Status, aio
+from enqueue import Job, Limit, Status, aio
 from support.consuming import consuming, until
 from support.fake_faktory import FakeFaktory
 
@@ -101,6 +102,35 @@ async def test_a_consumer_told_to_stop_leaves_its_jobs_running_for_the_next_one(
         assert await handle.status() is Status.RUNNING
         async with consuming(redis_url):
             await whole_story(handle, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["rq", "faktory"])
+async def test_a_job_whose_consumer_is_killed_keeps_its_place_until_it_ends(
+    kind: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        url, records = redis_url, None
+        if kind == "faktory":
+            url, records = (await stack.enter_async_context(FakeFaktory(punctual=True))).url, redis_url
+        queue = await stack.enter_async_context(aio.connect(url, records=records))
+        limit = Limit(key="db")
+        handle = await queue.enqueue(counting(tmp_path).model_copy(update={"limit": limit}))
+        first = start(url, tmp_path, *(["--records-url", records] if records else []))
+        async with contextlib.aclosing(handle.logs(follow=True)) as log:
+            await anext(log)  # it runs
+        first.kill()
+        first.wait()
+        second = await queue.enqueue(Job(commands=["true"], limit=limit))
+        async with consuming(url, records_url=records):
+            await until(lambda: redis_client.zcard("longshore:parked:db") == 1, 60)
+            assert redis_client.hlen("longshore:limit:db") == 1
+            await whole_story(handle, tmp_path)
+            assert (await second.wait(60)).status is Status.SUCCEEDED
+            ended, begun = (await handle.record()).times.ended, (await second.record()).times.started
+            assert ended is not None
+            assert begun is not None
+            assert begun > ended
+            await until(lambda: not redis_client.keys("longshore:limit*"))
 
 
 async def test_what_ended_while_nobody_was_there_is_told(redis_url: str, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ FULL: dict[str, Any] = {
     "service_account": "jobs",
     "image_pull_policy": "Always",
     "image_pull_secrets": ["registry"],
+    "limit": {"key": "db", "concurrency": 3},
     "node_selector": {"kubernetes.io/arch": "arm64"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "seconds": 60}],
     "runtime_class": "gvisor",
