@@ -16,6 +16,7 @@ from consumer.outcome import record_claimed, record_running
 from consumer.queues.faktory_open import FaktoryWithRecords
 from consumer.queues.limits import Limits
 from consumer.queues.rq import RqQueue
+from consumer.tasks import end
 from enqueue import Job, QueueUnavailable, Status, UsageError
 from enqueue.backends.faktory_client import FaktoryClient
 from enqueue.record import Where
@@ -76,25 +77,24 @@ async def test_never_more_than_its_number_run_and_all_get_their_turn(
         handles = list(await producer.enqueue_many([limited(3)] * 40))
         running: list[tuple[Consumer, Claim]] = []
         begun: list[str] = []
-        most = 0
-        while len(begun) < 40:
-            if len(running) == 3:  # nobody gets one more, however often they ask
-                for queue in queues:
-                    assert await queue.claim(10) == []
-                await settle(*running.pop(0))
-            some = await claim_some(queues)
-            running += some
-            begun += [claim.id for _, claim in some]
-            assert all(claim.attempt == 1 for _, claim in some)
-            assert len(running) <= redis_client.hlen("longshore:limit:db") <= 3
-            most = max(most, len(running))
-            assert most <= 3
-        for held in running:
-            await settle(*held)
-        assert most == 3
+
+        async def take(queue: Consumer) -> None:
+            while True:
+                for claim in await queue.claim(10):
+                    running.append((queue, claim))
+                    begun.append(claim.id)
+                    assert claim.attempt == 1
+                    assert len(running) <= 3
+
+        takers = [asyncio.create_task(take(queue)) for queue in queues]
+        await until(lambda: len(parked(redis_client)) == 37)
+        assert len(running) == 3
+        for _ in handles:
+            await until(lambda: running or any(taker.done() for taker in takers))
+            assert not any(taker.done() for taker in takers)
+            await settle(*running.pop(0))
+        await end(*takers)
         assert sorted(begun) == sorted(handle.id for handle in handles)
-        if place.rq:
-            assert begun == [handle.id for handle in handles]
         records = [await handle.record() for handle in handles]
         assert all((r.status, len(r.attempts)) == (Status.SUCCEEDED, 1) for r in records)
         assert left(redis_client) == set()
