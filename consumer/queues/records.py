@@ -224,13 +224,9 @@ class RecordStore:
     async def live(self) -> None:
         """One sign of life; to be given every few seconds."""
         life = ALIVE if self._lifeline is None or self._lifeline.portable else ALIVE_BOUND
-        run, gone = await self._script_live(
-            keys=[wire.consumer_key(self.instance)],
-            args=[
-                *(self.consumer, life, life - 5, self.instance, ",".join(self.queues)),
-                *((self.trouble() or "")[:500], ALIVE),
-            ],
-        )
+        trouble, queues = (self.trouble() or "")[:500], ",".join(self.queues)
+        args: list[Any] = [self.consumer, life, life - 5, self.instance, queues, trouble, ALIVE]
+        run, gone = await self._script_live(keys=[wire.consumer_key(self.instance)], args=args)
         if gone > self._gone:
             self.parting.set()
         self._gone = gone
