@@ -132,12 +132,14 @@ async def restart(part: str) -> None:
 
 
 @pytest.mark.row(15, 34)
+@pytest.mark.skipif(
+    not os.environ.get("LONGSHORE_TEST_RESTART"),
+    reason="LONGSHORE_TEST_RESTART isn't set: nothing here restarts a part of the cluster",
+)
 @pytest.mark.parametrize("part", ["kube-apiserver", "kubelet", "etcd", "containerd"])
 async def test_a_part_of_the_cluster_restarts_under_running_jobs(
     part: str, consumer: Events, redis_url: str, admin: Api, namespace: str, image: str
 ) -> None:
-    if not os.environ.get("LONGSHORE_TEST_RESTART"):
-        pytest.skip("LONGSHORE_TEST_RESTART isn't set: nothing here restarts a part of the cluster")
     count = 20 if part == "kube-apiserver" else 6
     async with aio.connect(redis_url) as queue:
         handles = await enqueue(queue, image, count)
