@@ -23,6 +23,8 @@ async def next_one(detachable: Harness) -> AsyncIterator[Executor]:
     executor = detachable.another()
     await executor.open()
     yield executor
+    while detachable.executions:  # while both executors still have their connections
+        await detachable.executions.pop().remove()
     await executor.close()
 
 

@@ -60,17 +60,39 @@ async def watch_pods(admin: Api, namespace: str, history: History, queue: str | 
     A server that is away is waited for. Pods that were there before count as created.
     """
     query = {"labelSelector": names.OURS, "watch": "true", "timeoutSeconds": "600"}
-    kinds = {"ADDED": What.CREATED, "DELETED": What.DELETED}
+    there: dict[str, dict[str, Any]] = {}
+
+    def note(kind: str, pod: dict[str, Any]) -> None:
+        uid = pod["metadata"]["uid"]
+        known = uid in there
+        if kind == "DELETED":
+            there.pop(uid, None)
+        else:
+            there[uid] = pod
+        if queue not in (None, pod["metadata"].get("annotations", {}).get(names.QUEUE)):
+            return
+        if kind == "DELETED" or not known:
+            what = What.DELETED if kind == "DELETED" else What.CREATED
+            history.events.append(pod_event(what, pod))
+
     while True:  # the server may end a watch at any time
         try:
             async with admin.stream(path_of(namespace, "pods"), query) as response:
                 async for line in lines_of(response):
                     event = json.loads(line)
-                    assert event["type"] != "ERROR", event  # what was missed would be taken for what wasn't
-                    meta = event["object"]["metadata"]
-                    query["resourceVersion"] = meta["resourceVersion"]
-                    if event["type"] in kinds and queue in (None, meta.get("annotations", {}).get(names.QUEUE)):
-                        history.events.append(pod_event(kinds[event["type"]], event["object"]))
+                    if event["type"] == "ERROR":  # it knows no more what was: compare with what is
+                        assert event["object"]["code"] == 410, event
+                        found = await admin.request("GET", path_of(namespace, "pods"), {"labelSelector": names.OURS})
+                        now = {pod["metadata"]["uid"]: pod for pod in found["items"]}
+                        for pod in [*(there[uid] for uid in there.keys() - now.keys())]:
+                            note("DELETED", pod)
+                        for pod in now.values():
+                            note("ADDED", pod)
+                        query["resourceVersion"] = found["metadata"]["resourceVersion"]
+                        break
+                    query["resourceVersion"] = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        note(event["type"], event["object"])
         except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
             await asyncio.sleep(0.1)
 

@@ -60,7 +60,7 @@ class PodExecution:
         self._streams = streams
         self._pod = pod
         self._uid = pod.uid
-        self._missing = self._gone = self._unseen = False
+        self._missing = self._gone = self._unseen = self._removed = False
         self._began = _begun(pod)
         self._stopped: float | None = None
         self._secret_at: float | None = None
@@ -161,7 +161,7 @@ class PodExecution:
     async def remove(self, *, failed: bool = False) -> None:
         """Delete the pod and with it its Secret, unless it `failed` and is to be kept for now. Raises ApiError."""
         await self.detach()
-        if self._gone or (self._missing and self._pod.over):
+        if self._removed or self._gone or (self._missing and self._pod.over):
             return
         if not self._leftovers.settled(self._pod, failed=failed):
             return
@@ -169,6 +169,7 @@ class PodExecution:
             await self._delete(0)
         elif not self._pod.deleting:
             await self._delete(max(1, math.ceil(self._plan.grace)))
+        self._removed = True
         self._leftovers.deleted(self._uid)
 
     async def detach(self) -> None:
