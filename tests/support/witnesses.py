@@ -82,7 +82,9 @@ async def watch_pods(admin: Api, namespace: str, history: History, queue: str | 
                     event = json.loads(line)
                     if event["type"] == "ERROR":  # it knows no more what was: compare with what is
                         assert event["object"]["code"] == 410, event
-                        found = await admin.request("GET", path_of(namespace, "pods"), {"labelSelector": names.OURS})
+                        found = await admin.request(
+                            "GET", path_of(namespace, "pods"), query={"labelSelector": names.OURS}
+                        )
                         now = {pod["metadata"]["uid"]: pod for pod in found["items"]}
                         for pod in [*(there[uid] for uid in there.keys() - now.keys())]:
                             note("DELETED", pod)
