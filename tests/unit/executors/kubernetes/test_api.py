@@ -52,7 +52,8 @@ async def test_what_passes_is_tried_again_and_what_stays_is_not(kube: FakeKube, 
         kube.fault("list pods", status=status, body=b"<html>no</html>")
     kube.fault("list pods", status=429, headers={"Retry-After": "0"})
     kube.fault("list pods", drop="after")
-    assert (await api.request("GET", PODS))["items"] == []
+    # the pauses of six tries are drawn: this needs more patience than they can add up to
+    assert (await api.request("GET", PODS, patience=60))["items"] == []
     assert len(kube.ledger) == 7
     with pytest.raises(ApiError) as caught:
         await api.request("GET", path_of("jobs", "pods", "none"))
