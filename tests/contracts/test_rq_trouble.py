@@ -234,7 +234,7 @@ async def test_a_producer_waits_and_follows_across_a_restart(own_server: RedisSe
     url = own_server.url(0)
     own_server.stop()
     server = own_server
-    server.options = ("--appendonly", "yes")
+    server.options = ("--appendonly", "yes", "--appendfsync", "no")
     server.start()
     async with aio.connect(url) as producer, consuming(url):
         handle = await producer.enqueue(
