@@ -184,7 +184,7 @@ def start(url: str, cwd: Path, *args: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def own_server() -> Iterator[RedisServer]:
-    server = RedisServer("--appendonly", "yes")
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "no")
     server.start()
     yield server
     server.close()
