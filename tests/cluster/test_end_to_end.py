@@ -183,8 +183,9 @@ async def test_200_jobs_on_both_queues_at_once(
     ours = {record.where.pod for record in records}
     # create, log, delete, and one more look at a log that a simulated node never ends
     assert len([name for _, _, name in requests if name in ours]) <= 200 * 4
-    # what each consumer asks at its start: rights, admission, lists and watches; the Lease is renewed by the clock
-    assert len([what for _, what, name in requests if name not in ours and what != "leases"]) <= 2 * 12
+    # what each consumer asks for itself, and nothing for each job: rights, admission, pages of lists, watches
+    # (by name others may be asked for: pods that an interrupted run has left in this namespace)
+    assert len([what for _, what, name in requests if not name and what != "leases"]) <= 2 * 25
     left = (await admin.request("GET", path_of(simulated, "pods")))["items"]
     assert [pod["metadata"]["name"] for pod in left if pod["metadata"]["name"] in ours] == []
     keys = [key for handle in handles for key in redis_client.keys(f"*{handle.id}*")]

@@ -86,7 +86,8 @@ def _plain(rng: random.Random) -> Iterator[Case]:
     for number in range(5):
         count = rng.randint(20, 60)
         yield Case(f"slow-{number}", {"commands": [lines(count, 0.4)]}, log=numbered(count))
-    yield Case("long-log", {"commands": [lines(30_000)]}, log=numbered(30_000))
+    # some runtimes (containerd 1.6) lose the end of a burst that is written right before the exit, for every reader
+    yield Case("long-log", {"commands": [lines(30_000), "sleep 2"]}, log=numbered(30_000))
     yield Case("silent", {"commands": ["sleep 1"]}, log=[])
     yield Case("no-newline", {"commands": ["printf 'no newline'"]}, log=[b"no newline"])
 
