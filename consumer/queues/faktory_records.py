@@ -181,7 +181,6 @@ class FaktoryRecords(RecordStore):
 
     async def settle_again(self) -> None:
         """The store was set back: what it has forgotten of the last settlements is written once more."""
-        self.rewound.clear()
         recent, args = self._recent.all(), [self.instance]
         for settlement, _ in recent:
             args += [settlement.claim.id, settlement.claim.token, str(settlement.claim.attempt)]
@@ -192,6 +191,7 @@ class FaktoryRecords(RecordStore):
             with contextlib.suppress(ClaimLost):
                 await self.settle(settlement, ending)
                 await self.told(ending)
+        self.rewound.clear()  # not before: a store that is away again is asked once more
 
 
 def _state_of(answer: Sequence[Any]) -> ClaimState:

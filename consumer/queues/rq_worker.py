@@ -78,8 +78,8 @@ class RqWorker:
             try:
                 await self.records.live()
                 if self.records.rewound.is_set():
-                    self.records.rewound.clear()
                     await self.set_back()
+                    self.records.rewound.clear()  # not before: a server that is away again is asked once more
                 await self.beat()
                 await self._promote(keys=[], args=[wire.utc(), *self.queues])
                 if time.monotonic() - self._swept >= SWEEP_EVERY:
