@@ -54,7 +54,7 @@ async def test_the_busy_page_shows_the_consumer_and_its_job(server: Server, open
 
     async def shown() -> str | None:
         text = await page(server, "/busy")
-        return text if re.search(rf"{queue.worker.wid} .*?[1-9]\d+ [KM]B", text) else None
+        return text if re.search(rf"{queue.worker.wid} .*?[1-9][\d.]* [KMG]B", text) else None
 
     text = await until(shown)
     process = text[text.index(queue.worker.wid) :]

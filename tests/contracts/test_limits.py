@@ -110,7 +110,7 @@ async def test_who_waits_blocks_nobody_and_its_record_says_what_for(
         other = await producer.enqueue(limited(key="api"))
         claims: list[Claim] = []
         while len(claims) < 3:
-            claims += [claim for _, claim in await claim_some([queue], slots=2)]
+            claims += [claim for _, claim in await claim_some([queue], slots=1)]  # one FETCH at a time, in order
         assert [claim.id for claim in claims] == [first.id, plain.id, other.id]
         assert parked(redis_client) == [handle.id for handle in others]
         record = await others[0].record()
