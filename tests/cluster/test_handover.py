@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from consumer.executors.kubernetes import names
+from consumer.executors import names
 from consumer.executors.kubernetes.api import Api, path_of
 from consumer.tasks import end
 from enqueue import Job, aio

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from consumer.executors.kubernetes import watch
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, path_of
-from consumer.executors.kubernetes.names import OURS
 from consumer.executors.kubernetes.watch import Informer
+from consumer.executors.names import OURS
 from support.fakekube import FakeKube
 from support.fakekube_http import Request
 from support.fakekubelet import FakePod

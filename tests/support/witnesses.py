@@ -16,7 +16,7 @@ import aiohttp
 import redis
 from aiohttp import web
 
-from consumer.executors.kubernetes import names
+from consumer.executors import names
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.watch import lines_of
 from consumer.tasks import end

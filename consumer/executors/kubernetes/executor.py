@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from consumer.errors import ExecutorFault, SetupError, Unrunnable
-from consumer.executors.kubernetes import names
+from consumer.executors import names
+from consumer.executors.circuit import Circuit
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.admission import loosest
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
-from consumer.executors.kubernetes.circuit import Circuit
 from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals

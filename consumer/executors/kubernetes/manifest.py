@@ -16,8 +16,11 @@ from typing import Any
 from pydantic_core import to_json
 
 from consumer.errors import SetupError, Unrunnable
-from consumer.executors.kubernetes import names
-from consumer.executors.kubernetes.places import (
+from consumer.executors import names
+from consumer.executors.kubernetes.policy import policy_refusals
+from consumer.executors.kubernetes.profiles import container_security, pod_security, violations
+from consumer.executors.kubernetes.template import merged, template_of
+from consumer.executors.places import (
     HOME,
     SCRIPTS,
     TMP,
@@ -27,14 +30,13 @@ from consumer.executors.kubernetes.places import (
     scratch_of,
     workdir_of,
 )
-from consumer.executors.kubernetes.policy import policy_refusals, pull_policy
-from consumer.executors.kubernetes.profiles import container_security, pod_security, violations
-from consumer.executors.kubernetes.resources import resources_of, volume_of
-from consumer.executors.kubernetes.template import merged, template_of
+from consumer.executors.policy import pull_policy
+from consumer.executors.resources import DISK, resources_of
 from consumer.model import Plan
 from consumer.settings import Kubernetes
 from enqueue.job import InitStep, Job
-from enqueue.pod import Toleration
+from enqueue.pod import Resources, Toleration
+from enqueue.quantity import amount
 from enqueue.record import Reason
 
 OUTCOME = "/dev/termination-log"
@@ -107,6 +109,14 @@ def _too_long(job: Job) -> list[str]:
         for field, value in texts.items()
         if len(value.encode()) > LONGEST_ARGUMENT
     ]
+
+
+def _volume_of(wanted: Resources | None, settings: Kubernetes) -> dict[str, str]:
+    """The source of an empty volume: as large as the operator says, or as the storage that the job itself asks for."""
+    asked = (wanted.limits.amounts() if wanted else {}).get(DISK, "0")
+    if not amount(settings.volume_size):
+        return {}
+    return {"sizeLimit": max(settings.volume_size, asked, key=amount)}
 
 
 def literal(text: str) -> str:
@@ -197,7 +207,7 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     main = container("main", image, command, list(job.args))
     inits = [container("init", job.init.image or image, init_command, [])] if job.init else []
     secret.check()
-    empty = volume_of(job.resources, settings)
+    empty = _volume_of(job.resources, settings)
     volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": empty} for volume in scratch.values()]
     if items:
         volumes.append({"name": "files", "secret": {"secretName": name, "items": items}})

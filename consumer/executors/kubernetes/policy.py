@@ -4,52 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from consumer.executors.kubernetes.resources import resources_of
+from consumer.executors.policy import image_refusals, listed, metadata_refusals
+from consumer.executors.resources import resources_of
 from consumer.settings import Kubernetes
 from consumer.settings_kubernetes import matches
-from enqueue.images import parse_image, parse_pattern
 from enqueue.job import Job
 from enqueue.pod import Toleration
 from enqueue.record import Reason
-
-_SHOWN = 10
-"""Allowed names that a sentence lists at most."""
 
 
 def policy_refusals(job: Job, settings: Kubernetes) -> list[tuple[Reason, str]]:
     """Why this job isn't allowed here: (reason, sentence that begins with the field's name)."""
     _, impossible, above = resources_of(job.resources, settings)
     found = [(Reason.INVALID_JOB, text) for text in impossible]
-    found += [(Reason.REFUSED, text) for text in (*above, *_images(job, settings), *_named(job, settings))]
-    found += [(Reason.REFUSED, text) for text in (*_metadata(job, settings), *_nodes(job, settings))]
+    found += [(Reason.REFUSED, text) for text in (*above, *image_refusals(job, settings), *_named(job, settings))]
+    metadata = (
+        *metadata_refusals("labels", job.labels, settings.labels, settings.allowed_labels),
+        *metadata_refusals("annotations", job.annotations, settings.annotations, settings.allowed_annotations),
+    )
+    found += [(Reason.REFUSED, text) for text in (*metadata, *_nodes(job, settings))]
     return found
-
-
-def pull_policy(image: str, job: Job | None, settings: Kubernetes) -> str:
-    """The imagePullPolicy of a container with this image; a job can only make its own stricter."""
-    policy: str = settings.image_pull_policy
-    if policy == "IfNotPinned":
-        policy = "IfNotPresent" if parse_image(image).digest else "Always"
-    return "Always" if job is not None and job.image_pull_policy == "Always" and policy != "Never" else policy
-
-
-def _images(job: Job, settings: Kubernetes) -> Iterator[str]:
-    images = {"image": job.image or settings.image}
-    if job.init is not None and job.init.image:
-        images["init.image"] = job.init.image
-    patterns = [parse_pattern(text) for text in settings.allowed_images]
-    for field, text in images.items():
-        if text is None:
-            continue
-        image = parse_image(text)
-        if patterns and not any(pattern.matches(image) for pattern in patterns):
-            yield f"{field}: {image} isn't allowed; allowed: {_listed(settings.allowed_images)}"
-        if settings.require_digest and not image.digest:
-            yield f"{field}: {image} must be named by its digest here (name@sha256:...)"
-        if job.image_pull_policy and settings.image_pull_policy == "Never" and field == "image":
-            yield "image_pull_policy: no image is pulled here; leave it out"
-        elif job.image_pull_policy == "IfNotPresent" and pull_policy(text, job, settings) == "Always":
-            yield f"image_pull_policy: IfNotPresent isn't allowed for {image}; allowed: Always"
 
 
 def _named(job: Job, settings: Kubernetes) -> Iterator[str]:
@@ -64,19 +38,7 @@ def _named(job: Job, settings: Kubernetes) -> Iterator[str]:
     wanted += [(f"image_pull_secrets[{i}]", name, pull) for i, name in enumerate(job.image_pull_secrets)]
     for field, name, allowed in wanted:
         if name is not None and name not in allowed:
-            yield f"{field}: {name} isn't allowed; allowed: {_listed(allowed)}"
-
-
-def _metadata(job: Job, settings: Kubernetes) -> Iterator[str]:
-    for field, given, fixed, allowed in (
-        ("labels", job.labels, settings.labels, settings.allowed_labels),
-        ("annotations", job.annotations, settings.annotations, settings.allowed_annotations),
-    ):
-        for key, value in given.items():
-            if key in fixed and fixed[key] != value:
-                yield f"{field}.{key}: is set by the operator; leave it out"
-            elif key not in fixed and not matches(key, allowed):
-                yield f"{field}.{key}: isn't allowed; allowed: {_listed(allowed)}"
+            yield f"{field}: {name} isn't allowed; allowed: {listed(allowed)}"
 
 
 def _nodes(job: Job, settings: Kubernetes) -> Iterator[str]:
@@ -86,10 +48,10 @@ def _nodes(job: Job, settings: Kubernetes) -> Iterator[str]:
         if fixed is not None and fixed != value:
             yield f"node_selector.{key}: is {fixed} for every job here; leave it out"
         elif fixed is None and not matches(f"{key}={value}", selectors):
-            yield f"node_selector.{key}: {value} isn't allowed; allowed: {_listed(settings.allowed_node_selectors)}"
+            yield f"node_selector.{key}: {value} isn't allowed; allowed: {listed(settings.allowed_node_selectors)}"
     for i, wanted in enumerate(job.tolerations):
         if wanted not in settings.tolerations and not _tolerable(wanted, settings.allowed_tolerations):
-            allowed = _listed(settings.allowed_tolerations)
+            allowed = listed(settings.allowed_tolerations)
             yield f"tolerations[{i}]: {taint_of(wanted)} isn't allowed; allowed: {allowed}"
 
 
@@ -108,9 +70,3 @@ def _tolerable(wanted: Toleration, allowed: tuple[str, ...]) -> bool:
         if matches(text, (f"{key}={value}:{effect or '*'}",)):
             return True
     return False
-
-
-def _listed(names: Sequence[str | None]) -> str:
-    """The names that there are to choose from."""
-    shown = list(dict.fromkeys(name for name in names if name))
-    return (", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")) or "none"

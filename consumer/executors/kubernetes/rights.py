@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.errors import SetupError
-from consumer.executors.kubernetes import names
+from consumer.executors import names
 from consumer.executors.kubernetes.admission import enforced, gap
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.lease import leases_path

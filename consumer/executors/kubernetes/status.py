@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consumer.executors.kubernetes import names
+from consumer.executors import names
 from consumer.model import AttemptKey
 from consumer.outcome_file import CAP
 from enqueue.record import epoch

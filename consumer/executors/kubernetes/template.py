@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from consumer.errors import SetupError, Unrunnable
-from consumer.executors.kubernetes import names
+from consumer.executors import names
 from consumer.settings import Kubernetes
 from enqueue.closed import kind_of
 from enqueue.errors import UsageError

@@ -16,8 +16,8 @@ import aiohttp
 from pydantic_core import from_json
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
-from consumer.executors.kubernetes.names import OURS
 from consumer.executors.kubernetes.status import Pod, slim
+from consumer.executors.names import OURS
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from consumer.errors import Unrunnable
 from consumer.executors.kubernetes.manifest import Manifest, build, literal, refusals
-from consumer.executors.kubernetes.names import job_key, label_of, pod_name
+from consumer.executors.names import job_key, label_of, pod_name
 from consumer.settings import Kubernetes
 from enqueue.quantity import amount
 from enqueue.record import Reason

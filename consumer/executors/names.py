@@ -1,4 +1,4 @@
-"""Names, labels and annotations of our objects: pure functions of queue, job id and attempt.
+"""Names, labels and annotations of our pods and containers: pure functions of queue, job id and attempt.
 
 A pod's name is a compare-and-set: whoever creates it second gets 409 and looks. Job ids never stand in names or
 labels as they are (they may be long or odd), only in an annotation.

@@ -1,4 +1,4 @@
-"""Whether the cluster takes pods at all, as the last starts found it."""
+"""Whether a cluster or engine takes jobs at all, as the last starts found it."""
 
 from __future__ import annotations
 

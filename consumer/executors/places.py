@@ -1,4 +1,4 @@
-"""Where a job's files lie in its pod: working directory, volumes, mounts. Pure."""
+"""Where a job's files lie in its pod or container: working directory, volumes, mounts. Pure."""
 
 from __future__ import annotations
 

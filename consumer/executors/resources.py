@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from consumer.settings import Kubernetes
 from enqueue.pod import Resources
 from enqueue.quantity import amount
 
 Refused = list[str]
 Impossible = list[str]
+DISK = "ephemeral-storage"
 
 
-def resources_of(
-    wanted: Resources | None, settings: Kubernetes
-) -> tuple[dict[str, dict[str, str]], Impossible, Refused]:
+class Amounts(Protocol):
+    """The operator's settings: defaults, and the most that a job may ask for."""
+
+    @property
+    def requests(self) -> Mapping[str, str]: ...
+    @property
+    def limits(self) -> Mapping[str, str]: ...
+    @property
+    def limits_max(self) -> Mapping[str, str]: ...
+
+
+def resources_of(wanted: Resources | None, settings: Amounts) -> tuple[dict[str, dict[str, str]], Impossible, Refused]:
     """(the container's resources, sentences on what can't be, sentences on what isn't allowed).
 
     What the job says wins, name by name. A default request is lowered to the limit, a default limit raised to the
@@ -42,20 +52,9 @@ def resources_of(
             limits[name] = requests[name]
         else:
             requests[name] = limits[name]
-    if _DISK in limits:
-        requests.setdefault(_DISK, "0")  # else Kubernetes reserves the whole limit
+    if DISK in limits:
+        requests.setdefault(DISK, "0")  # else Kubernetes reserves the whole limit
     return {"requests": requests, "limits": limits}, impossible, refused
-
-
-_DISK = "ephemeral-storage"
-
-
-def volume_of(wanted: Resources | None, settings: Kubernetes) -> dict[str, str]:
-    """The source of an empty volume: as large as the operator says, or as the storage that the job itself asks for."""
-    asked = (wanted.limits.amounts() if wanted else {}).get(_DISK, "0")
-    if not amount(settings.volume_size):
-        return {}
-    return {"sizeLimit": max(settings.volume_size, asked, key=amount)}
 
 
 def _devices(asked: Mapping[str, str], capped: Mapping[str, str]) -> Impossible:
