@@ -15,6 +15,7 @@ import contextlib
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -23,22 +24,31 @@ from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
 from consumer.logs.follow import Desk, Follower, Sinks
 from consumer.model import Claim, LogPosition
-from consumer.ports import Executor, Queue, Records, ReplyingQueue, Sink, SweepingExecutor, TellingRecords
+from consumer.ports import Executor, Queue, Records, Reloading, ReplyingQueue, Sink, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
-from consumer.settings import Settings
+from consumer.reload import Live
+from consumer.settings import DEFAULT_FILE, Settings
 from consumer.sinks.record import RecordSink
 from consumer.sinks.reply import ReplySink
 from consumer.tasks import end
-from consumer.telemetry import Metrics
+from consumer.telemetry import Metrics, set_level
 from consumer.worker import Shutdown, Worker
-from enqueue.errors import QueueUnavailable
+from enqueue.errors import QueueUnavailable, UsageError
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 
-async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) -> None:
-    """Run jobs until SIGTERM or SIGINT (or `stop`). Raises SetupError, UsageError for what can't ever work."""
+async def run_consumer(
+    settings: Settings,
+    stop: asyncio.Event | None = None,
+    read: Callable[[], Settings] | None = None,
+    path: Path = DEFAULT_FILE,
+) -> None:
+    """Run jobs until SIGTERM or SIGINT (or `stop`). Raises SetupError, UsageError for what can't ever work.
+
+    `read`: reads the settings anew, from `path` among others, after SIGHUP.
+    """
     executor = make_executor(settings)
     metrics = Metrics()
     if settings.metrics_port is not None:
@@ -59,7 +69,19 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
         if worker is not None:
             worker.quiet()
 
+    def apply(new: Settings) -> None:
+        if worker is None:
+            raise UsageError("the consumer is still starting")
+        for part in (executor, worker.queue):
+            if isinstance(part, Reloading):
+                part.reload(new)
+        worker.reload(new)
+        set_level(new.log_level)
+        allow_open_files(512 + 8 * new.concurrency)
+
+    live = Live(settings, read or (lambda: settings), apply, path)
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, live.reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end_by)
     loop.add_signal_handler(signal.SIGTSTP, quiet)
@@ -90,6 +112,8 @@ async def run_consumer(settings: Settings, stop: asyncio.Event | None = None) ->
         helpers = [asyncio.create_task(_stop_when(stopping, worker))]
         if isinstance(executor, SweepingExecutor):
             helpers.append(asyncio.create_task(executor.sweep(records), name="sweeper"))
+        if settings.reload_interval:
+            helpers.append(asyncio.create_task(live.watch(settings.reload_interval), name="settings"))
         try:
             await worker.run()
         finally:
@@ -106,7 +130,7 @@ def make_worker(queue: Queue, records: Records, executor: Executor, settings: Se
     replying = queue if isinstance(queue, ReplyingQueue) else None  # asked once: it costs more than a sink
 
     def sinks(claim: Claim, former: LogPosition) -> Sequence[Sink]:
-        stored = RecordSink(records, claim, max_bytes=settings.logs.max_bytes, start=former)
+        stored = RecordSink(records, claim, max_bytes=worker.settings.logs.max_bytes, start=former)
         make = replying.log_jobs(claim) if replying is not None else None
         if make is None or replying is None:
             return [stored]
@@ -116,9 +140,10 @@ def make_worker(queue: Queue, records: Records, executor: Executor, settings: Se
     desk = Desk(settings.logs.memory)
 
     def follower(claim: Claim) -> Follower:
-        return Follower(claim, chosen, settings.logs, desk)
+        return Follower(claim, chosen, worker.settings.logs, desk)
 
-    return Worker(queue, records, executor, settings, follower, metrics.observe, desk.watched)
+    worker = Worker(queue, records, executor, settings, follower, metrics.observe, desk.watched)
+    return worker
 
 
 def allow_open_files(wanted: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from consumer.settings import load_settings
+from consumer.settings import DEFAULT_FILE, load_settings
 from consumer.telemetry import set_up_logging
 from enqueue.job import Job
 
@@ -25,7 +26,8 @@ def run(config: Path | None, **flags: Any) -> None:
     set_up_logging(settings.log_level, settings.log_format)
     gc.freeze()  # what was imported stays: it needn't be looked at again and again, nor once more now
     gc.set_threshold(*GARBAGE)
-    asyncio.run(run_consumer(settings))
+    read = functools.partial(load_settings, config, **flags)
+    asyncio.run(run_consumer(settings, read=read, path=config or DEFAULT_FILE))
 
 
 def test(job: Job, config: Path | None, as_json: bool, **flags: Any) -> int:

@@ -20,6 +20,7 @@ from consumer.model import (
     Signal,
     Standing,
 )
+from consumer.settings import Settings
 from enqueue.record import Reason, Record, Where
 
 
@@ -111,6 +112,14 @@ class TellingRecords(Records, Protocol):
 
     trouble: Callable[[], str | None]
     """To be set: why nothing can be started now."""
+
+
+@runtime_checkable
+class Reloading(Protocol):
+    """A Queue or an Executor whose settings may change while it works."""
+
+    def reload(self, settings: Settings) -> None:
+        """Use these for what begins later. Raises LongshoreError, and changes nothing, if they can't work."""
 
 
 class Execution(Protocol):

@@ -28,9 +28,13 @@ from consumer.settings_faktory import url_from
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from consumer.settings_rq import Rq as Rq
+from consumer.settings_table import PREFIX, problems_in
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
 from enqueue.files import load_yaml
+
+DEFAULT_FILE = Path("longshore.yaml")
+"""Read if it is there."""
 
 
 class Jobs(Section):
@@ -41,8 +45,8 @@ class Jobs(Section):
     )
     start_timeout: float = Field(300, gt=0, description="Seconds until a job must have started.")
     grace: float = Field(10, ge=0, description="Seconds between TERM and KILL when a job is stopped.")
-    grace_max: float = Field(600, ge=0, description="The longest grace that a job may ask for.")
-    max_bytes: int = Field(1_000_000, gt=0, description="The largest accepted payload.")
+    grace_max: float = Field(600, ge=0, description="Seconds of grace that a job may ask for at most.")
+    max_bytes: int = Field(1_000_000, gt=0, description="The largest accepted payload, in bytes.")
     types_only: bool = Field(
         False, description="Only jobs of `job_types` are run: no producer chooses images or commands by longshore.job."
     )
@@ -51,8 +55,8 @@ class Jobs(Section):
 class Retention(Section):
     """How long Records and logs are kept after the end, in seconds, if the producer doesn't say."""
 
-    success: int = Field(86_400, ge=1)
-    failure: int = Field(604_800, ge=1)
+    success: int = Field(86_400, ge=1, description="Seconds after a success.")
+    failure: int = Field(604_800, ge=1, description="Seconds after a failure or a cancel.")
 
 
 class Logs(Section):
@@ -88,7 +92,7 @@ class Settings(BaseSettings):
     """All settings of `longshore run`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LONGSHORE_",
+        env_prefix=PREFIX,
         env_nested_delimiter="_",
         env_nested_max_split=1,
         extra="forbid",
@@ -126,8 +130,17 @@ class Settings(BaseSettings):
         20, ge=0, description="Seconds that running jobs get to end after TERM, if they aren't left at once."
     )
     metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of /metrics; off if not given.")
-    log_format: Literal["console", "json"] = "console"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = Field(
+        "console", description="The consumer's own log: for people, or JSON."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important events that the consumer's own log tells."
+    )
+    reload_interval: float = Field(
+        0,
+        ge=0,
+        description="Seconds between two looks whether the settings file has changed; 0: only SIGHUP has it read.",
+    )
     jobs: Jobs = Jobs()
     job_types: dict[TypeName, JobType] = Field({}, description="Jobs by name, the operator's own: docs/job-types.md.")
     retention: Retention = Retention()
@@ -193,7 +206,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
     Raises UsageError with a sentence for each wrong setting.
     """
-    path = config or Path("longshore.yaml")
+    path = config or DEFAULT_FILE
     if config is not None and not config.is_file():
         raise UsageError(f"--config: there is no file {config}")
 
@@ -204,6 +217,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         model_config = SettingsConfigDict(yaml_file=path)
 
     given = {name: value for name, value in flags.items() if value is not None}
+    if wrong := problems_in(os.environ, Settings):
+        raise UsageError("settings: " + "; ".join(wrong))
     try:
         return Here(**given)
     except ValidationError as error:

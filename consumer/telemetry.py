@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
@@ -11,9 +12,25 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from consumer.model import Claim
 from enqueue.record import Outcome
 
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "exception": 40, "critical": 50}
+_least = 0
+
+
+def set_level(level: str) -> None:
+    """The least important events that are told from now on."""
+    global _least
+    _least = _LEVELS[level]
+
+
+def _important(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if _LEVELS.get(method, 50) < _least:
+        raise structlog.DropEvent
+    return event
+
 
 def set_up_logging(level: str, format: str) -> None:
     """One line an event on standard error, for people or as JSON."""
+    set_level(level)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if format == "json"
@@ -24,6 +41,7 @@ def set_up_logging(level: str, format: str) -> None:
     )
     structlog.configure(
         processors=[
+            _important,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -31,7 +49,7 @@ def set_up_logging(level: str, format: str) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),  # the level may change: `_important`
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import structlog
@@ -92,6 +93,14 @@ class Worker:
     def stopped(self) -> bool:
         """It was told to stop."""
         return self._stop.is_set()
+
+    def reload(self, settings: Settings) -> None:
+        """Use these for jobs that begin later; those that run go on with what they began with."""
+        self.settings = settings
+        self._tools = replace(self._tools, settings=settings)
+        if not self.stopped:
+            self._how = settings.shutdown
+        self._freed.set()
 
     def quiet(self) -> None:
         """Claim no more; what runs goes on, and so do we."""

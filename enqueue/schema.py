@@ -1,4 +1,5 @@
-"""`python -m enqueue.schema` writes the generated files in docs/: the schemas of Job and Record, and the reason words.
+"""`python -m enqueue.schema` writes the generated files in docs/: the schemas of Job and Record, the reason words, and
+where the consumer is installed too, its settings.
 
 `--check` writes nothing and exits 1 with the names of those that are no longer those of the code.
 """
@@ -6,6 +7,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -91,11 +94,14 @@ def reasons() -> str:
 
 def generated() -> dict[str, str]:
     """The names of the generated files and what they hold."""
-    return {
+    files = {
         "job.schema.json": json.dumps(job_schema(), indent=2) + "\n",
         "record.schema.json": json.dumps(record_schema(), indent=2) + "\n",
         "reasons.md": reasons(),
     }
+    if importlib.util.find_spec("consumer") is not None:
+        files["settings.md"] = importlib.import_module("consumer.settings_docs").settings_page()
+    return files
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,13 +110,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is stale")
     parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="the folder; docs/ of this clone")
     options = parser.parse_args(arguments)
-    stale = [name for name, text in generated().items() if _text(options.docs / name) != text]
+    files = generated()
+    stale = [name for name, text in files.items() if _text(options.docs / name) != text]
     if options.check:
         for name in stale:
             print(f"{options.docs / name} is stale: python -m enqueue.schema")
         return 1 if stale else 0
     for name in stale:
-        (options.docs / name).write_text(generated()[name], encoding="utf-8")
+        (options.docs / name).write_text(files[name], encoding="utf-8")
         print(f"wrote {options.docs / name}")
     return 0
 

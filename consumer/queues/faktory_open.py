@@ -60,6 +60,14 @@ class FaktoryWithRecords(FaktoryQueue):
             self._limits = FaktoryLimits(self.store.redis, self._link, self._delivery)
             self._life = asyncio.create_task(self._stay_alive(self.store))
 
+    def reload(self, settings: Settings) -> None:
+        """The order of the same queues, and the job types."""
+        self.order = settings.order
+        self.queues = self.order.names
+        if self.store is not None:
+            self.store.queues = self.queues
+        self._load = _load(settings)
+
     def log_jobs(self, claim: Claim) -> MakeLogJob | None:
         """How the log becomes jobs, if its producer wants that."""
         return log_jobs_of(claim)
@@ -143,7 +151,7 @@ async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Recor
         store = FaktoryRecords(redis, settings.name, uuid.uuid4().hex, settings.retention, lifeline)
     queue = FaktoryWithRecords(
         settings.queue_url,
-        settings.order.names,
+        settings.queues,
         records=store,
         consumer=settings.name,
         max_bytes=settings.jobs.max_bytes,

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.errors import ClaimLost, SetupError
+from consumer.job_types import JobTypes
 from consumer.lifeline import Lifeline
 from consumer.model import Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
@@ -27,7 +28,7 @@ from consumer.queues.rq_settle import SETTLE
 from consumer.queues.rq_words import claim_of, settling
 from consumer.queues.rq_worker import RqWorker
 from consumer.queues.webhooks import Webhooks
-from consumer.settings import Retention, Rq
+from consumer.settings import Retention, Rq, Settings
 from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
 from enqueue.wire import records as record_wire
@@ -105,6 +106,12 @@ class RqQueue:
         # Woken for nothing: others were quicker, or RQ is suspended and its queues are full.
         self._pause = min(1.0, max(0.01, 2 * self._pause)) if woken and not claims else 0.0
         return claims
+
+    def reload(self, settings: Settings) -> None:
+        """The order of the same queues, and the job types."""
+        self.order = settings.order
+        self.queues = self.records.queues = self.worker.queues = self.order.names
+        self._load = JobTypes(settings.job_types, only=settings.jobs.types_only).job
 
     async def drain(self) -> Sequence[Claim]:
         """No more claims. Nothing is ever in flight here: a claim is one step."""

@@ -20,14 +20,14 @@ from consumer.executors.kubernetes.admission import loosest
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.logs import Streams
-from consumer.executors.kubernetes.manifest import Manifest, build, refusals
+from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sample
 from consumer.executors.kubernetes.rights import check, sentence_of
 from consumer.executors.kubernetes.status import Pod, slim
 from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
 from consumer.executors.kubernetes.watch import Informer
 from consumer.model import Plan
 from consumer.ports import Records
-from consumer.settings import Kubernetes
+from consumer.settings import Kubernetes, Settings
 from enqueue.errors import LongshoreError
 from enqueue.record import Reason
 
@@ -70,6 +70,13 @@ class KubernetesExecutor:
     def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
         """What can't be honoured here."""
         return refusals(plan, self._settings)
+
+    def reload(self, settings: Settings) -> None:
+        """What pods are made of, and what jobs may ask for. Raises SetupError."""
+        sample(settings.kubernetes, self._consumer)
+        if loosest((settings.kubernetes.profile, *settings.profiles.values())) != self._profile:
+            raise SetupError("job_types: a type's profile asks for more of the namespace than was checked at the start")
+        self._settings = settings.kubernetes
 
     async def open(self) -> None:
         """Connect, list the pods, check the rights.

@@ -23,7 +23,7 @@ from consumer.executors.process.shim import HELD, KEPT
 from consumer.executors.process.spawner import Spawner
 from consumer.model import Plan, Standing
 from consumer.ports import Records
-from consumer.settings import Process
+from consumer.settings import Process, Settings
 from enqueue.errors import QueueUnavailable
 from enqueue.pod import POD_FIELDS
 from enqueue.record import Reason, Where
@@ -54,6 +54,10 @@ class ProcessExecutor:
         self._running: dict[str, ProcessExecution] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._image_noted = False
+
+    def reload(self, settings: Settings) -> None:
+        """How much of a job's output is kept."""
+        self._settings = settings.process
 
     def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
         """Fields that mean something only in a cluster, and paths that would leave the private directory."""
