@@ -16,16 +16,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar, overload
 from urllib.parse import quote, urlencode
 
 import aiohttp
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from yarl import URL
 
 from consumer.errors import ExecutorFault
+from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.limits import Budget
+
+T = TypeVar("T")
 
 CALL_SECONDS = 30.0
 RETRY_FIRST, RETRY_CAP, RETRY_AFTER_CAP = 0.2, 15.0, 60.0
@@ -102,6 +105,7 @@ class Api:
         await self._calls.close()
         await self._streams.close()
 
+    @overload
     async def request(
         self,
         method: str,
@@ -111,8 +115,35 @@ class Api:
         body: Mapping[str, Any] | None = None,
         patience: float | None = None,
         before: Callable[[], Awaitable[None]] | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        patience: float | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
+        read: Callable[[bytes], T],
+    ) -> T: ...
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        patience: float | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
+        read: Callable[[bytes], Any] = answers.whole,
+    ) -> Any:
         """One call, tried again while its failure may pass; `before` each try, something may still raise.
+
+        `read` makes the result of the answer's body, and raises ValueError if that isn't what was asked for.
 
         A repeated create of a named object is safe: the second one is answered with AlreadyExists, which the caller
         resolves by looking. Raises ApiError.
@@ -124,7 +155,7 @@ class Api:
             if before is not None:
                 await before()
             try:
-                return await self._call(method, path, query, data)
+                return await self._call(method, path, query, data, read)
             except ApiError as error:
                 if not error.passing:
                     raise
@@ -136,8 +167,13 @@ class Api:
             await asyncio.sleep(pause)
 
     async def _call(
-        self, method: str, path: str, query: Mapping[str, str] | None, data: bytes | None
-    ) -> dict[str, Any]:
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        data: bytes | None,
+        read: Callable[[bytes], T],
+    ) -> T:
         for again in (False, True):
             if method == "POST":
                 await self._creates.take()
@@ -148,7 +184,7 @@ class Api:
                 async with self._calls.request(method, **arguments, data=_body(data)) as response:
                     text = await response.read()
                     if response.status < 400:
-                        return _decoded(response.status, text)
+                        return _read(response.status, text, read)
                     error = error_of(response.status, text, response.headers.get("Retry-After"))
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from None
@@ -245,14 +281,11 @@ def _seconds(retry_after: str | None) -> float | None:
     return min(RETRY_AFTER_CAP, max(0.0, wait))
 
 
-def _decoded(status: int, body: bytes) -> dict[str, Any]:
+def _read(status: int, body: bytes, read: Callable[[bytes], T]) -> T:
     try:
-        answer = from_json(body) if body else {}
+        return read(body)
     except ValueError:
         raise ApiError(502, "", f"the answer (HTTP {status}) isn't JSON: is a proxy in the way?") from None
-    if not isinstance(answer, dict):
-        raise ApiError(502, "", f"the answer (HTTP {status}) isn't an object: is a proxy in the way?")
-    return answer
 
 
 def _keep_alive(response: aiohttp.ClientResponse) -> None:

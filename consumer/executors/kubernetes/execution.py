@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
 from consumer.errors import ExecutorFault
+from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.events import told_by_events
 from consumer.executors.kubernetes.logs import Streams, follow
 from consumer.executors.kubernetes.manifest import Manifest
-from consumer.executors.kubernetes.status import Container, Pod, slim
+from consumer.executors.kubernetes.status import Container, Pod, pod_of
 from consumer.executors.kubernetes.steps import StepLog
 from consumer.executors.kubernetes.sweep import Leftovers
 from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
@@ -185,7 +186,8 @@ class PodExecution:
             return
         self._secret_at = time.monotonic()
         try:
-            await self._api.request("POST", path_of(self._namespace, "secrets"), body=manifest.secret(self._uid))
+            path, body = path_of(self._namespace, "secrets"), manifest.secret(self._uid)
+            await self._api.request("POST", path, body=body, read=answers.nothing)
         except ApiError as error:
             if error.status == 409:
                 return
@@ -299,7 +301,7 @@ class PodExecution:
         if exit_of(self._pod) is not None:
             return
         try:
-            found = slim(await self._api.request("GET", self._path))
+            found = await self._api.request("GET", self._path, read=pod_of)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -332,7 +334,7 @@ class PodExecution:
     async def _delete(self, grace: int) -> None:
         options = {"gracePeriodSeconds": grace, "preconditions": {"uid": self._uid}}
         try:
-            await self._api.request("DELETE", self._path, body=options)
+            await self._api.request("DELETE", self._path, body=options, read=answers.nothing)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise

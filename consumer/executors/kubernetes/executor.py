@@ -15,6 +15,7 @@ from dataclasses import replace
 from consumer.errors import ExecutorFault, SetupError, Unrunnable
 from consumer.executors import names
 from consumer.executors.circuit import Circuit
+from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.admission import loosest
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
@@ -22,7 +23,7 @@ from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sample
 from consumer.executors.kubernetes.rights import check, sentence_of
-from consumer.executors.kubernetes.status import Pod, slim
+from consumer.executors.kubernetes.status import Pod, pod_of, slim
 from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
 from consumer.executors.kubernetes.watch import Informer
 from consumer.model import Plan
@@ -178,7 +179,8 @@ class KubernetesExecutor:
             known = informer.of_job(key)
         else:
             query = {"labelSelector": f"{names.OURS},{names.JOB}={key}"}
-            listed = await api.request("GET", path_of(namespace, "pods"), query=query, patience=self._patience)
+            path, patience = path_of(namespace, "pods"), self._patience
+            listed = await api.request("GET", path, query=query, patience=patience, read=answers.page)
             known = [slim(item) for item in listed.get("items") or ()]
         known.sort(key=lambda pod: pod.name != manifest.name)
         for pod in known:
@@ -208,7 +210,7 @@ class KubernetesExecutor:
             try:
                 body, patience, before = manifest.pod, self._patience, plan.confirm
                 path = path_of(namespace, "pods")
-                return slim(await api.request("POST", path, body=body, patience=patience, before=before))
+                return await api.request("POST", path, body=body, patience=patience, before=before, read=pod_of)
             except ApiError as error:
                 if error.status != 409:
                     raise
@@ -235,7 +237,7 @@ class KubernetesExecutor:
             raise ExecutorFault(f"the pod {pod.name} still runs a former job of the same id: delete it, or wait for it")
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.uid}}
         try:
-            await api.request("DELETE", path_of(namespace, "pods", pod.name), body=options)
+            await api.request("DELETE", path_of(namespace, "pods", pod.name), body=options, read=answers.nothing)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
@@ -260,7 +262,8 @@ class KubernetesExecutor:
     async def _get(self, name: str) -> Pod | None:
         api, _, namespace = self._parts()
         try:
-            return slim(await api.request("GET", path_of(namespace, "pods", name), patience=self._patience))
+            path = path_of(namespace, "pods", name)
+            return await api.request("GET", path, patience=self._patience, read=pod_of)
         except ApiError as error:
             if error.status == 404:
                 return None

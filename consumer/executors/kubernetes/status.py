@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.executors import names
+from consumer.executors.kubernetes import answers
 from consumer.model import AttemptKey
 from consumer.outcome_file import CAP
 from enqueue.record import epoch
@@ -22,7 +23,7 @@ MESSAGE = 1000
 _SETTING_UP = ("ContainerCreating", "PodInitializing")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would cost three times as much, and each event makes one; never changed
 class Container:
     """One container's state: `state` is waiting, running or terminated; times in seconds since the epoch."""
 
@@ -52,9 +53,9 @@ class Container:
         return self.reason == NO_STATUS and self.started_at is None and "used to be" not in self.message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as above
 class Pod:
-    """The few fields of a pod that decide anything; the rest isn't kept."""
+    """The few fields of a pod that decide anything; the rest isn't kept. Never changed."""
 
     name: str
     uid: str
@@ -96,6 +97,11 @@ class Pod:
         return self.main is not None and self.main.started
 
 
+def pod_of(answer: bytes) -> Pod:
+    """The same of a pod as JSON. Raises ValueError if it is no JSON object."""
+    return slim(answers.pod(answer))
+
+
 def slim(pod: Mapping[str, Any]) -> Pod:
     """Copy the needed fields out of the API's object."""
     meta, spec, status = pod.get("metadata") or {}, pod.get("spec") or {}, pod.get("status") or {}
@@ -106,7 +112,9 @@ def slim(pod: Mapping[str, Any]) -> Pod:
             scheduling = condition.get("message") or condition.get("reason") or ""
         elif condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             disruption, disrupted = condition.get("reason") or "disrupted", condition.get("message") or ""
-    grace, due = float(meta.get("deletionGracePeriodSeconds") or 0), epoch(meta.get("deletionTimestamp"))
+    deleting = "deletionTimestamp" in meta
+    grace = float(meta.get("deletionGracePeriodSeconds") or 0) if deleting else 0.0
+    due = epoch(meta["deletionTimestamp"]) if deleting else None
     main, others = None, False
     steps, inits = status.get("containerStatuses") or (), status.get("initContainerStatuses") or ()
     for found in steps:
@@ -114,7 +122,7 @@ def slim(pod: Mapping[str, Any]) -> Pod:
             main = _container(found)
         elif "terminated" not in (found.get("state") or {}):
             others = True
-    init = next((_container(c) for c in inits if c.get("name") == INIT), None)
+    init = next((_container(c) for c in inits if c.get("name") == INIT), None) if inits else None
     return Pod(
         name=meta.get("name") or "",
         uid=meta.get("uid") or "",
@@ -125,7 +133,7 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         phase=status.get("phase") or "Pending",
         reason=status.get("reason") or "",
         message=(status.get("message") or "")[:MESSAGE],
-        deleting="deletionTimestamp" in meta,
+        deleting=deleting,
         grace=grace,
         deleted_at=due - grace if due is not None and grace else None,
         scheduling=scheduling[:MESSAGE],
@@ -134,8 +142,8 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         main=main,
         init=init,
         others_run=others,
-        before=_waiting(inits, INIT),
-        beside=_waiting(steps, MAIN),
+        before=_waiting(inits, INIT) if inits else (),
+        beside=_waiting(steps, MAIN) if len(steps) > 1 or main is None else (),
         source=labels.get(names.SOURCE, ""),
         created=annotations.get(names.CREATED, ""),
         attempt=_attempt_of(meta.get("name") or "", labels, annotations),

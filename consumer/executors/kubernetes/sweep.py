@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from consumer.errors import ExecutorFault
+from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.lease import Lease
 from consumer.executors.kubernetes.status import Pod
@@ -173,7 +174,8 @@ class Sweeper:
         conditions = {"uid": pod.uid} | ({"resourceVersion": pod.version} if whole else {})
         options = {"preconditions": conditions} | ({"gracePeriodSeconds": 0} if pod.over else {})
         try:
-            await self._api.request("DELETE", path_of(self._namespace, "pods", pod.name), body=options)
+            path = path_of(self._namespace, "pods", pod.name)
+            await self._api.request("DELETE", path, body=options, read=answers.nothing)
         except ApiError as error:
             if error.status == 409:
                 return not whole

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
-from pydantic_core import from_json
 
+from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.status import Pod, slim
 from consumer.executors.names import OURS
@@ -144,7 +144,7 @@ class Informer:
         version, pause = "", PAUSE_FIRST
         while True:
             try:
-                page = await self._api.request("GET", self._path, query=query, patience=patience)
+                page = await self._api.request("GET", self._path, query=query, patience=patience, read=answers.page)
             except ApiError as error:
                 if error.status == 410 and "continue" in query:  # the list took too long: from the start
                     found.clear()
@@ -190,7 +190,7 @@ class Informer:
             self.trouble = None
             self.connected.set()
             async for line in lines_of(response):
-                self._event(from_json(line))
+                self._event(answers.event(line))
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, item = event.get("type"), event.get("object") or {}
