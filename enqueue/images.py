@@ -37,6 +37,7 @@ class Image:
         )
 
 
+@lru_cache(1024)
 def parse_image(text: str) -> Image:
     """Parse an image reference.
 

@@ -27,7 +27,7 @@ CREATED = "longshore.dev/created"
 def job_key(queue: str, job_id: str) -> str:
     """26 characters (130 bits) that stand for a job: a valid label and part of a name."""
     digest = hashlib.sha256(f"{queue}\0{job_id}".encode("utf-8", "surrogatepass")).digest()
-    return base64.b32encode(digest).decode().lower()[:26]
+    return base64.b32encode(digest[:20]).decode().lower()[:26]
 
 
 def pod_name(queue: str, job_id: str, attempt: int) -> str:
@@ -35,6 +35,7 @@ def pod_name(queue: str, job_id: str, attempt: int) -> str:
     return f"ls-{job_key(queue, job_id)}-{attempt}"
 
 
+@functools.lru_cache(maxsize=16)
 def label_of(text: str) -> str:
     """The text if it is a label value, else a hash that is one."""
     if re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", text, re.ASCII):

@@ -50,6 +50,8 @@ def misplaced(job: Job) -> list[str]:
     if len(job.files) > MOST_FILES:
         texts.append(f"files: are {len(job.files):,}; at most {MOST_FILES} can be laid down; pack them into one")
         return texts
+    if not job.files:
+        return texts
     places = {volume: f"{volume} is a directory" for volume in (workdir, HOME, TMP)}
     for i, file in enumerate(job.files):
         path = place_of(file, job)

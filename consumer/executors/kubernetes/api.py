@@ -112,7 +112,7 @@ class Api:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         patience: float | None = None,
         before: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]: ...
@@ -124,7 +124,7 @@ class Api:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         patience: float | None = None,
         before: Callable[[], Awaitable[None]] | None = None,
         read: Callable[[bytes], T],
@@ -136,19 +136,20 @@ class Api:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         patience: float | None = None,
         before: Callable[[], Awaitable[None]] | None = None,
         read: Callable[[bytes], Any] = answers.whole,
     ) -> Any:
         """One call, tried again while its failure may pass; `before` each try, something may still raise.
 
-        `read` makes the result of the answer's body, and raises ValueError if that isn't what was asked for.
+        `body`: an object, or JSON. `read` makes the result of the body of the answer, and raises ValueError if that
+        isn't what was asked for.
 
         A repeated create of a named object is safe: the second one is answered with AlreadyExists, which the caller
         resolves by looking. Raises ApiError.
         """
-        data = None if body is None else to_json(body)
+        data = body if body is None or isinstance(body, bytes) else to_json(body)
         until = time.monotonic() + (self.patience if patience is None else patience)
         delay = RETRY_FIRST
         while True:

@@ -208,7 +208,7 @@ class KubernetesExecutor:
         until = time.monotonic() + plan.grace + TERMINATING_SECONDS
         while True:
             try:
-                body, patience, before = manifest.pod, self._patience, plan.confirm
+                body, patience, before = manifest.json, self._patience, plan.confirm
                 path = path_of(namespace, "pods")
                 return await api.request("POST", path, body=body, patience=patience, before=before, read=pod_of)
             except ApiError as error:

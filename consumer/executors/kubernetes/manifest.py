@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +17,9 @@ from pydantic_core import to_json
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors import names
 from consumer.executors.kubernetes.policy import policy_refusals
-from consumer.executors.kubernetes.profiles import container_security, pod_security, violations
-from consumer.executors.kubernetes.template import merged, template_of
+from consumer.executors.kubernetes.profiles import violations
+from consumer.executors.kubernetes.site import Site, site_of, toleration_of, volume_of
+from consumer.executors.kubernetes.template import merged
 from consumer.executors.places import (
     HOME,
     SCRIPTS,
@@ -31,12 +31,10 @@ from consumer.executors.places import (
     workdir_of,
 )
 from consumer.executors.policy import pull_policy
-from consumer.executors.resources import DISK, resources_of
+from consumer.executors.resources import resources_of
 from consumer.model import Plan
 from consumer.settings import Kubernetes
 from enqueue.job import InitStep, Job
-from enqueue.pod import Resources, Toleration
-from enqueue.quantity import amount
 from enqueue.record import Reason
 
 OUTCOME = "/dev/termination-log"
@@ -60,6 +58,8 @@ class Manifest:
 
     pod: dict[str, Any]
     secret_data: dict[str, str]
+    json: bytes
+    """The pod as it is sent."""
 
     @property
     def name(self) -> str:
@@ -100,6 +100,8 @@ def _too_long(job: Job) -> list[str]:
     count = len(job.env) + len(job.variables) + len(job.secrets)
     if count > MOST_VARIABLES:
         return [f"env: has {count:,} variables with variables and secrets; at most {MOST_VARIABLES:,}; use files"]
+    if not (count or job.entrypoint or job.args):
+        return []
     texts = {f"env.{name}": value for name, value in job.env.items()}
     texts |= {f"variables[{i}] ({v.name})": v.value for i, v in enumerate(job.variables)}
     texts |= {f"entrypoint[{i}]": value for i, value in enumerate(job.entrypoint)}
@@ -109,14 +111,6 @@ def _too_long(job: Job) -> list[str]:
         for field, value in texts.items()
         if len(value.encode()) > LONGEST_ARGUMENT
     ]
-
-
-def _volume_of(wanted: Resources | None, settings: Kubernetes) -> dict[str, str]:
-    """The source of an empty volume: as large as the operator says, or as the storage that the job itself asks for."""
-    asked = (wanted.limits.amounts() if wanted else {}).get(DISK, "0")
-    if not amount(settings.volume_size):
-        return {}
-    return {"sizeLimit": max(settings.volume_size, asked, key=amount)}
 
 
 def literal(text: str) -> str:
@@ -150,8 +144,8 @@ class _Secret:
 
 def build(plan: Plan, settings: Kubernetes) -> Manifest:
     """The pod of a Plan. Raises Unrunnable with a message that names the field."""
-    if plan.profile is not None:
-        settings = settings.model_copy(update={"profile": plan.profile})
+    site = site_of(settings).under(plan.profile)
+    settings = site.settings
     if problems := refusals(plan, settings):
         raise Unrunnable.of(problems)
     job = plan.job
@@ -178,13 +172,13 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
             "imagePullPolicy": pull_policy(image, job, settings),
             "workingDir": workdir,
             "env": _environment(plan, step, secret),
-            "resources": resources_of(job.resources, settings)[0],
+            "resources": resources_of(job.resources, settings)[0] if job.resources else site.resources,
             "volumeMounts": list(mounts),
             "terminationMessagePath": OUTCOME,
             "terminationMessagePolicy": "File",
         }
-        if security := container_security(settings):
-            made["securityContext"] = security
+        if site.security:
+            made["securityContext"] = site.security
         if command:
             made["command"] = [literal(part) for part in command]
         if args:
@@ -207,22 +201,28 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     main = container("main", image, command, list(job.args))
     inits = [container("init", job.init.image or image, init_command, [])] if job.init else []
     secret.check()
-    empty = _volume_of(job.resources, settings)
+    empty = volume_of(job.resources, settings) if job.resources else site.volume
     volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": empty} for volume in scratch.values()]
     if items:
         volumes.append({"name": "files", "secret": {"secretName": name, "items": items}})
-    spec = _spec(plan, settings)
+    spec = _spec(plan, site)
     spec |= {"containers": [main], "volumes": volumes} | ({"initContainers": inits} if inits else {})
     pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(plan, settings, name), "spec": spec}
-    own = container_security(settings) if settings.profile != "privileged" else {}
-    pod = merged(pod, template_of(settings), own)
+    if site.template:
+        pod = _with_template(pod, site)
+    return Manifest(pod, secret.data, _checked_json(pod))
+
+
+def _with_template(pod: dict[str, Any], site: Site) -> dict[str, Any]:
+    """The pod with the operator's template merged into it; without one nothing in it can go beyond its profile."""
+    profile = site.settings.profile
+    pod = merged(pod, site.template, site.security if profile != "privileged" else {})
     for other in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
-        other.setdefault("imagePullPolicy", pull_policy(other["image"], None, settings))
-    if beyond := violations(pod, settings.profile):
-        said = f"{', '.join(beyond)}: isn't allowed by the profile {settings.profile} (kubernetes.profile)"
+        other.setdefault("imagePullPolicy", pull_policy(other["image"], None, site.settings))
+    if beyond := violations(pod, profile):
+        said = f"{', '.join(beyond)}: isn't allowed by the profile {profile} (kubernetes.profile)"
         raise Unrunnable(f"the operator's pod template: {said}", Reason.REFUSED)
-    _check_sizes(pod)
-    return Manifest(pod, secret.data)
+    return pod
 
 
 def sample(settings: Kubernetes, consumer: str, **fields: Any) -> dict[str, Any]:
@@ -236,19 +236,22 @@ def sample(settings: Kubernetes, consumer: str, **fields: Any) -> dict[str, Any]
         raise SetupError(f"kubernetes: {error}") from None
 
 
-def _check_sizes(pod: dict[str, Any]) -> None:
-    """The API's own words for what is too large would come late and name no field."""
+def _checked_json(pod: dict[str, Any]) -> bytes:
+    """The pod as JSON. Raises Unrunnable if it is too large: the API's own words would come late and name no field."""
+    made = to_json(pod)
+    if len(made) <= ANNOTATIONS_BYTES:
+        return made
     notes = sum(len(key) + len(value.encode()) for key, value in pod["metadata"]["annotations"].items())
     if notes > ANNOTATIONS_BYTES:
         raise Unrunnable(
             f"annotations: have {notes:,} bytes with longshore's own; Kubernetes takes at most {ANNOTATIONS_BYTES:,}"
         )
-    size = len(to_json(pod))
-    if size > POD_BYTES:
+    if len(made) > POD_BYTES:
         raise Unrunnable(
-            f"env: with variables and arguments it makes a pod of {size:,} bytes (each step has a copy); "
+            f"env: with variables and arguments it makes a pod of {len(made):,} bytes (each step has a copy); "
             f"Kubernetes takes about {POD_BYTES:,}; put large values into files"
         )
+    return made
 
 
 def _item(key: str, mode: int) -> dict[str, Any]:
@@ -285,7 +288,7 @@ def _reference(name: str, secret: str, key: str) -> dict[str, Any]:
 
 
 def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
-    labels: Mapping[str, str] = {
+    labels = {
         **plan.job.labels,
         **settings.labels,
         names.MANAGED_BY: "longshore",
@@ -294,8 +297,8 @@ def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
         names.CONSUMER: names.label_of(plan.consumer),
     }
     if plan.source:
-        labels = {**labels, names.SOURCE: plan.source}
-    annotations: Mapping[str, str] = {
+        labels[names.SOURCE] = plan.source
+    annotations = {
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
         **plan.job.annotations,
@@ -305,43 +308,32 @@ def _metadata(plan: Plan, settings: Kubernetes, name: str) -> dict[str, Any]:
         names.DIGEST: plan.job.digest(),
     }
     if plan.created:
-        annotations = {**annotations, names.CREATED: plan.created}
-    return {"name": name, "labels": dict(labels), "annotations": dict(annotations)}
+        annotations[names.CREATED] = plan.created
+    return {"name": name, "labels": labels, "annotations": annotations}
 
 
-def _spec(plan: Plan, settings: Kubernetes) -> dict[str, Any]:
-    job = plan.job
+def _spec(plan: Plan, site: Site) -> dict[str, Any]:
+    job, settings = plan.job, site.settings
     grace = max(1, math.ceil(plan.grace))  # 0 would take the pod away before its processes are
-    spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": settings.service_account_token,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace,
-        "securityContext": pod_security(settings),
-    }
+    spec = site.spec | {"terminationGracePeriodSeconds": grace}
     if plan.timeout is not None:
         spec["activeDeadlineSeconds"] = math.ceil(plan.timeout + plan.start_timeout + grace) + DEADLINE_MARGIN
-    tolerations = [*settings.tolerations, *(t for t in job.tolerations if t not in settings.tolerations)]
-    pull_secrets = dict.fromkeys((*settings.image_pull_secrets, *job.image_pull_secrets))
-    wanted = {
-        "serviceAccountName": job.service_account or settings.service_account,
-        "runtimeClassName": job.runtime_class or settings.runtime_class,
-        "priorityClassName": job.priority_class or settings.priority_class,
-        "nodeSelector": job.node_selector | settings.node_selector,
-        "tolerations": [_toleration(toleration) for toleration in tolerations],
-        "imagePullSecrets": [{"name": name} for name in pull_secrets],
-        "dnsPolicy": settings.dns_policy,
-    }
-    spec |= {name: value for name, value in wanted.items() if value}
-    if settings.host_users is not None:
-        spec["hostUsers"] = settings.host_users
+    if job.service_account:
+        spec["serviceAccountName"] = job.service_account
+    if job.runtime_class:
+        spec["runtimeClassName"] = job.runtime_class
+    if job.priority_class:
+        spec["priorityClassName"] = job.priority_class
+    if job.node_selector:
+        spec["nodeSelector"] = job.node_selector | settings.node_selector
+    if job.tolerations:
+        tolerations = [*settings.tolerations, *(t for t in job.tolerations if t not in settings.tolerations)]
+        spec["tolerations"] = [toleration_of(toleration) for toleration in tolerations]
+    if job.image_pull_secrets:
+        pull_secrets = dict.fromkeys((*settings.image_pull_secrets, *job.image_pull_secrets))
+        spec["imagePullSecrets"] = [{"name": name} for name in pull_secrets]
     if plan.avoid:  # a wish only: where there is no other node, this one will do
         elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(plan.avoid)}
         wish = {"weight": 100, "preference": {"matchExpressions": [elsewhere]}}
         spec["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
     return spec
-
-
-def _toleration(wanted: Toleration) -> dict[str, Any]:
-    given = wanted.model_dump(exclude_none=True)
-    return {"tolerationSeconds" if name == "seconds" else name: value for name, value in given.items()}

@@ -15,7 +15,7 @@ from enqueue.record import Reason
 
 def policy_refusals(job: Job, settings: Kubernetes) -> list[tuple[Reason, str]]:
     """Why this job isn't allowed here: (reason, sentence that begins with the field's name)."""
-    _, impossible, above = resources_of(job.resources, settings)
+    _, impossible, above = resources_of(job.resources, settings) if job.resources else ({}, (), ())
     found = [(Reason.INVALID_JOB, text) for text in impossible]
     found += [(Reason.REFUSED, text) for text in (*above, *image_refusals(job, settings), *_named(job, settings))]
     metadata = (
@@ -28,6 +28,8 @@ def policy_refusals(job: Job, settings: Kubernetes) -> list[tuple[Reason, str]]:
 
 def _named(job: Job, settings: Kubernetes) -> Iterator[str]:
     """Things that have a name in the cluster."""
+    if not (job.service_account or job.runtime_class or job.priority_class or job.secrets or job.image_pull_secrets):
+        return
     wanted: list[tuple[str, str | None, Sequence[str | None]]] = [
         ("service_account", job.service_account, (settings.service_account, *settings.allowed_service_accounts)),
         ("runtime_class", job.runtime_class, (settings.runtime_class, *settings.allowed_runtime_classes)),
