@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,7 @@ from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
 from consumer.logs.follow import Desk, Follower, Sinks
 from consumer.model import Claim, LogPosition
+from consumer.own_secrets import own_secrets
 from consumer.ports import Executor, Queue, Records, Reloading, ReplyingQueue, Sink, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
 from consumer.reload import Live
@@ -137,7 +139,7 @@ def make_worker(queue: Queue, records: Records, executor: Executor, settings: Se
         return [stored, ReplySink(replying.push, make, interval=settings.faktory.log_interval, start=former)]
 
     chosen: Sinks = sinks
-    desk = Desk(settings.logs.memory)
+    desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
 
     def follower(claim: Claim) -> Follower:
         return Follower(claim, chosen, worker.settings.logs, desk)

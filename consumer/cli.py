@@ -6,10 +6,12 @@ import asyncio
 import functools
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from consumer.own_secrets import own_secrets
 from consumer.settings import DEFAULT_FILE, load_settings
 from consumer.telemetry import set_up_logging
 from enqueue.job import Job
@@ -23,7 +25,7 @@ def run(config: Path | None, **flags: Any) -> None:
     from consumer.app import run_consumer
 
     settings = load_settings(config, **flags)
-    set_up_logging(settings.log_level, settings.log_format)
+    set_up_logging(settings.log_level, settings.log_format, own_secrets(settings, os.environ))
     gc.freeze()  # what was imported stays: it needn't be looked at again and again, nor once more now
     gc.set_threshold(*GARBAGE)
     read = functools.partial(load_settings, config, **flags)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 import uuid
 from typing import BinaryIO
 
 from consumer.executors import make_executor
-from consumer.logs.follow import Follower
+from consumer.logs.follow import Desk, Follower
 from consumer.model import Claim, Settlement, Stop
+from consumer.own_secrets import own_secrets
 from consumer.queues.none import NoRecords
 from consumer.run import Tools, run_job
 from consumer.settings import Settings
@@ -37,12 +39,13 @@ async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
     await executor.open()  # until then there is nothing to cancel: a signal ends us
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, switch.set, Stop.CANCEL)
+    desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
     try:
         tools = Tools(
             executor=executor,
             records=NoRecords(),
             settings=settings,
-            follower=lambda claim: Follower(claim, lambda claim, former: [ConsoleSink(out)], settings.logs),
+            follower=lambda claim: Follower(claim, lambda claim, former: [ConsoleSink(out)], settings.logs, desk),
             settle=settle,
             requeues=False,
         )

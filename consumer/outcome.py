@@ -24,6 +24,7 @@ from enqueue.record import (
     infrastructure_failures,
     rfc3339,
 )
+from enqueue.variables import Variables
 
 _KILLED: dict[int, str] = {
     signal.SIGKILL: "Nothing says who killed it; often it is the kernel, when a child process uses up "
@@ -57,7 +58,7 @@ def _outcome(exit: Exit, stopped: Stop | None, timeout: float | None, variables:
     if exit.reason is not None:
         return _ended(Status.FAILED, exit.reason, exit.message, exit.code, values)
     if exit.code == 0:
-        return Outcome(status=Status.SUCCEEDED, exit_code=0, variables=values)
+        return Outcome(status=Status.SUCCEEDED, exit_code=0, variables=Variables(values))
     if exit.signal:
         message = exit.message or f"killed by {signal_name(exit.signal)}"
         return _ended(Status.FAILED, Reason.SIGNAL, message, exit.code, values, _KILLED.get(exit.signal))
@@ -111,18 +112,20 @@ def _ended(
         message=message,
         hint=hint or HINTS[reason],
         exit_code=code,
-        variables=dict(variables),
+        variables=Variables(variables),
     )
 
 
-def masked(outcome: Outcome, mask: Callable[[str], str]) -> Outcome:
-    """The same without secrets in message and variables."""
+def masked(outcome: Outcome, mask: Callable[[str], str], variable: Callable[[str, str], str] | None = None) -> Outcome:
+    """The same without secrets in message, result and variables; `variable` masks one of these by its name."""
     if not (outcome.message or outcome.variables or outcome.result):
         return outcome
     return outcome.model_copy(
         update={
             "message": mask(outcome.message) if outcome.message else outcome.message,
-            "variables": {name: mask(value) for name, value in outcome.variables.items()},
+            "variables": Variables(
+                (name, variable(name, value) if variable else mask(value)) for name, value in outcome.variables.items()
+            ),
             "result": _masked_value(outcome.result, mask),
         }
     )
@@ -187,7 +190,8 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
             started=history.times.started if begun and history else None,
         ),
         where=Where(executor=executor, consumer=consumer),
-        variables=history.variables if begun and history else {},
+        variables=history.variables if begun and history else Variables(),
+        notices=history.notices if begun and history else (),
         attempts=history.attempts if history else (),
         log=Log(stream=stream),
         tags=claim.job.tags if claim.job else (),
@@ -243,6 +247,7 @@ def record_ended(
                 "attempts": attempts,
                 "times": Times(queued=record.times.queued),
                 "progress": None,
+                "notices": (),
                 "log": log,
             }
         )
@@ -255,6 +260,7 @@ def record_ended(
             "exit_code": outcome.exit_code,
             "variables": outcome.variables,
             "result": outcome.result,
+            "notices": outcome.notices,
             "where": _merged(record.where, where),
             "times": times,
             "attempts": attempts,

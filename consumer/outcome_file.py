@@ -16,7 +16,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from consumer.logs.directives import MAX_NAME, MAX_TOTAL, MAX_VALUE, MAX_VARIABLES, progress_in
+from consumer.logs.commands import progress_in
+from consumer.logs.directives import MAX_NAME, MAX_TOTAL, MAX_VALUE, MAX_VARIABLES
 
 CAP = 4096
 """Bytes at the file's end that count: Kubernetes keeps no more of a termination message."""

@@ -14,6 +14,7 @@ import structlog
 
 from consumer.errors import ClaimLost, ExecutorFault, Unrunnable
 from consumer.logs.follow import Follower
+from consumer.logs.mask import current
 from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Stop
 from consumer.outcome import (
     failure_text,
@@ -39,6 +40,7 @@ from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
 from consumer.tasks import end
 from enqueue.record import Outcome, Reason, Record, Status, Where, epoch
+from enqueue.variables import Variables
 
 log = structlog.get_logger()
 
@@ -80,6 +82,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                             +-> wait -> outcome -> verdict -> record + settle -> remove
     """
     follower, execution, exit, trace = tools.follower(claim), None, None, ""
+    current.set(follower.mask)
     claimed = record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
     if claim.cancelled:
         switch.set(Stop.CANCEL)
@@ -109,7 +112,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             await follower.finish(5)
             outcome = outcome_of_fault(fault, follower.variables)
             exit = exit or Exit(started=isinstance(fault, ExecutorFault) and fault.started)
-        outcome = masked(outcome, follower.mask)
+        outcome = masked(outcome, follower.mask, follower.mask_variable)
+        outcome = outcome.model_copy(update={"notices": follower.notices}) if follower.notices else outcome
         verdict, infrastructure = verdict_of(
             outcome, claim, started=exit is not None and exit.started, requeues=tools.requeues
         )
@@ -172,7 +176,7 @@ async def _tell_overdue(
 ) -> None:
     """Whoever goes on, should we die now, must know why there is nothing any more. (A cancel stands in the store.)"""
     record = record_running(claimed, execution.where, await execution.started())
-    record = record_overdue(record, plan.timeout).model_copy(update={"variables": follower.masked})
+    record = record_overdue(record, plan.timeout).model_copy(update={"variables": Variables(follower.masked)})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DOUBT):
             await tools.records.write(claim, record)
@@ -240,7 +244,7 @@ async def _watch(
         if ending.done() or switch.reason is not None:
             return False  # the final Record comes soon, or one that says why it is stopped
         record = record_running(claimed, execution.where, started_at)
-        update = {"variables": variables, "progress": follower.progress}
+        update = {"variables": Variables(variables), "progress": follower.progress, "notices": follower.notices}
         await tools.records.write(claim, record.model_copy(update=update))
         return True
 

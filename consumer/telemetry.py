@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
+from consumer.logs.mask import Mask, current
 from consumer.model import Claim
 from enqueue.record import Outcome
 
@@ -28,8 +30,9 @@ def _important(logger: Any, method: str, event: structlog.typing.EventDict) -> s
     return event
 
 
-def set_up_logging(level: str, format: str) -> None:
-    """One line an event on standard error, for people or as JSON."""
+def set_up_logging(level: str, format: str, secrets: Iterable[str] = ()) -> None:
+    """One line an event on standard error, for people or as JSON; without our own `secrets` and those of the job."""
+    mask = Mask(secrets)
     set_level(level)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -47,12 +50,18 @@ def set_up_logging(level: str, format: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
-            renderer,
+            lambda logger, name, event: masked(mask, renderer(logger, name, event)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),  # the level may change: `_important`
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def masked(mask: Mask, rendered: object) -> str:
+    """A rendered event without secrets."""
+    text = rendered.decode("utf-8", "replace") if isinstance(rendered, bytes) else str(rendered)
+    return current.get()(mask.mask_text(text))
 
 
 class Metrics:

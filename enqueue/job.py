@@ -159,6 +159,9 @@ class Job(Closed):
     )
     variables: tuple[Variable, ...] = Field(())
     secrets: tuple[SecretReference, ...] = Field(())
+    unmasked_variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,256}$")], ...] = Field(
+        (), max_length=100, description="Outcome variables that are handed back as they are, secrets and all."
+    )
     files: tuple[File, ...] = Field(())
     init: InitStep | None = None
     resources: Resources | None = None
@@ -194,7 +197,8 @@ class Job(Closed):
     )
 
     _lists = field_validator(
-        "commands", "entrypoint", "args", "variables", "secrets", "files", "image_pull_secrets", "tolerations", "tags",
+        "commands", "entrypoint", "args", "variables", "secrets", "unmasked_variables", "files", "image_pull_secrets",
+        "tolerations", "tags",
         mode="before",
     )(lambda cls, v: _listed(v))  # fmt: skip
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from enqueue.variables import Variables
+
 RECORD_VERSION = 1
 
 
@@ -155,6 +157,22 @@ class Log(_Open):
     complete: str | None = None
 
 
+class Notice(_Open):
+    """Something that a job wants to be seen with its outcome: it printed `::error`, `::warning` or `::notice`."""
+
+    level: str
+    message: str = ""
+    title: str | None = None
+    file: str | None = None
+    line: int | None = None
+
+    @property
+    def text(self) -> str:
+        """In one line: where, what."""
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return ": ".join(part for part in (place, self.title, self.message) if part)
+
+
 class Outcome(_Open):
     """What the producer is told of one attempt, or of the job: its last attempt's."""
 
@@ -163,8 +181,9 @@ class Outcome(_Open):
     message: str | None = None
     hint: str | None = None
     exit_code: int | None = None
-    variables: dict[str, str] = {}
+    variables: Variables = Variables()
     result: Any = None
+    notices: tuple[Notice, ...] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -206,8 +225,9 @@ class Record(_Open):
     hint: str | None = None
     message: str | None = None
     exit_code: int | None = None
-    variables: dict[str, str] = {}
+    variables: Variables = Variables()
     result: Any = None
+    notices: tuple[Notice, ...] = ()
     times: Times = Times()
     where: Where = Where()
     attempts: tuple[Attempt, ...] = ()
@@ -228,6 +248,7 @@ class Record(_Open):
             exit_code=self.exit_code,
             variables=self.variables,
             result=self.result,
+            notices=self.notices,
         )
 
     @property

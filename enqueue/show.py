@@ -113,6 +113,7 @@ def _outcome_rows(source: Record | Outcome) -> list[tuple[str, object]]:
         ("hint", source.hint),
         ("exit code", source.exit_code),
         *((f"variable {name}", value) for name, value in source.variables.items()),
+        *((notice.level, notice.text) for notice in source.notices),
         ("result", None if source.result is None else json.dumps(source.result, ensure_ascii=False)),
     ]
 

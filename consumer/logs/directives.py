@@ -4,7 +4,8 @@
     ::start-multiline-outcome-var key
     ...                                 any lines, further blocks too
     ::end-multiline-outcome-var
-    ::progress 40 copying                how far it has come, in percent (0 to 100), and what it does
+
+What else a line can tell is in `consumer.logs.commands`.
 
 A directive stands at the beginning of a line. `key` is made of letters, digits, `_` and `-`. The value is all that
 follows the `=`; a carriage return at a line's end is dropped. The last set wins. A block that is opened for a key
@@ -17,6 +18,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from consumer.logs.commands import MAX_MASK, MAX_MASKS, MAX_NOTICES, masks_in, notice_in, progress_in
+from consumer.logs.forms import SHORTEST
+from enqueue.record import Notice
+
 MAX_VALUE = 64 * 1024
 """Bytes of one variable."""
 
@@ -24,13 +29,10 @@ MAX_TOTAL = 256 * 1024
 """Bytes of all variables together, names included."""
 
 MAX_VARIABLES = 1000
-MAX_PROGRESS = 500
-"""Bytes of what a job says that it does."""
 MAX_NAME = 256
 
 _SET = re.compile(rb"::set-outcome-var\s([\w-]+)=(.*)", re.DOTALL)
 _START = re.compile(rb"::start-multiline-outcome-var\s([\w-]+)")
-_PROGRESS = re.compile(rb"::progress[ \t]+(\d{1,3}(?:\.\d{1,6})?)%?(?:[ \t]+([^\r\n]*))?\r?\n?\Z")
 _END = b"::end-multiline-outcome-var"
 
 
@@ -44,14 +46,6 @@ class _Block:
         self.refused = refused
 
 
-def progress_in(line: bytes) -> tuple[float, str] | None:
-    """Percent and what the job does, if the line is `::progress`."""
-    match = _PROGRESS.match(line)
-    if match is None or float(match[1]) > 100:
-        return None
-    return float(match[1]), (match[2] or b"")[:MAX_PROGRESS].decode("utf-8", "ignore").strip()
-
-
 class Directives:
     """A Processor that reads the directives from the raw log and takes them out of it.
 
@@ -59,11 +53,20 @@ class Directives:
     a set variable keeps its former value, a block's variable is dropped and the rest of its lines stay in the log.
 
     `changed` is called whenever a variable has a new value: somebody stores them then, and sets `stored` to the
-    `version` that the stored ones had.
+    `version` that the stored ones had. `learn` is told each value that is to be masked from now on, and at how many
+    bytes of what `feed` is about to return.
     """
 
-    def __init__(self, changed: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, changed: Callable[[], None] | None = None, learn: Callable[[bytes, int], None] | None = None
+    ) -> None:
         self._changed = changed
+        self._learn = learn
+        self._masks = 0
+        self._out = 0  # bytes of what is about to be returned
+        self.notices: list[Notice] = []
+        """The first MAX_NOTICES errors and warnings, not masked."""
+        self.further_notices = 0
         self.version = self.stored = 0
         self.progress: tuple[float, str] | None = None
         """Percent and text, as the job said last; not masked."""
@@ -87,6 +90,7 @@ class Directives:
             return block
         out: list[bytes] = []
         at = self._rest_of_line(block, out) if self._midline else 0
+        self._out = sum(map(len, out))
         while at < len(block):
             if not self._open and not block.startswith(b"::", at):
                 found = block.find(b"\n::", at)
@@ -100,6 +104,7 @@ class Directives:
                 kept = self._line(line)
                 self._taken = not kept.endswith(line)
                 out.append(kept)
+            self._out += len(out[-1])
             at = end
         self._midline = block[-1] != 10
         return b"".join(out)
@@ -130,13 +135,15 @@ class Directives:
 
     def _line(self, line: bytes) -> bytes:
         """What the log gets for a line that is a directive or stands in a block."""
+        if line.startswith(b"::add-mask") and (values := masks_in(line)) is not None:
+            return self._masked(values)
         if self._open:
             return self._line_in_block(line)
         if match := _SET.match(line):
             key, value = match[1], match[2].removesuffix(b"\n").removesuffix(b"\r")
             problem = self._problem(key, len(value), len(self._values.get(key, b"")))
             if problem:
-                return _refusal(key, problem)
+                return self._refusal(key, problem)
             self._forget(key)
             self._values[key] = bytearray(value)
             self._total += len(key) + len(value)
@@ -147,7 +154,44 @@ class Directives:
             if self._changed is not None:  # not a new version: whoever adopts the job does without
                 self._changed()
             return b""
+        if (notice := notice_in(line)) is not None:
+            self._note(notice)
+            return line
         return self._started(line)
+
+    def _masked(self, values: tuple[bytes, ...]) -> bytes:
+        self._masks += 1
+        if self._learn is None:
+            return b""
+        problem = None
+        if self._masks > MAX_MASKS:
+            problem = f"there are {MAX_MASKS} already"
+        elif len(values[0]) > MAX_MASK:
+            problem = f"its value has more than {MAX_MASK} bytes"
+        elif len(values[0]) < SHORTEST:
+            problem = f"its value has less than {SHORTEST} bytes"
+        if problem:
+            return self._refused(f"a mask is refused: {problem}")
+        for value in values:
+            self._learn(value, self._out)
+        if self._changed is not None:  # what was told before is told again without it
+            self._changed()
+        return b""
+
+    def _note(self, notice: Notice) -> None:
+        if len(self.notices) >= MAX_NOTICES:
+            self.further_notices += 1
+            return
+        self.notices.append(notice)
+        if self._changed is not None:
+            self._changed()
+
+    def _refused(self, text: str) -> bytes:
+        self._note(Notice(level="error", message=text))
+        return f"::error::{text}\n".encode()
+
+    def _refusal(self, key: bytes, problem: str) -> bytes:
+        return self._refused(f"outcome variable '{key[:80].decode()}' refused: {problem}")
 
     def _line_in_block(self, line: bytes) -> bytes:
         if line.startswith(_END):
@@ -170,7 +214,7 @@ class Directives:
         problem = None if key in self._values else self._problem(key, 0, 0)
         self._open.append(_Block(key, refused=problem is not None))
         if problem:
-            return _refusal(key, problem)
+            return self._refusal(key, problem)
         if key not in self._values:
             self._values[key] = bytearray()
             self._total += len(key)
@@ -189,7 +233,7 @@ class Directives:
         self._told()
         for block in self._open:
             block.refused = block.refused or block.key == key
-        return _refusal(key, problem) + line
+        return self._refusal(key, problem) + line
 
     def _forget(self, key: bytes) -> None:
         former = self._values.pop(key, None)
@@ -208,7 +252,3 @@ class Directives:
         if self._total + size - former + (0 if known else len(key)) > MAX_TOTAL:
             return f"all variables together would have more than {MAX_TOTAL} bytes"
         return None
-
-
-def _refusal(key: bytes, problem: str) -> bytes:
-    return b"::error::outcome variable '%s' refused: %s\n" % (key[:80], problem.encode())

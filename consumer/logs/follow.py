@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
 
+from consumer.logs.commands import MAX_NOTICE, MAX_NOTICES, MAX_PROGRESS
 from consumer.logs.directives import Directives
+from consumer.logs.forms import variants_of
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
@@ -18,7 +20,7 @@ from consumer.ports import Execution, Processor, Sink, is_storing
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
 from consumer.typed import TypedJob
-from enqueue.record import Progress, rfc3339
+from enqueue.record import Notice, Progress, rfc3339
 
 log = structlog.get_logger()
 
@@ -37,10 +39,14 @@ WATCHED = 15.0
 
 
 class Desk:
-    """What the logs of all jobs share: the memory in which they wait, and word of who is watched."""
+    """What the logs of all jobs share: the memory in which they wait, and word of who is watched.
 
-    def __init__(self, memory: int) -> None:
+    `secrets`: the consumer's own, masked in every log.
+    """
+
+    def __init__(self, memory: int, secrets: Iterable[str] = ()) -> None:
         self.memory = Memory(memory)
+        self.hidden = frozenset(variants_of(secret.encode() for secret in secrets))
         self._watched: dict[str, float] = {}  # until when, by the loop's clock; of jobs that aren't here as well
         self._here: dict[str, Execution] = {}
 
@@ -81,11 +87,13 @@ class Follower:
         self._settings = settings
         self._desk = desk or Desk(settings.memory)
         secrets = claim.job.sensitive_values() if claim.job else ()
-        self._secrets = Mask(secrets)
+        self._plain = frozenset(claim.job.unmasked_variables if claim.job else ())
+        self._secrets = Mask(secrets, self._desk.hidden)
         self._changed = asyncio.Event()
-        self._directives = Directives(self._changed.set)
+        self._directives = Directives(self._changed.set, self._secrets.learn)
         before = claim.history if claim.history and claim.history.attempt == claim.attempt else None
-        self._former = before.variables if before else {}
+        self._former: dict[str, str] = before.variables if before else {}
+        self._former_notices = before.notices if before else ()
         self._shipped = ShippedEnd()
         returns = isinstance(claim.job, TypedJob) and claim.job.returns
         self._processors: list[Processor] = [self._directives, self._secrets]
@@ -108,8 +116,29 @@ class Follower:
 
     @property
     def masked(self) -> dict[str, str]:
-        """The same without the job's secrets."""
-        return {name: self.mask(value) for name, value in self.variables.items()}
+        """The same without the job's secrets, except in those that the job itself wants as they are."""
+        return {name: self.mask_variable(name, value) for name, value in self.variables.items()}
+
+    def mask_variable(self, name: str, value: str) -> str:
+        """An outcome variable without the job's secrets."""
+        return value if name in self._plain else self.mask(value)
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """Errors and warnings that the job has printed, masked; those of a former consumer first."""
+        told = [self._masked_notice(notice) for notice in self._directives.notices]
+        told = [*self._former_notices, *(notice for notice in told if notice not in self._former_notices)]
+        more = self._directives.further_notices + len(told[MAX_NOTICES:])
+        rest = Notice(level="notice", message=f"{more} more stand in the log")
+        return (*told[:MAX_NOTICES], rest) if more else tuple(told)
+
+    def _masked_notice(self, notice: Notice) -> Notice:
+        texts = {"message": notice.message, "title": notice.title, "file": notice.file}
+        return notice.model_copy(update={name: self._short(text, MAX_NOTICE) for name, text in texts.items() if text})
+
+    def _short(self, text: str, most: int) -> str:
+        """Masked, then cut: the other way round a part of a secret could stay."""
+        return self._secrets.mask_text(text, cut=len(text) > most)[:most]
 
     @property
     def progress(self) -> Progress | None:
@@ -119,7 +148,7 @@ class Follower:
             self._said, self._when = said, rfc3339(time.time())
         if said is None:
             return self._former_progress
-        return Progress(percent=said[0], message=self.mask(said[1]) or None, at=self._when)
+        return Progress(percent=said[0], message=self._short(said[1], MAX_PROGRESS) or None, at=self._when)
 
     def tell(self, progress: tuple[float, str] | None) -> None:
         """Progress that came by another way than the log, after it."""

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-from collections.abc import Iterable
-from urllib.parse import quote, quote_plus
+from array import array
+from collections.abc import Callable, Collection, Iterable
+from contextvars import ContextVar
+
+from consumer.logs.forms import SHORTEST, variants_of
 
 MASK = b"***"
 """What stands in the place of a secret; touching or overlapping finds that overlap become one."""
 
-SHORTEST = 3
-"""A shorter value (bytes) isn't masked: it would shred the log and be guessed from the holes."""
-
-SHORTEST_FORM = 6
-"""A shorter value or line of a value (bytes) is masked as it is only: not per line, not in encoded forms."""
-
-LONGEST = 4096
-"""A longer value or form is masked in pieces of this many bytes, which bounds what has to be held back."""
-
 _MANY = 1000  # more variants are looked for by a table
-_WORDS = 6  # so many variants that are long words are ruled out together
-_WORD = 16  # bytes of a long word
-_WORD_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
-_SHAPE = bytes(ord("x") if byte in _WORD_BYTES else ord(" ") for byte in range(256))
+_FEW = 16  # fewer are looked for one by one
+_GRAM = 4  # bytes that are compared as one number
+_STRIDES = 8, 4  # of these numbers every eighth, or every fourth
+_BARE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_SHAPE = bytes(ord("x") if byte in _BARE else ord(" ") for byte in range(256))
 _FEED = ord("\n")
+
+current: ContextVar[Callable[[str], str]] = ContextVar("current", default=lambda text: text)
+"""Masks the secrets of the job that is being run here: for what we say ourselves, in our log and elsewhere."""
 
 
 class Mask:
@@ -33,29 +29,58 @@ class Mask:
 
     Finds that overlap are masked as one, so no order of secrets leaks a part of another. The result doesn't depend on
     how the log is cut into blocks. What is held back is only an end of the log that is the beginning of a secret;
-    after a newline that can only be a secret of several lines.
+    after a newline that can only be a secret of several lines. `known`: variants that were computed before.
     """
 
-    def __init__(self, secrets: Iterable[str | bytes] = ()) -> None:
-        values = {s.encode("utf-8", "replace") if isinstance(s, str) else bytes(s) for s in secrets} - {b""}
+    def __init__(self, secrets: Iterable[str | bytes] = (), known: Collection[bytes] = ()) -> None:
+        values = {_bytes(secret) for secret in secrets} - {b""}
         self.unmasked = sum(len(v) < SHORTEST for v in values)
         """How many values were too short to be masked."""
-        self.variants = tuple(sorted(_variants(v for v in values if len(v) >= SHORTEST), key=lambda v: (-len(v), v)))
+        self._look_for({*known, *variants_of(values)})
+        self._learned: list[tuple[int, bytes]] = []
+        self._held = b""
+        self._covered = 0  # so many leading bytes of _held belong to a secret whose mask is written already
+
+    def _look_for(self, variants: set[bytes]) -> None:
+        self.variants = tuple(sorted(variants, key=lambda v: (-len(v), v)))
         """All that is looked for, longest first."""
         self._several_lines = tuple(v for v in self.variants if b"\n" in v[:-1])
         self._reach = max(map(len, self.variants), default=1) - 1
         self._prefixes = _Prefixes(self.variants) if len(self.variants) > _MANY else None
-        words = tuple(v for v in self.variants if len(v) >= _WORD and not v.translate(None, _WORD_BYTES))
-        self._words = _LongWords(words) if len(words) >= _WORDS else None
-        self._others = tuple(set(self.variants).difference(words)) if self._words else self.variants
-        self._held = b""
-        self._covered = 0  # so many leading bytes of _held belong to a secret whose mask is written already
+        self._grams, self._others = _ruled_out_together(self.variants)
+
+    def add(self, secrets: Iterable[str | bytes]) -> None:
+        """Look for these as well, from what comes next on."""
+        if new := variants_of(map(_bytes, secrets)) - set(self.variants):
+            self._look_for({*self.variants, *new})
+
+    def learn(self, value: bytes, offset: int) -> None:
+        """Look for this as well, from so many bytes of the next block on. In the block's order."""
+        self._learned.append((offset, value))
 
     def feed(self, block: bytes) -> bytes:
         """The block without secrets; the block itself if there is nothing to do."""
+        if self._learned and block:
+            return self._feed_learning(block)
         if not self.variants or not block:
             return block
         return self._scan(self._held + block if self._held else block, last=False)
+
+    def _feed_learning(self, block: bytes) -> bytes:
+        learned, self._learned = self._learned, []
+        out: list[bytes] = []
+        at = index = 0
+        while index < len(learned):
+            offset = learned[index][0]
+            if offset > at:
+                out.append(self.feed(block[at:offset]))
+                at = offset
+            values: list[bytes] = []  # at once what comes together: the tables are made anew
+            while index < len(learned) and learned[index][0] == offset:
+                values.append(learned[index][1])
+                index += 1
+            self.add(values)
+        return b"".join([*out, self.feed(block[at:])])
 
     def finish(self) -> bytes:
         """What was held back."""
@@ -66,12 +91,19 @@ class Mask:
         """The end of the log so far may be the beginning of a secret."""
         return bool(self._held)
 
-    def mask_text(self, text: str) -> str:
-        """A text by itself (a message, a variable) without secrets; nothing of the log's state is touched."""
+    def mask_text(self, text: str, *, cut: bool = False) -> str:
+        """A text by itself (a message, a variable) without secrets; nothing of the log's state is touched.
+
+        `cut`: the text went on, and what may be the beginning of a secret at its end goes too.
+        """
+        if self._learned:
+            self.add([value for _, value in self._learned])
         if not self.variants or not text:
             return text
         data = text.encode("utf-8", "replace")
         spans = _merged(self._occurrences(data))
+        if cut and (edge := self._open_from(data)) < len(data):
+            spans = _merged([*spans, (edge, len(data))])
         return _replaced(data, spans).decode("utf-8", "replace") if spans else text
 
     def _scan(self, data: bytes, *, last: bool) -> bytes:
@@ -98,7 +130,7 @@ class Mask:
         if self._prefixes is not None:
             return self._prefixes.occurrences(data)
         found: list[tuple[int, int]] = []
-        for variant in (*self._others, *self._words.possible(data)) if self._words else self.variants:
+        for variant in (*self._others, *self._grams.possible(data)) if self._grams else self.variants:
             size = len(variant)
             at = data.find(variant)
             while at >= 0:
@@ -129,27 +161,52 @@ class Mask:
         return base + earliest
 
 
-class _LongWords:
-    """Rules out many variants at once: tokens and base64 can only lie where so many word characters stand in a row."""
+def _ruled_out_together(variants: tuple[bytes, ...]) -> tuple[_Grams | None, tuple[bytes, ...]]:
+    """The variants that are long and many enough for a table, and the others, which are looked for one by one."""
+    for stride in _STRIDES:
+        words = [v for v in variants if len(v) >= _Grams.shortest(_GRAM, stride)]
+        bare = [word for word in words if not word.translate(None, _BARE)]
+        if len(words) - len(bare) < _FEW:
+            words = bare
+        rest = set(variants).difference(words)
+        if len(words) >= _FEW and (len(rest) < 2 * _FEW or stride == _STRIDES[-1]):
+            return _Grams(words, _GRAM, stride, bare=len(words) == len(bare)), tuple(rest)
+    return None, variants
 
-    def __init__(self, words: tuple[bytes, ...]) -> None:
-        self._words = words
-        self._run = b"x" * min(map(len, words))
 
-    def possible(self, data: bytes) -> tuple[bytes, ...]:
-        """The words that occur in the data."""
-        shape = data.translate(_SHAPE)
-        at = shape.find(self._run)
-        if at < 0:
+class _Grams:
+    """Rules out many words at once.
+
+    The data is compared in numbers of `size` bytes, every `stride`-th of them. A word that is long enough has one of
+    those whole within it, wherever it lies: so each word stands in a table by the few that may come first. `bare`:
+    the words are letters and digits, as tokens and base64 are; where so many of these don't stand in a row is nothing
+    to compare.
+    """
+
+    def __init__(self, words: Collection[bytes], size: int, stride: int, *, bare: bool) -> None:
+        self._run = b"x" * min(map(len, words)) if bare else b""
+        self._size, self._stride = size, stride
+        self._format = {1: "B", 2: "H", 4: "I"}[size]
+        self._words: dict[int, list[bytes]] = {}
+        for word in words:
+            for at in range(size * stride):
+                (gram,) = array(self._format, word[at : at + size])
+                self._words.setdefault(gram, []).append(word)
+        self._known = set(self._words)
+
+    @staticmethod
+    def shortest(size: int, stride: int) -> int:
+        """Bytes of the shortest word that can be ruled out this way."""
+        return size + size * stride - 1
+
+    def possible(self, data: bytes) -> Collection[bytes]:
+        """The words that may occur in the data."""
+        if self._run and self._run not in data.translate(_SHAPE):
             return ()
-        runs = []
-        while at >= 0:
-            end = shape.find(b" ", at)
-            end = len(data) if end < 0 else end
-            runs.append(data[at:end])
-            at = shape.find(self._run, end)
-        text = b" ".join(runs)
-        return tuple(word for word in self._words if word in text)
+        numbers = array(self._format, data[: len(data) // self._size * self._size])[:: self._stride]
+        if self._known.isdisjoint(numbers):
+            return ()
+        return {word for gram in self._known.intersection(numbers) for word in self._words[gram]}
 
 
 class _Prefixes:
@@ -203,45 +260,5 @@ def _replaced(data: bytes, spans: list[tuple[int, int]]) -> bytes:
     return b"".join(out)
 
 
-def _variants(values: Iterable[bytes]) -> set[bytes]:
-    found: set[bytes] = set()
-    for value in values:
-        wanted = {value}
-        if len(value) >= SHORTEST_FORM:
-            wanted |= _forms(value)
-            trimmed = value.strip()
-            if trimmed != value and len(trimmed) >= SHORTEST_FORM:
-                wanted |= {trimmed} | _forms(trimmed)
-        if b"\n" in value:
-            wanted.add(value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-            lines = (line.strip() for line in value.split(b"\n"))
-            wanted |= {line for line in lines if len(line) >= SHORTEST_FORM}
-        for form in wanted:
-            found.update(_pieces(form))
-    return found
-
-
-def _pieces(form: bytes) -> Iterable[bytes]:
-    if len(form) <= LONGEST:
-        return (form,)
-    return (form[min(at, len(form) - LONGEST) :][:LONGEST] for at in range(0, len(form), LONGEST))
-
-
-def _forms(value: bytes) -> set[bytes]:
-    """The value in base64, URL-quoted and JSON-escaped."""
-    forms = set()
-    for shift, skip in ((0, 0), (1, 2), (2, 3)):  # a text before the secret shifts it; its own characters stay apart
-        whole = (shift + len(value)) * 8 // 6
-        encoded = base64.b64encode(b"\0" * shift + value)[skip:whole]
-        forms |= {encoded, encoded.replace(b"+", b"-").replace(b"/", b"_")}
-    for quoted in (quote(value, safe=""), quote(value), quote(value, safe="!'()*"), quote_plus(value)):
-        forms |= {quoted.encode(), re.sub("%..", lambda m: m[0].lower(), quoted).encode()}
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        return forms
-    for ascii_only in (True, False):
-        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-        markup = escaped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-        forms |= {e.encode() for e in (escaped, escaped.replace("/", "\\/"), markup)}
-    return forms
+def _bytes(secret: str | bytes) -> bytes:
+    return secret.encode("utf-8", "replace") if isinstance(secret, str) else bytes(secret)

@@ -43,6 +43,7 @@ FULL: dict[str, Any] = {
     "runtime_class": "gvisor",
     "priority_class": "low",
     "retention": {"success": 60, "failure": 60},
+    "unmasked_variables": ["minted"],
     "tags": ["customer:7", "nightly"],
     "reply_to": "answers",
 }

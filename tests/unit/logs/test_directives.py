@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.logs import directives as module
+from consumer.logs.commands import MAX_MASK, MAX_MASKS, MAX_NOTICES
 from consumer.logs.directives import Directives
 from consumer.logs.lines import Lines
+from consumer.logs.mask import Mask
 
 
 def run(text: str | bytes, directives: Directives | None = None) -> tuple[dict[str, str], str]:
@@ -178,7 +180,7 @@ def test_pieces_of_a_long_line_are_no_new_lines() -> None:
         ("::progress 0", (0.0, "")),
         ("::progress 99.5% nearly there\r", (99.5, "nearly there")),
         ("::progress\t100", (100.0, "")),
-        (f"::progress 1 {'x' * 600}", (1.0, "x" * module.MAX_PROGRESS)),
+        (f"::progress 1 {'x' * 600}", (1.0, "x" * 600)),
     ],
 )
 def test_progress_is_taken_out_of_the_log(line: str, progress: tuple[float, str]) -> None:
@@ -202,3 +204,79 @@ def test_the_last_progress_counts_and_a_block_keeps_its_lines() -> None:
     text = "::progress 1\n::start-multiline-outcome-var a\n::progress 2\n::end-multiline-outcome-var\n::progress 3 c\n"
     assert run(text, directives)[0] == {"a": "::progress 2"}
     assert directives.progress == (3.0, "c")
+
+
+def learning(text: str, cuts: tuple[int, ...] = ()) -> tuple[str, Directives, Mask]:
+    """What the log's two processors make of lines, in blocks that end behind so many of them."""
+    mask = Mask(["known-secret"])
+    directives, lines = Directives(learn=mask.learn), text.splitlines(keepends=True)
+    out = b""
+    for begin, end in zip((0, *cuts), (*cuts, len(lines)), strict=True):
+        out += mask.feed(directives.feed("".join(lines[begin:end]).encode()))
+    out += mask.feed(directives.finish()) + mask.finish()
+    return out.decode(), directives, mask
+
+
+ADDED = """before s3cret-added
+::add-mask s3cret-added
+s3cret-added and known-secret
+::set-outcome-var a=s3cret-added
+::start-multiline-outcome-var block
+one
+::add-mask::two%0Alines here
+two
+lines here
+::end-multiline-outcome-var
+two
+lines here
+::add-mask xy
+end
+"""
+
+
+@given(st.sets(st.integers(1, 14)))
+def test_add_mask_counts_from_the_next_line_on_however_the_log_is_cut(cuts: set[int]) -> None:
+    out, directives, mask = learning(ADDED, tuple(sorted(cuts)))
+    refused = "::error::a mask is refused: its value has less than 3 bytes\n"
+    assert out == f"before s3cret-added\n*** and ***\n***\n{refused}end\n"
+    assert mask.mask_text(directives.variables["a"]) == "***"
+    assert directives.variables["block"] == "one\ntwo\nlines here"
+    assert mask.mask_text(directives.variables["block"]) == "one\n***"
+
+
+def test_masks_are_bounded() -> None:
+    many = "".join(f"::add-mask <{n}-value>\n" for n in range(MAX_MASKS + 1))
+    out, directives, _ = learning(many + "::add-mask " + "x" * (MAX_MASK + 1) + f"\n<0-value> <{MAX_MASKS}-value>\n")
+    assert out.splitlines()[-1] == f"*** <{MAX_MASKS}-value>"
+    assert [n.message for n in directives.notices] == [f"a mask is refused: there are {MAX_MASKS} already"] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "level", "text"),
+    [
+        ("::error::it broke", "error", "it broke"),
+        ("::error it broke\r", "error", "it broke"),
+        ("::warning file=app/a.py,line=3,title=Old::use b%0Anot a", "warning", "app/a.py:3: Old: use b\nnot a"),
+        ("::notice file=a,b::c", "notice", "file=a,b::c"),
+        ("::notice time is 10::30", "notice", "time is 10::30"),
+        ("::error line=x::y", "error", "y"),
+    ],
+)
+def test_notices_are_collected_and_stay_in_the_log(line: str, level: str, text: str) -> None:
+    directives = Directives()
+    assert run(line + "\n", directives) == ({}, line + "\n")
+    assert [(notice.level, notice.text) for notice in directives.notices] == [(level, text)]
+
+
+def test_notices_are_bounded_and_refusals_are_among_them() -> None:
+    directives = Directives()
+    run("::set-outcome-var a=" + "x" * (module.MAX_VALUE + 1) + "\n" + "::warning w\n" * 60, directives)
+    assert [n.level for n in directives.notices] == ["error"] + ["warning"] * (MAX_NOTICES - 1)
+    assert directives.further_notices == 11
+
+
+@pytest.mark.parametrize("line", ["::errors x", "::error", "::group::a", "::endgroup::", "::add-masks x", " ::error x"])
+def test_no_notice(line: str) -> None:
+    directives = Directives()
+    assert run(line + "\n", directives) == ({}, line + "\n")
+    assert directives.notices == []

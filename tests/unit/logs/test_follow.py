@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from consumer.logs.follow import Follower
+from consumer.logs.commands import MAX_NOTICE, MAX_PROGRESS
+from consumer.logs.follow import Desk, Follower
 from consumer.model import LogPosition
 from consumer.settings import Logs
+from enqueue.job import Job, Variable
 from support.logs import claim
 from support.story import Double, Story
 
@@ -45,3 +48,26 @@ async def test_a_log_that_doesnt_end_is_given_up(monkeypatch: pytest.MonkeyPatch
     follower.start(Endless(Story()), LogPosition())
     await follower.finish(0.2)
     assert [gap["reason"] for gap in follower.position().gaps] == ["not_read_to_its_end"]
+
+
+async def test_what_is_told_with_the_outcome_is_masked_before_it_is_cut() -> None:
+    class Telling(Double):
+        async def logs(self, after: str = "") -> AsyncIterator[bytes]:
+            yield b"::error file=hunter-22/a::" + b"x" * (MAX_NOTICE - 6) + b" hunter-22 hunter-22\n"
+            yield b"::progress 3 " + b"y" * (MAX_PROGRESS - 6) + b" hunter-22\n"
+            yield b"::set-outcome-var token=hunter-22\n::set-outcome-var url=own-password/hunter-22\n"
+
+    job = Job(
+        commands=["true"],
+        variables=[Variable(name="A", value="hunter-22", sensitive=True)],
+        unmasked_variables=["token"],
+    )
+    desk = Desk(2**20, ["own-password"])
+    follower = Follower(replace(claim(), job=job), lambda claim, former: [], Logs(), desk)
+    follower.start(Telling(Story()), LogPosition())
+    await follower.finish(5)
+    (notice,) = follower.notices
+    assert notice.text == "***/a: " + "x" * (MAX_NOTICE - 6) + " *** *"
+    assert follower.progress is not None
+    assert follower.progress.message == "y" * (MAX_PROGRESS - 6) + " ***"
+    assert follower.masked == {"token": "hunter-22", "url": "***/***"}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shlex
 import string
+import subprocess
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -12,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.logs import mask as module
-from consumer.logs.mask import LONGEST, Mask
+from consumer.logs.forms import LONGEST
+from consumer.logs.mask import Mask
 
 
 def masked(mask: Mask, pieces: list[bytes]) -> bytes:
@@ -67,14 +71,50 @@ def test_the_table_for_many_finds_the_same(secrets: list[bytes], text: bytes, cu
     assert masked(many, split(text, cuts)) == masked(few, [text])
 
 
-@settings(max_examples=200)
-@given(SECRETS, TEXTS, CUTS)
-def test_ruling_out_long_words_changes_nothing(secrets: list[bytes], text: bytes, cuts: list[int]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_WORDS", 1)
-        patch.setattr(module, "_WORD", 3)
-        mask = Mask(secrets)
+@settings(max_examples=100)
+@given(SECRETS, TEXTS, CUTS, st.booleans())
+def test_ruling_out_words_together_changes_nothing(
+    secrets: list[bytes], text: bytes, cuts: list[int], bare: bool
+) -> None:
+    mask = Mask(secrets)
+    words = [v for v in mask.variants if not bare or b"\n" not in v]
+    if words:
+        mask._grams = module._Grams(words, 1, 3, bare=bare)
+        mask._others = tuple(set(mask.variants).difference(words))
     assert masked(mask, split(text, cuts)) == expected(mask.variants, text)
+
+
+@settings(max_examples=100)
+@given(SECRETS, SECRETS, st.lists(TEXTS, max_size=6), CUTS)
+def test_what_is_learned_counts_from_its_place_on_in_any_split(
+    first: list[bytes], later: list[bytes], texts: list[bytes], cuts: list[int]
+) -> None:
+    lines = [text.replace(b"\n", b" ") + b"\n" for text in texts]
+
+    def run(blocks: list[list[int]]) -> bytes:
+        mask, out = Mask(first), b""
+        for block in blocks:
+            at = 0
+            for index in block:
+                if index < len(later):
+                    mask.learn(later[index], at)
+                at += len(lines[index])
+            out += mask.feed(b"".join(lines[index] for index in block))
+        return out + mask.finish()
+
+    order = list(range(len(lines)))
+    places = sorted({cut % (len(lines) + 1) for cut in cuts})
+    split_up = [order[a:b] for a, b in zip([0, *places], [*places, len(lines)], strict=True)]
+    assert run(split_up) == run([order])
+
+
+def test_many_variants_are_ruled_out_together_and_found() -> None:
+    secrets = [f"{i:02}{'kX3' * (i % 9 + 2)}-{i}" for i in range(30)]
+    mask = Mask(secrets)
+    assert mask._grams is not None
+    for secret in secrets:
+        for form in (secret, secret.encode().hex(), base64.b64encode(secret.encode()).decode().rstrip("=")[:-1]):
+            assert "***" in mask.mask_text(f"x{form} y"), form
 
 
 def test_many_tokens_among_long_words() -> None:
@@ -143,9 +183,30 @@ def test_forms(secret: str) -> None:
         quote_plus(secret),
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
+        secret.encode().hex(),
+        secret.encode().hex().upper(),
+        shlex.quote(secret).removeprefix("'").removesuffix("'"),
+        repr(secret)[1:-1],
     ]
     for form in forms:
         assert mask.mask_text(f"<{form}>") == "<***>"
+
+
+QUOTING = r"""
+printf '%q\n' "$V"; declare -p V; export -p | grep -A3 ' V='; set -x; : "$V"; env | grep -A3 ^V=
+"""
+
+
+@pytest.mark.parametrize("value", ['it\'s a "secret" $x `y` \\z', "tab\tnew\nline'é", "~a#b!c&d*e(f)g", "plain-token"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_what_a_shell_prints_of_it(value: str, locale: str) -> None:
+    path = os.environ["PATH"]
+    ran = subprocess.run(["bash", "-c", QUOTING], env={"V": value, "PATH": path, "LC_ALL": locale}, capture_output=True)
+    out = masked(Mask([value]), [ran.stdout + ran.stderr])
+    assert out.count(b"***") >= 5
+    for part in (b"secret", b"token", b"line", b"b!c"):
+        if part in value.encode():
+            assert part not in out.replace(b"declare", b"").replace(b"grep", b""), out
 
 
 def test_short_values_have_no_forms() -> None:
