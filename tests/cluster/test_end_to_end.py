@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,8 +182,10 @@ async def test_200_jobs_on_both_queues_at_once(
     creates = [name for verb, what, name in requests if (verb, what) == ("create", "pods") and not name.endswith("-0")]
     assert sorted(creates) == sorted(str(record.where.pod) for record in records)
     ours = {record.where.pod for record in records}
-    # create, log, delete, and one more look at a log that a simulated node never ends
-    assert len([name for _, _, name in requests if name in ours]) <= 200 * 4
+    # create, log, delete, and one more look at a log that a simulated node never ends (a late one looks again)
+    costs = sorted(Counter(name for _, _, name in requests if name in ours).values())
+    assert costs[180] <= 4
+    assert costs[-1] <= 8
     # what each consumer asks for itself, and nothing for each job: rights, admission, pages of lists, watches
     # (by name others may be asked for: pods that an interrupted run has left in this namespace)
     assert len([what for _, what, name in requests if not name and what != "leases"]) <= 2 * 25

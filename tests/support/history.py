@@ -175,15 +175,20 @@ def no_secret_is_stored(history: History) -> Iterator[str]:
 
 def no_more_than_slots(history: History) -> Iterator[str]:
     """I8: claims that a consumer holds at a time."""
-    held: dict[str, str] = {}
-    for event in sorted((*history.of(What.CLAIMED), *history.of(What.RELEASED)), key=lambda event: event.at):
+    held: dict[str, Event] = {}
+    events = (
+        *history.of(What.RELEASED),
+        *history.of(What.CLAIMED),
+    )  # at one moment: free first
+    for event in sorted(events, key=lambda event: event.at):
         if event.what is What.RELEASED:
             held.pop(event.name, None)
             continue
-        held[event.name] = event.value
-        count = sum(holder == event.value for holder in held.values())
-        if count > history.slots:
-            yield f"consumer {event.value} held {count} claims, and has {history.slots} slots"
+        held[event.name] = event
+        ours = [each for each in held.values() if each.value == event.value]
+        if len(ours) > history.slots:
+            since = ", ".join(f"{each.job} for {event.at - each.at:.3f} s" for each in ours)
+            yield f"consumer {event.value} held {len(ours)} claims, and has {history.slots} slots: {since}"
             return
 
 
