@@ -15,7 +15,7 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,15 +23,14 @@ import structlog
 
 from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
-from consumer.logs.follow import Desk, Follower, Sinks
-from consumer.model import Claim, LogPosition
+from consumer.logs.follow import Desk, Follower
+from consumer.model import Claim
 from consumer.own_secrets import own_secrets
-from consumer.ports import Executor, Queue, Records, Reloading, ReplyingQueue, Sink, SweepingExecutor, TellingRecords
+from consumer.ports import Executor, Queue, Records, Reloading, ReplyingQueue, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
 from consumer.reload import Live
 from consumer.settings import DEFAULT_FILE, Settings
-from consumer.sinks.record import RecordSink
-from consumer.sinks.reply import ReplySink
+from consumer.sinks import SinkSet, Stores
 from consumer.tasks import end
 from consumer.telemetry import Metrics, set_level
 from consumer.worker import Shutdown, Worker
@@ -127,22 +126,14 @@ async def run_consumer(
 
 
 def make_worker(queue: Queue, records: Records, executor: Executor, settings: Settings, metrics: Metrics) -> Worker:
-    """A worker whose logs go to the Records."""
+    """A worker whose logs go where the settings and its jobs say."""
+    replying = queue if isinstance(queue, ReplyingQueue) else None  # asked once: that is dear
 
-    replying = queue if isinstance(queue, ReplyingQueue) else None  # asked once: it costs more than a sink
-
-    def sinks(claim: Claim, former: LogPosition) -> Sequence[Sink]:
-        stored = RecordSink(records, claim, max_bytes=worker.settings.logs.max_bytes, start=former)
-        make = replying.log_jobs(claim) if replying is not None else None
-        if make is None or replying is None:
-            return [stored]
-        return [stored, ReplySink(replying.push, make, interval=settings.faktory.log_interval, start=former)]
-
-    chosen: Sinks = sinks
+    sinks = SinkSet(Stores(lambda: worker.settings, records, replying))
     desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
 
     def follower(claim: Claim) -> Follower:
-        return Follower(claim, chosen, worker.settings.logs, desk)
+        return Follower(claim, sinks, worker.settings.logs, desk)
 
     worker = Worker(queue, records, executor, settings, follower, metrics.observe, desk.watched)
     return worker

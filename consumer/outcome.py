@@ -13,6 +13,7 @@ from enqueue.record import (
     HINTS,
     Attempt,
     Fault,
+    Link,
     Log,
     Outcome,
     Reason,
@@ -274,7 +275,7 @@ def _merged(old: Where, new: Where) -> Where:
     return old.model_copy(update=known) if known.items() - dict(old).items() else old
 
 
-def log_of(stream: str | None, position: LogPosition) -> Log:
+def log_of(stream: str | None, position: LogPosition, links: Sequence[Link] = ()) -> Log:
     """What the Record says of the log."""
     return Log(
         stream=stream if position.entries else None,
@@ -283,6 +284,7 @@ def log_of(stream: str | None, position: LogPosition) -> Log:
         bytes=position.bytes,
         gaps=position.gaps,
         complete="gap" if position.gaps else "no_gap_seen",
+        links=tuple(links),
     )
 
 

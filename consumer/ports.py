@@ -21,7 +21,7 @@ from consumer.model import (
     Standing,
 )
 from consumer.settings import Settings
-from enqueue.record import Reason, Record, Where
+from enqueue.record import Link, Reason, Record, Where
 
 
 class Queue(Protocol):
@@ -92,6 +92,9 @@ class Records(Protocol):
 
     async def resume(self, claim: Claim) -> LogPosition:
         """How far a former consumer stored this attempt's log."""
+
+    async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
+        """Up to `count` entries of this attempt's log after that one: number, where the log stands with it, data."""
 
     def stream_of(self, claim: Claim) -> str:
         """The log's name for the Record."""
@@ -242,6 +245,27 @@ class StoringSink(Sink, Protocol):
 
     def missed(self, gap: Gap) -> None:
         """A part of the log that won't come: its readers shall see that."""
+
+
+class LinkedSink(Sink, Protocol):
+    """A Sink that goes on by itself, and knows where the log can be found."""
+
+    @property
+    def link(self) -> Link:
+        """Where the log is, and what went wrong."""
+
+    async def abandon(self) -> None:
+        """Let go at once: somebody else goes on with the log."""
+
+
+@cache
+def _links(kind: type) -> bool:
+    return hasattr(kind, "link") and hasattr(kind, "abandon")
+
+
+def is_linked(sink: Sink) -> TypeGuard[LinkedSink]:
+    """It is a LinkedSink; as quick as `is_storing`."""
+    return _links(type(sink))
 
 
 @cache

@@ -39,6 +39,7 @@ from consumer.settings import Settings
 from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
 from consumer.tasks import end
+from consumer.wishes import refused_wishes
 from enqueue.record import Outcome, Reason, Record, Status, Where, epoch
 from enqueue.variables import Variables
 
@@ -122,7 +123,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         follower.tell(exit.progress if exit is not None else None)
         if (progress := follower.progress) is not None:
             record = record.model_copy(update={"progress": progress})
-        record = record_ended(record, outcome, verdict, where, exit, log_of(record.log.stream, position), time.time())
+        told = log_of(record.log.stream, position, follower.links)
+        record = record_ended(record, outcome, verdict, where, exit, told, time.time())
         lines = follower.mask(trace).splitlines()
         text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""
         await tools.settle(Settlement(claim, verdict, outcome, record, text, infrastructure))
@@ -293,7 +295,7 @@ def _may_run(claim: Claim) -> bool:
 
 def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
     """Refuse what this executor can't honour, and what must not run a second time."""
-    if problems := list(tools.executor.refuse(plan)):
+    if problems := [*refused_wishes(plan.job, tools.settings), *tools.executor.refuse(plan)]:
         raise Unrunnable.of(problems)
     if _may_run(claim) and not tools.executor.detachable:
         former = claim.history.where.consumer if claim.history else None

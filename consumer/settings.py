@@ -28,10 +28,14 @@ from consumer.settings_faktory import url_from
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from consumer.settings_rq import Rq as Rq
+from consumer.settings_sinks import S3 as S3
+from consumer.settings_sinks import Console as Console
+from consumer.settings_sinks import Files as Files
 from consumer.settings_table import PREFIX, problems_in
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
 from enqueue.files import load_yaml
+from enqueue.job import SinkName
 
 DEFAULT_FILE = Path("longshore.yaml")
 """Read if it is there."""
@@ -68,6 +72,15 @@ class Logs(Section):
     )
     interval: float = Field(0.5, gt=0, description="Seconds after which read lines are stored at the latest.")
     tail_lines: int = Field(20, ge=0, description="Last lines shown in failure texts on the queue's web pages.")
+    sinks: tuple[SinkName, ...] = Field(
+        ("record",), description="Where logs go if a job doesn't say: record, file, console, s3."
+    )
+    allowed_sinks: tuple[SinkName, ...] = Field(
+        (), description="What else a job may name in its field `logs`; those of logs.sinks it may always name."
+    )
+    finish: float = Field(
+        10, ge=0, le=18, description="Seconds after a log's end for which a sink that is away is waited for."
+    )
 
 
 class Process(Section):
@@ -145,6 +158,9 @@ class Settings(BaseSettings):
     job_types: dict[TypeName, JobType] = Field({}, description="Jobs by name, the operator's own: docs/job-types.md.")
     retention: Retention = Retention()
     logs: Logs = Logs()
+    files: Files = Files()
+    console: Console = Console()
+    s3: S3 = S3()
     process: Process = Process()
     rq: Rq = Rq()
     faktory: Faktory = Faktory()
@@ -175,6 +191,15 @@ class Settings(BaseSettings):
     def _callbacks_go_elsewhere(self) -> Settings:
         if self.rq.callback_queue in self.order.names:
             raise ValueError("rq.callback_queue: must be a queue of stock RQ workers, none of this consumer's own")
+        return self
+
+    @model_validator(mode="after")
+    def _sinks_have_places(self) -> Settings:
+        named = {*self.logs.sinks, *self.logs.allowed_sinks}
+        if "file" in named and self.files.directory is None:
+            raise ValueError("files.directory: is needed by the sink 'file' in logs")
+        if "s3" in named and self.s3.bucket is None:
+            raise ValueError("s3.bucket: is needed by the sink 's3' in logs")
         return self
 
     @field_validator("name")

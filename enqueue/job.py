@@ -72,6 +72,8 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
 Seconds = Annotated[float, Field(gt=0, le=30 * _DAY, allow_inf_nan=False)]
 Command = Annotated[str, AfterValidator(_no_nul)]
+SinkName = Literal["record", "file", "console", "s3"]
+"""Where a log may go."""
 
 
 class Variable(Closed):
@@ -189,6 +191,9 @@ class Job(Closed):
     tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")], ...] = Field(
         (), max_length=20, description="Words by which the job can be listed."
     )
+    logs: tuple[SinkName, ...] | None = Field(
+        None, description="Where its log goes, of what the operator allows: record, file, console, s3."
+    )
     limit: Limit | None = Field(None, description="How many jobs that share its key may run at once.")
     reply_to: str | None = Field(
         None,
@@ -201,6 +206,7 @@ class Job(Closed):
         "tolerations", "tags",
         mode="before",
     )(lambda cls, v: _listed(v))  # fmt: skip
+    _logs = field_validator("logs", mode="before")(lambda cls, v: v if v is None else _listed(v))
 
     @model_validator(mode="after")
     def _whole(self) -> Job:
@@ -220,6 +226,8 @@ class Job(Closed):
         _distinct("files", [f.path for f in self.files])
         if len(set(self.tags)) < len(self.tags):
             raise ValueError("tags: one of them is given twice")
+        if self.logs is not None and len(set(self.logs)) < len(self.logs):
+            raise ValueError("logs: one of them is given twice")
         return self
 
     def _one_way(self) -> None:

@@ -146,6 +146,15 @@ class Where(_Open):
     consumer: str | None = None
 
 
+class Link(_Open):
+    """A copy of a log besides the stream: `bytes` of it, all unless `problem` says why not."""
+
+    sink: str
+    url: str | None = None
+    bytes: int = 0
+    problem: str | None = None
+
+
 class Log(_Open):
     """What is known of the job's log."""
 
@@ -155,6 +164,7 @@ class Log(_Open):
     bytes: int = 0
     gaps: tuple[dict[str, Any], ...] = ()
     complete: str | None = None
+    links: tuple[Link, ...] = ()
 
 
 class Notice(_Open):

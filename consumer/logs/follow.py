@@ -16,11 +16,11 @@ from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
 from consumer.model import Claim, LogPosition
-from consumer.ports import Execution, Processor, Sink, is_storing
+from consumer.ports import Execution, LinkedSink, Processor, Sink, is_linked, is_storing
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
 from consumer.typed import TypedJob
-from enqueue.record import Notice, Progress, rfc3339
+from enqueue.record import Link, Notice, Progress, rfc3339
 
 log = structlog.get_logger()
 
@@ -213,6 +213,18 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for sink in self._linked:
+            await sink.abandon()
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Where else the log can be found, masked: a job's id may be anything."""
+        links = [sink.link for sink in self._linked]
+        return tuple(link.model_copy(update={"problem": link.problem and self.mask(link.problem)}) for link in links)
+
+    @property
+    def _linked(self) -> list[LinkedSink]:
+        return [sink for sink in self._stored if is_linked(sink)]
 
     def position(self) -> LogPosition:
         """What the Record says of the log."""

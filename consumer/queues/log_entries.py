@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consumer.model import LogPosition, Place
@@ -17,6 +17,12 @@ def position_fields(position: LogPosition) -> list[Any]:
     if position.gaps:
         fields += [b"g", json.dumps(position.gaps, separators=(",", ":"))]
     return fields
+
+
+def entries_of(rows: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[tuple[int, LogPosition, bytes]]:
+    """Entries with data: number, where the log stands with it, the data."""
+    found = ((position_of(entry, fields), fields.get(b"d")) for entry, fields in rows)
+    return [(position.entries, position, data) for position, data in found if data is not None]
 
 
 def position_of(entry: bytes, fields: Mapping[bytes, bytes]) -> LogPosition:

@@ -30,6 +30,10 @@ class NoRecords:
         """Nothing was kept."""
         return LogPosition()
 
+    async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
+        """Nothing was kept."""
+        return []
+
     def stream_of(self, claim: Claim) -> str:
         """There is no log."""
         return ""

@@ -28,7 +28,7 @@ from consumer.errors import ClaimLost, SetupError
 from consumer.lifeline import Lifeline
 from consumer.model import AttemptKey, Claim, LogPosition, Standing
 from consumer.queues import scripts
-from consumer.queues.log_entries import position_fields, position_of
+from consumer.queues.log_entries import entries_of, position_fields, position_of
 from consumer.queues.packing import packing
 from consumer.queues.standing import Standings
 from consumer.settings import Retention
@@ -212,6 +212,12 @@ class RecordStore:
         entry: Any = found[0][0]
         fields: Any = found[0][1]
         return position_of(entry, fields)
+
+    async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
+        """Entries of this attempt's log, for a sink that has yet to store them."""
+        low, high = wire.entry_id(claim.attempt, after + 1), f"{claim.attempt}-18446744073709551615"
+        rows: Any = await patiently("read the log", lambda: self.redis.xrange(self.stream_of(claim), low, high, count))
+        return entries_of(rows)
 
     async def arrive(self) -> None:
         """The first sign of life: nobody was cut off by our start, so the dead may be told at once."""

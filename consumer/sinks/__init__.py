@@ -1,23 +1,124 @@
-"""Where logs go, by name: each a Sink. To add one: a file here, a line in this table, a parameter in its tests."""
+"""Where logs go, by name. To add one: a file here, a line in this table, a parameter in its contract suite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from consumer.ports import Sink
+from consumer.model import Claim, LogPosition
+from consumer.ports import Records, ReplyingQueue, Sink
+from consumer.settings import Settings
+from enqueue.errors import UsageError
 
 
-def _record() -> Callable[..., Sink]:
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What sinks are made of. `settings`: those in force now."""
+
+    settings: Callable[[], Settings]
+    records: Records
+    replying: ReplyingQueue | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is known when a log begins. `lagging`: a sink that may need the stream's end after a takeover is used."""
+
+    claim: Claim
+    former: LogPosition
+    recorded: bool
+    lagging: bool
+
+
+MakeSink = Callable[[Wanted], Sink | None]
+
+
+def _record(stores: Stores) -> MakeSink:
     from consumer.sinks.record import RecordSink
+    from consumer.sinks.shipping import WINDOW
 
-    return RecordSink
+    def make(wanted: Wanted) -> Sink:
+        most = stores.settings().logs.max_bytes
+        tail = WINDOW + WINDOW // 4 if wanted.lagging else 0
+        return RecordSink(stores.records, wanted.claim, max_bytes=most, start=wanted.former, tail=tail)
+
+    return make
 
 
-def _console() -> Callable[..., Sink]:
-    from consumer.sinks.console import ConsoleSink
+def _reply(stores: Stores) -> MakeSink:
+    from consumer.sinks.reply import ReplySink
 
-    return ConsoleSink
+    def make(wanted: Wanted) -> Sink | None:
+        jobs = stores.replying.log_jobs(wanted.claim) if stores.replying is not None else None
+        if jobs is None or stores.replying is None:
+            return None
+        interval = stores.settings().faktory.log_interval
+        return ReplySink(stores.replying.push, jobs, interval=interval, start=wanted.former)
+
+    return make
 
 
-SINKS: dict[str, Callable[[], Callable[..., Sink]]] = {"record": _record, "console": _console}
-"""Name -> a function that imports the sink and returns its class."""
+def _file(stores: Stores) -> MakeSink:
+    from consumer.sinks.file import Cleaner, FileTarget
+    from consumer.sinks.hand import Hand
+    from consumer.sinks.shipping import Backlog, ShippingSink, Store
+
+    store, hand, files = Store("file"), Hand("log files"), stores.settings().files
+    cleaner = Cleaner(files.directory, files.max_age) if files.directory is not None else None
+
+    def make(wanted: Wanted) -> Sink:
+        settings = stores.settings()
+        if files.directory is None or cleaner is None:
+            raise UsageError("files.directory: is needed by the sink 'file'")
+        cleaner.look()
+        target = FileTarget(files.directory, files.path, wanted.claim, hand, fresh=not wanted.former.bytes)
+        backlog = Backlog(stores.records, wanted.claim) if wanted.recorded else None
+        return ShippingSink(store, target, start=wanted.former, backlog=backlog, patience=settings.logs.finish)
+
+    return make
+
+
+def _console(stores: Stores) -> MakeSink:
+    from consumer.sinks.console import ConsoleTarget
+    from consumer.sinks.hand import Hand
+    from consumer.sinks.shipping import Backlog, ShippingSink, Store
+
+    store, hand = Store("console"), Hand("console")
+
+    def make(wanted: Wanted) -> Sink:
+        settings = stores.settings()
+        target = ConsoleTarget(settings.console.format, wanted.claim, hand)
+        backlog = Backlog(stores.records, wanted.claim) if wanted.recorded else None
+        return ShippingSink(store, target, start=wanted.former, backlog=backlog, patience=settings.logs.finish)
+
+    return make
+
+
+SINKS: dict[str, Callable[[Stores], MakeSink]] = {
+    "record": _record,
+    "reply": _reply,
+    "file": _file,
+    "console": _console,
+}
+"""Name -> a function that imports the sink and returns what makes one for a log. `record` must come first."""
+
+
+class SinkSet:
+    """Makes a log's sinks: those that the job or the operator names, and replies where the queue wants them."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._makers: dict[str, MakeSink] = {}
+
+    def __call__(self, claim: Claim, former: LogPosition) -> Sequence[Sink]:
+        """The sinks of one attempt's log; `former`: how much of it a former consumer has recorded."""
+        asked = claim.job.logs if claim.job else None
+        names = {*(self._stores.settings().logs.sinks if asked is None else asked), "reply"}
+        wanted = Wanted(claim, former, recorded="record" in names, lagging="s3" in names)
+        made = [self._maker(name)(wanted) for name in SINKS if name in names]
+        return [sink for sink in made if sink is not None]
+
+    def _maker(self, name: str) -> MakeSink:
+        if name not in self._makers:
+            self._makers[name] = SINKS[name](self._stores)
+        return self._makers[name]

@@ -36,7 +36,7 @@ class RecordSink:
     {reason: "cap", lines, bytes, after_line}. While the store is away, `write` waits and tries again (the pipeline's
     spool holds the log meanwhile); once asked to finish it gives up after `patience` seconds, and what it could not
     write is a gap {reason: "store_unavailable", ...}. `start`: where a former consumer stopped; its entries are kept
-    and count against the cap. ClaimLost ends the sink.
+    and count against the cap. `tail`: bytes of the newest that are kept even beyond the cap. ClaimLost ends the sink.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class RecordSink:
         max_bytes: int = 10 * 1024 * 1024,
         patience: float = 30.0,
         start: LogPosition | None = None,
+        tail: int = 0,
     ) -> None:
         start = start or LogPosition()
         self._records = records
@@ -59,7 +60,7 @@ class RecordSink:
         self._patience = patience
         former = max(start.bytes - sum(gap.get("bytes", 0) for gap in start.gaps), 0)
         self._head_room = max(max_bytes // 2 - former, 0)
-        self._tail_room = max(max_bytes - max(max_bytes // 2, former), max_bytes // 4)
+        self._tail_room = max(max_bytes - max(max_bytes // 2, former), max_bytes // 4, tail)
         self._tail_bytes = 0
         self._tail: deque[_Entry] = deque()
         self._entry = min(ENTRY, max(max_bytes // 8, 1024))

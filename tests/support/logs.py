@@ -133,6 +133,16 @@ class MemoryRecords:
         """How far the log is stored."""
         return self.position
 
+    async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
+        """Entries after that one; none may have been dropped."""
+        self._check()
+        found, size = [], 0
+        for sequence in sorted(self.entries):
+            size += len(self.entries[sequence])
+            if sequence > after:
+                found.append((sequence, LogPosition(entries=sequence, bytes=size), self.entries[sequence]))
+        return found[:count]
+
     def stream_of(self, claim: Claim) -> str:
         """A name."""
         return f"log:{claim.id}"

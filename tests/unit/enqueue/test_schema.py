@@ -46,6 +46,7 @@ FULL: dict[str, Any] = {
     "unmasked_variables": ["minted"],
     "tags": ["customer:7", "nightly"],
     "reply_to": "answers",
+    "logs": ["record", "file"],
 }
 JOB = jsonschema.Draft202012Validator(schema.job_schema())
 RECORD = jsonschema.Draft202012Validator(schema.record_schema())

@@ -1,0 +1,19 @@
+"""What a job asks of the consumer itself, whatever runs it, and the operator doesn't allow. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from consumer.settings import Settings
+from enqueue.job import Job
+from enqueue.record import Reason
+
+
+def refused_wishes(job: Job, settings: Settings) -> Iterator[tuple[Reason, str]]:
+    """Each field that can't be honoured here: a sentence that begins with its name."""
+    if job.logs is not None:
+        allowed = {*settings.logs.sinks, *settings.logs.allowed_sinks}
+        for name in job.logs:
+            if name not in allowed:
+                known = ", ".join(sorted(allowed)) or "none"
+                yield Reason.REFUSED, f"logs: '{name}' isn't allowed here (logs.allowed_sinks); allowed: {known}"
