@@ -67,6 +67,18 @@ def check(job: Job | None, config: Path | None, as_json: bool, **flags: Any) -> 
     return 0 if checks.sound(findings) else 1
 
 
+def audit(config: Path | None, patience: float, most: int, form: str, **flags: Any) -> int:
+    """What is lost, doubled, orphaned or overdue; 0 if nothing is, else 1. `form`: text, json or prometheus."""
+    from consumer.audit import audit as look
+    from consumer.show_audit import print_audit
+
+    settings = load_settings(config, **flags)
+    set_up_logging("error", settings.log_format)
+    looked = asyncio.run(look(settings, patience, most))
+    print_audit(looked, form)
+    return 1 if looked.faults else 0
+
+
 def demo() -> int:
     """The tour; 0 if everything came out as it should."""
     from consumer.demo import run_demo

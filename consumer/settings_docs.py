@@ -17,7 +17,7 @@ FLAGS = (
 _HEAD = """\
 # Settings
 
-All settings of `longshore run`, `test` and `check`. The first source that names a setting wins:
+All settings of `longshore run`, `test`, `check` and `audit`. The first source that names a setting wins:
 
 1. a flag of the command line, where there is one;
 2. the environment variable;

@@ -1,4 +1,4 @@
-"""The command `longshore`. `run`, `test`, `check` and `demo` are in the extra `consumer`, loaded when called."""
+"""The command `longshore`. What runs or looks at jobs itself is in the extra `consumer`, loaded when called."""
 
 from __future__ import annotations
 
@@ -254,6 +254,38 @@ def check(
         flags["kubernetes"] = {"namespace": kubernetes_namespace}
     job = load_job(file) if file is not None else None
     raise typer.Exit(_consumer().check(job, config, as_json, **flags))
+
+
+@app.command()
+def audit(
+    queue_url: Annotated[str | None, typer.Option(help="The queue's server; see `longshore enqueue`.")] = None,
+    queues: Annotated[str | None, typer.Option(help="Queues with commas between them.")] = None,
+    executor: Annotated[str | None, typer.Option(help="kubernetes: its pods are looked at too.")] = None,
+    records_url: Annotated[str | None, typer.Option(help="Redis for the Records of Faktory's jobs.")] = None,
+    kubernetes_namespace: Annotated[str | None, typer.Option(help="Namespace of the jobs' pods.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds between two looks: what is told was so in both. 0: one look.")
+    ] = 15,
+    most: Annotated[int, typer.Option(min=1, help="Entries of a list, and keys, that are looked at.")] = 200_000,
+    as_json: JsonFlag = False,
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="Print metrics in Prometheus' text format.")] = False,
+) -> None:
+    """Say whether anything is lost, doubled, orphaned or overdue, and what to do about it. Changes nothing.
+
+    Takes the settings of `longshore run`. Exits 0 if nothing is, 1 if something is, 64 on bad usage, 69 if the queue's
+    server can't be reached.
+    """
+    flags: dict[str, Any] = {
+        "queue_url": queue_url,
+        "queues": queues,
+        "executor": executor,
+        "records_url": records_url,
+    }
+    if kubernetes_namespace is not None:
+        flags["kubernetes"] = {"namespace": kubernetes_namespace}
+    form = "json" if as_json else "prometheus" if prometheus else "text"
+    raise typer.Exit(_consumer().audit(config, patience, most, form, **flags))
 
 
 @app.command()

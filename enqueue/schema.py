@@ -1,5 +1,5 @@
 """`python -m enqueue.schema` writes the generated files in docs/: the schemas of Job and Record, the reason words, and
-where the consumer is installed too, its settings.
+where the consumer is installed too, its settings and what `longshore audit` finds.
 
 `--check` writes nothing and exits 1 with the names of those that are no longer those of the code.
 """
@@ -101,6 +101,7 @@ def generated() -> dict[str, str]:
     }
     if importlib.util.find_spec("consumer") is not None:
         files["settings.md"] = importlib.import_module("consumer.settings_docs").settings_page()
+        files["audit.md"] = importlib.import_module("consumer.audit_kinds").audit_page()
     return files
 
 
