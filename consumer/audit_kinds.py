@@ -149,20 +149,20 @@ longshore audit --json           # for programs: clean, faults (kind, sort, subj
 longshore audit --prometheus     # longshore_audit_faults{kind,sort} and longshore_audit_time_seconds
 ```
 
-Is anything lost, doubled, orphaned or overdue? It takes the settings of `longshore run` and reads the queues that they \
-name, the Records, and with `executor: kubernetes` the pods. It changes nothing: on Redis it needs `+@read +time \
-+@connection` on all keys, on Kubernetes `list pods`. It exits 64 on bad usage, 69 if the queue's server can't be \
-reached.
+Is anything lost, doubled, orphaned or overdue? It takes the settings of `longshore run` and reads the queues \
+that they name, the Records, and with `executor: kubernetes` the pods. It changes nothing: on Redis it needs \
+`+@read +time +@connection` on all keys, on Kubernetes `list pods`. It exits 64 on bad usage, 69 if the queue's \
+server can't be reached.
 
-All of it moves while it is read, so it looks twice, 15 seconds apart (`--patience`), and tells only what it found both \
-times. In between a consumer that lives takes claims over, frees places and calls jobs that wait by itself. A look reads \
-in pages of 500; of a list, and of a kind of keys, 200,000 entries at most (`--most`). If there is more, the audit says \
-so (`partial`), and calls nothing lost that may only be further behind.
+All of it moves while it is read, so it looks twice, 15 seconds apart (`--patience`), and tells only what it \
+found both times. In between a consumer that lives takes claims over, frees places and calls jobs that wait by \
+itself. A look reads in pages of 500; of a list, and of a kind of keys, 200,000 entries at most (`--most`). If \
+there is more, the audit says so (`partial`), and calls nothing lost that may only be further behind.
 
-It looks at claims, at jobs and where they stand, at limits, webhooks, logs and the keys' TTLs. It can't see what lies in \
-Faktory's own queues and sets (its protocol lists no jobs), jobs of stock RQ workers (their affair), nor processes and \
-containers. As a CronJob, or with `--prometheus` into the node exporter's folder for text files, it is an alert: any \
-value above 0 is one, and so is an old time.
+It looks at claims, at jobs and where they stand, at limits, webhooks, logs and the keys' TTLs. It can't see \
+what lies in Faktory's own queues and sets (its protocol lists no jobs), jobs of stock RQ workers (their \
+affair), nor processes and containers. As a CronJob, or with `--prometheus` into the node exporter's folder for \
+text files, it is an alert: any value above 0 is one, and so is an old time.
 
 """
 
