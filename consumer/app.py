@@ -25,14 +25,15 @@ from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
 from consumer.logs.follow import Desk, Follower
 from consumer.model import Claim
+from consumer.observing import Observing
 from consumer.own_secrets import own_secrets
-from consumer.ports import Executor, Queue, Records, Reloading, ReplyingQueue, SweepingExecutor, TellingRecords
+from consumer.ports import Executor, Meter, Queue, Records, Reloading, ReplyingQueue, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
 from consumer.reload import Live
 from consumer.settings import DEFAULT_FILE, Settings
 from consumer.sinks import SinkSet, Stores
 from consumer.tasks import end
-from consumer.telemetry import Metrics, set_level
+from consumer.telemetry import set_level
 from consumer.worker import Shutdown, Worker
 from enqueue.errors import QueueUnavailable, UsageError
 
@@ -51,9 +52,7 @@ async def run_consumer(
     `read`: reads the settings anew, from `path` among others, after SIGHUP.
     """
     executor = make_executor(settings)
-    metrics = Metrics()
-    if settings.metrics_port is not None:
-        log.info("metrics", port=metrics.serve(settings.metrics_port))
+    observing = Observing(settings, executor)
     allow_open_files(512 + 8 * settings.concurrency)
     stopping = stop or asyncio.Event()
     worker: Worker | None = None
@@ -88,17 +87,21 @@ async def run_consumer(
     loop.add_signal_handler(signal.SIGTSTP, quiet)
     loop.add_signal_handler(signal.SIGUSR1, end_by, "finish")
     loop.add_signal_handler(signal.SIGQUIT, end_by, "detach")
-    await _until(stopping, "executor", executor.open)
-    try:
+    async with contextlib.AsyncExitStack() as opened_so_far:
+        await observing.open()
+        opened_so_far.push_async_callback(observing.close)
+        await _until(stopping, "executor", executor.open)
+        opened_so_far.push_async_callback(executor.close)
+        observing.waits_for("the queue")
         opened = await _until(stopping, "queue", lambda: open_queue(settings, portable=executor.portable))
         if opened is None:
             return
         queue, records = opened
         if isinstance(records, TellingRecords):
             records.trouble = lambda: executor.trouble
-        worker = make_worker(queue, records, executor, settings, metrics)
-        metrics.slots.set_function(lambda: worker.busy)
-        metrics.leaving.set_function(lambda: worker.leaving)
+        desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
+        worker = make_worker(queue, records, executor, settings, desk, observing.meter)
+        observing.begun(worker, queue, desk)
         log.info(
             "consumer_started",
             name=settings.name,
@@ -120,22 +123,21 @@ async def run_consumer(
         finally:
             await end(*helpers)
             await queue.close()
-    finally:
-        await executor.close()
     log.info("consumer_stopped", name=settings.name)
 
 
-def make_worker(queue: Queue, records: Records, executor: Executor, settings: Settings, metrics: Metrics) -> Worker:
+def make_worker(
+    queue: Queue, records: Records, executor: Executor, settings: Settings, desk: Desk, meter: Meter | None = None
+) -> Worker:
     """A worker whose logs go where the settings and its jobs say."""
     replying = queue if isinstance(queue, ReplyingQueue) else None  # asked once: that is dear
 
     sinks = SinkSet(Stores(lambda: worker.settings, records, replying))
-    desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
 
     def follower(claim: Claim) -> Follower:
         return Follower(claim, sinks, worker.settings.logs, desk)
 
-    worker = Worker(queue, records, executor, settings, follower, metrics.observe, desk.watched)
+    worker = Worker(queue, records, executor, settings, follower, meter, desk.watched)
     return worker
 
 

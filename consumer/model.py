@@ -193,6 +193,23 @@ class LogPosition:
     place: Place | None = None
 
 
+class Backlog(NamedTuple):
+    """What a queue holds now. `oldest`: the age in seconds of the job that has waited longest. None: it can't say."""
+
+    waiting: int
+    running: int | None = None
+    """Jobs that are claimed, by whichever consumer."""
+    oldest: float | None = None
+
+
+class Measure(NamedTuple):
+    """One figure of how things stand; `name` and labels as in consumer/metrics.py."""
+
+    name: str
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+
 def signal_name(number: int) -> str:
     """`SIGTERM`, or `signal 40` for those without a name."""
     try:

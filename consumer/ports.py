@@ -9,11 +9,13 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from consumer.model import (
     AttemptKey,
+    Backlog,
     Claim,
     Exit,
     Gap,
     LogPart,
     LogPosition,
+    Measure,
     Place,
     Plan,
     Settlement,
@@ -70,6 +72,14 @@ class ReplyingQueue(Queue, Protocol):
 
     async def push(self, job: dict[str, Any]) -> None:
         """Put a job on a queue; tried once. Raises LongshoreError."""
+
+
+@runtime_checkable
+class MeasuringQueue(Queue, Protocol):
+    """A Queue that can say how much waits in it."""
+
+    async def backlog(self) -> Mapping[str, Backlog]:
+        """{queue: Backlog} of those that we take jobs from. Raises QueueUnavailable."""
 
 
 class Records(Protocol):
@@ -210,6 +220,30 @@ class SweepingExecutor(Executor, Protocol):
 
     async def sweep(self, records: Records) -> None:
         """Goes on until cancelled; after `open`."""
+
+
+@runtime_checkable
+class MeasuredExecutor(Executor, Protocol):
+    """An Executor that counts what it does."""
+
+    def measures(self) -> Iterable[Measure]:
+        """How things stand; cheap."""
+
+
+class Meter(Protocol):
+    """Told what becomes of jobs; where nobody measures there is none."""
+
+    def claimed(self, claim: Claim) -> None:
+        """A claim begins here."""
+
+    def started(self, claim: Claim) -> None:
+        """It runs."""
+
+    def settled(self, settlement: Settlement) -> None:
+        """Its end is recorded, and the queue has been told."""
+
+    def over(self, claim: Claim) -> None:
+        """It is no longer held here, whether it has ended or not."""
 
 
 class Processor(Protocol):

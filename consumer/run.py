@@ -33,7 +33,7 @@ from consumer.outcome import (
     was_overdue,
 )
 from consumer.plan import plan_of
-from consumer.ports import Execution, Executor, Records
+from consumer.ports import Execution, Executor, Meter, Records
 from consumer.returned import returned
 from consumer.settings import Settings
 from consumer.start import NotStarted, start
@@ -74,6 +74,7 @@ class Tools:
     confirm: Callable[[Claim], Awaitable[None]] = surely_ours
     over: Callable[[Claim], None] = lambda claim: None
     """Told when the queue has taken a job's end and nothing of it runs any more; what is left is to tidy up."""
+    meter: Meter | None = None
 
 
 async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
@@ -236,6 +237,8 @@ async def _watch(
     except ClaimLost:
         switch.set(Stop.LOST)
         return
+    if tools.meter is not None:
+        tools.meter.started(claim)
     if plan.timeout is not None:
         # The node's clock may be wrong. Of a start that we saw we know better, and nothing ran before its first claim.
         former = epoch(claim.history.times.claimed) if claim.history else None

@@ -142,7 +142,10 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(
         20, ge=0, description="Seconds that running jobs get to end after TERM, if they aren't left at once."
     )
-    metrics_port: int | None = Field(None, ge=0, le=65535, description="Port of /metrics; off if not given.")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz; off if not given."
+    )
+    metrics_address: str = Field("0.0.0.0", description="Where that port is opened; `::` for IPv6 as well.")
     log_format: Literal["console", "json"] = Field(
         "console", description="The consumer's own log: for people, or JSON."
     )

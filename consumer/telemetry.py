@@ -1,4 +1,4 @@
-"""Our own log and metrics: set up once, by the command."""
+"""Our own log: set up once, by the command."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from consumer.logs.mask import Mask, current
-from consumer.model import Claim
-from enqueue.record import Outcome
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "exception": 40, "critical": 50}
 _least = 0
@@ -62,29 +59,3 @@ def masked(mask: Mask, rendered: object) -> str:
     """A rendered event without secrets."""
     text = rendered.decode("utf-8", "replace") if isinstance(rendered, bytes) else str(rendered)
     return current.get()(mask.mask_text(text))
-
-
-class Metrics:
-    """Counters of what ended, served at /metrics when a port is set."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._ended = Counter(
-            "longshore_jobs_ended",
-            "Attempts that ended, by their outcome.",
-            ["queue", "status", "reason"],
-            registry=self.registry,
-        )
-        self.slots = Gauge("longshore_slots_used", "Jobs that are being run.", registry=self.registry)
-        self.leaving = Gauge(
-            "longshore_jobs_leaving", "Jobs that have ended, and whose pods are being removed.", registry=self.registry
-        )
-
-    def observe(self, claim: Claim, outcome: Outcome) -> None:
-        """Count an attempt's end."""
-        self._ended.labels(claim.queue, outcome.status.value, outcome.reason or "").inc()
-
-    def serve(self, port: int) -> int:
-        """Listen on this port (0: a free one); returns it."""
-        server, _ = start_http_server(port, registry=self.registry)
-        return int(server.server_port)

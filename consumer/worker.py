@@ -15,13 +15,12 @@ from consumer.batch import Batcher
 from consumer.errors import ClaimLost
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Signal, Stop
-from consumer.ports import Executor, Queue, Records
+from consumer.ports import Executor, Meter, Queue, Records
 from consumer.run import Tools, run_job
 from consumer.settings import Settings
 from consumer.switch import Switch
 from consumer.tasks import end
 from enqueue.errors import QueueUnavailable
-from enqueue.record import Outcome
 
 log = structlog.get_logger()
 
@@ -57,16 +56,16 @@ class Worker:
         executor: Executor,
         settings: Settings,
         follower: Callable[[Claim], Follower],
-        observe: Callable[[Claim, Outcome], None] = lambda claim, outcome: None,
+        meter: Meter | None = None,
         watched: Callable[[str], None] = lambda job_id: None,
     ) -> None:
         self.queue = queue
         self.records = records
         self.settings = settings
-        self._observe, self._watched = observe, watched
+        self._meter, self._watched = meter, watched
         self._settling: Batcher[Settlement, None] = Batcher(self._settle)
         self._tools = Tools(
-            executor, records, settings, follower, self._settling.put, queue.requeues, self._confirm, self._over
+            executor, records, settings, follower, self._settling.put, queue.requeues, self._confirm, self._over, meter
         )
         self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
         self._beaten: dict[str, float] = {}
@@ -75,6 +74,10 @@ class Worker:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._how: Shutdown = settings.shutdown
+        self.heard = now()
+        """When the queue last answered a heartbeat, by `now`."""
+        self.trouble: str | None = None
+        """Why nothing could be claimed last."""
 
     @property
     def busy(self) -> int:
@@ -160,6 +163,7 @@ class Worker:
             try:
                 claims = await self.queue.claim(free)
             except Exception as error:
+                self.trouble = str(error) or type(error).__name__
                 if not isinstance(error, QueueUnavailable):
                     log.exception("claim_failed")
                 elif not told:
@@ -170,13 +174,15 @@ class Worker:
                 continue
             if told:
                 log.info("queue_back")
-            delay, told = 0.2, False
+            delay, told, self.trouble = 0.2, False, None
             for claim in claims:
                 self._launch(claim)
 
     def _launch(self, claim: Claim) -> None:
         switch = Switch()
         self._beaten[claim.token] = now()
+        if self._meter is not None:
+            self._meter.claimed(claim)
         task = asyncio.create_task(self._run(claim, switch), name=f"job {claim.id}")
         self._jobs[task] = (claim, switch)
         task.add_done_callback(self._ended)
@@ -190,7 +196,6 @@ class Worker:
         if outcome is None:
             log.info("job_let_go", job=claim.id, queue=claim.queue, attempt=claim.attempt)
             return
-        self._observe(claim, outcome)
         log.info(
             "job_ended", job=claim.id, queue=claim.queue, attempt=claim.attempt, status=outcome.status.value,
             reason=outcome.reason, exit_code=outcome.exit_code,
@@ -205,6 +210,8 @@ class Worker:
         self._beaten.pop(claim.token, None)
         self._leaving.discard(claim.token)
         self._freed.set()
+        if self._meter is not None:
+            self._meter.over(claim)
 
     async def _settle(self, batch: Sequence[Settlement]) -> Sequence[Exception | None]:
         refused = await self.queue.settle(batch)
@@ -213,6 +220,8 @@ class Worker:
             if error is not None:
                 level = log.warning if isinstance(error, ClaimLost) else log.error
                 level("outcome_not_taken", job=settlement.claim.id, error=str(error))
+            elif self._meter is not None:
+                self._meter.settled(settlement)
         return [refused.get(settlement.claim.token) for settlement in batch]
 
     async def _beat(self) -> None:
@@ -229,6 +238,7 @@ class Worker:
         except Exception:  # whatever it is, the next beat is due: without any, the jobs would be taken from us
             log.exception("heartbeat_failed")
             return
+        self.heard = now()
         for claim, switch in jobs:
             if claim.token in signals:
                 switch.set(Stop.LOST if signals[claim.token] is Signal.LOST else Stop.CANCEL)

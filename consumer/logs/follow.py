@@ -15,7 +15,7 @@ from consumer.logs.forms import variants_of
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
-from consumer.model import Claim, LogPosition
+from consumer.model import Claim, LogPosition, Measure
 from consumer.ports import Execution, LinkedSink, Processor, Sink, is_linked, is_storing
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
@@ -61,6 +61,14 @@ class Desk:
             del self._watched[known]
         if job_id in self._here:
             self._here[job_id].watched(WATCHED)
+
+    def measures(self) -> Iterable[Measure]:
+        """How much came, and how much waits."""
+        memory, now = self.memory, asyncio.get_running_loop().time()
+        yield Measure("log_lines", memory.lines)
+        yield Measure("log_bytes", memory.bytes)
+        yield Measure("log_waiting_bytes", memory.used)
+        yield Measure("log_lag_seconds", memory.lag(now))
 
     def enter(self, job_id: str, execution: Execution) -> None:
         """A log is read from now on."""

@@ -58,6 +58,7 @@ class Pipeline:
         self._tail_lines = tail_lines
         self._patience = patience
         self._log = log
+        self._memory = memory or Memory(spool)
         self._spool = Spool(spool, memory)
         self._pending: list[bytes] = []
         self._size = 0  # bytes in _pending
@@ -247,8 +248,11 @@ class Pipeline:
             block, self._skip = block[self._skip :], max(self._skip - len(block), 0)
         if not block:
             return
-        self._lines += block.count(b"\n")
+        lines = block.count(b"\n")
+        self._lines += lines
         self._bytes += len(block)
+        self._memory.lines += lines
+        self._memory.bytes += len(block)
         self._midline = not block.endswith(b"\n")
         self._hurried = True
         for sink in tuple(self._sinks):

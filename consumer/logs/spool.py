@@ -25,6 +25,8 @@ class Memory:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.lines = self.bytes = 0
+        """What has come through, of all logs."""
         self._filled: set[Spool] = set()
 
     def count(self, spool: Spool, change: int) -> None:
@@ -36,6 +38,10 @@ class Memory:
             self._filled.discard(spool)
         while change > 0 and self.used > self.limit and self._filled:
             max(self._filled, key=lambda filled: filled.bytes).shrink()
+
+    def lag(self, now: float) -> float:
+        """For how many seconds nothing was taken from the spool that waits the longest; `now` by the loop's clock."""
+        return max((now - spool.since for spool in self._filled), default=0.0)
 
 
 class Spool:
@@ -52,6 +58,8 @@ class Spool:
         self._cut = False  # what was dropped last ended within a line: the rest of that line goes too
         self._changed = asyncio.Event()
         self.bytes = 0
+        self.since = 0.0
+        """Since when nothing was taken, by the loop's clock; of an empty one it says nothing."""
         self.closed = False
 
     def put(self, block: bytes) -> None:
@@ -60,6 +68,8 @@ class Spool:
             self._lose(Piece(block))
         else:
             self._pieces.append(Piece(block))
+            if not self.bytes:
+                self.since = asyncio.get_running_loop().time()
             self._count(len(block))
             if self.bytes > self._size:
                 self.shrink()
@@ -109,6 +119,8 @@ class Spool:
             size, place = size + len(after.data), after.place
             self._pieces.popleft()
         self._count(-size)
+        if self.bytes:
+            self.since = asyncio.get_running_loop().time()
         return Piece(first.data if len(blocks) == 1 else b"".join(blocks), place)
 
     def shrink(self) -> None:

@@ -15,9 +15,10 @@ from redis.exceptions import RedisError
 from consumer.errors import SetupError
 from consumer.job_types import JobTypes
 from consumer.lifeline import Lifeline
-from consumer.model import Claim, Settlement
+from consumer.model import Backlog, Claim, Settlement
 from consumer.opslevel import LEGACY, Dialect, MakeLogJob
 from consumer.ports import Queue, Records
+from consumer.queues.backlog import faktory_backlog
 from consumer.queues.faktory import FaktoryQueue
 from consumer.queues.faktory_limits import FaktoryLimits
 from consumer.queues.faktory_records import FaktoryRecords
@@ -89,6 +90,10 @@ class FaktoryWithRecords(FaktoryQueue):
         if self._limits is not None:
             await self._limits.release([s.claim for s in settlements if s.claim.token not in refused])
         return refused
+
+    async def backlog(self) -> Mapping[str, Backlog]:
+        """What waits in each queue."""
+        return await faktory_backlog(self._link, self.store.redis if self.store else None, self.queues)
 
     def _claim_of(self, fetched: Fetched, token: str, now: float, state: ClaimState | None) -> Claim:
         claim = super()._claim_of(fetched, token, now, state)

@@ -15,10 +15,11 @@ from redis.exceptions import RedisError
 from consumer.errors import ClaimLost, SetupError
 from consumer.job_types import JobTypes
 from consumer.lifeline import Lifeline
-from consumer.model import Claim, Settlement, Signal
+from consumer.model import Backlog, Claim, Settlement, Signal
 from consumer.outcome import cancelled_settlement
 from consumer.queue_order import QueueOrder
 from consumer.queues import rq_scripts as scripts
+from consumer.queues.backlog import rq_backlog
 from consumer.queues.fitness import require_fit
 from consumer.queues.limits import needs_place
 from consumer.queues.recent import FIX, Recent
@@ -176,6 +177,10 @@ class RqQueue:
         if forgotten:
             log.warning("redis_lost_writes", settled_again=len(forgotten), fix=FIX)
             await self.settle(forgotten)
+
+    async def backlog(self) -> Mapping[str, Backlog]:
+        """What waits in each queue."""
+        return await rq_backlog(self.redis, self.queues)
 
     async def close(self) -> None:
         """Say goodbye. Claims that are left may be taken over at once."""

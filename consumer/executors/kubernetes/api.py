@@ -27,6 +27,7 @@ from consumer.errors import ExecutorFault
 from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.limits import Budget
+from consumer.executors.kubernetes.tally import Tally
 
 T = TypeVar("T")
 
@@ -85,6 +86,7 @@ class Api:
     ) -> None:
         self.access = access
         self.patience = patience
+        self.tally = Tally()
         self._all, self._creates = Budget(rate), Budget(creates or rate)
         self._calls = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=64),
@@ -165,6 +167,7 @@ class Api:
                 if time.monotonic() + pause > until:
                     raise
                 delay = min(RETRY_CAP, delay * 2)
+                self.tally.again(method, path)
             await asyncio.sleep(pause)
 
     async def _call(
@@ -176,19 +179,24 @@ class Api:
         read: Callable[[bytes], T],
     ) -> T:
         for again in (False, True):
+            asked = time.monotonic()
             if method == "POST":
                 await self._creates.take()
             await self._all.take()
             token = await self.access.authorization()
+            sent, status = time.monotonic(), 0
             try:
                 arguments = self._arguments(path, query, token)
                 async with self._calls.request(method, **arguments, data=_body(data)) as response:
                     text = await response.read()
-                    if response.status < 400:
-                        return _read(response.status, text, read)
-                    error = error_of(response.status, text, response.headers.get("Retry-After"))
+                    status = response.status
+                    if status < 400:
+                        return _read(status, text, read)
+                    error = error_of(status, text, response.headers.get("Retry-After"))
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from None
+            finally:
+                self.tally.count(method, path, status, time.monotonic() - sent, sent - asked)
             if error.status == 429:
                 self._all.hold(min(HOLD_CAP, error.retry_after or 0))
             if error.status != 401 or again or not await self.access.renew(token):
@@ -200,16 +208,21 @@ class Api:
         self, path: str, query: Mapping[str, str], *, sock_read: float | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A GET whose body is read as it comes; `sock_read` is the longest silence in seconds. Raises ApiError."""
+        asked = time.monotonic()
         await self._all.take()
         token = await self.access.authorization()
+        sent, status = time.monotonic(), 0
         limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=sock_read)
         arguments = self._arguments(path, query, token)
         try:
             # The headers come at once from a server that lives: a log's too, before its first byte.
             async with asyncio.timeout(CALL_SECONDS):
                 response = await self._streams.get(**arguments, timeout=limits)
+                status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as problem:
             raise self._unreachable(problem) from None
+        finally:
+            self.tally.count("GET", path, status, time.monotonic() - sent, sent - asked, watch="watch" in query)
         try:
             if response.status >= 400:
                 try:

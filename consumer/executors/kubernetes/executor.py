@@ -26,7 +26,7 @@ from consumer.executors.kubernetes.rights import check, sentence_of
 from consumer.executors.kubernetes.status import Pod, pod_of, slim
 from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
 from consumer.executors.kubernetes.watch import Informer
-from consumer.model import Plan
+from consumer.model import Measure, Plan
 from consumer.ports import Records
 from consumer.settings import Kubernetes, Settings
 from enqueue.errors import LongshoreError
@@ -56,6 +56,7 @@ class KubernetesExecutor:
         self._opened: tuple[Api, Informer, str] | None = None
         self._leftovers = Leftovers(settings.keep_failed)
         self._circuit = Circuit()
+        self._sweeper: Sweeper | None = None
 
     @property
     def _patience(self) -> float:
@@ -169,7 +170,16 @@ class KubernetesExecutor:
     async def sweep(self, records: Records) -> None:
         """Delete pods that outlived their jobs, until cancelled."""
         api, informer, namespace = self._parts()
-        await Sweeper(api, namespace, informer, self._leftovers, self._settings, self._consumer).run(records)
+        self._sweeper = Sweeper(api, namespace, informer, self._leftovers, self._settings, self._consumer)
+        await self._sweeper.run(records)
+
+    def measures(self) -> Iterable[Measure]:
+        """Requests, the watch, the sweeper."""
+        if self._opened is not None:
+            yield from self._opened[0].tally.measures()
+            yield from self._opened[1].measures()
+        if self._sweeper is not None:
+            yield from self._sweeper.measures()
 
     async def _find(self, plan: Plan, manifest: Manifest) -> Pod | None:
         """A pod that runs this job already: this attempt's, ended or not, else a running one of another attempt."""

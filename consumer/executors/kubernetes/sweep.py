@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from consumer.errors import ExecutorFault
@@ -19,7 +19,7 @@ from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.lease import Lease
 from consumer.executors.kubernetes.status import Pod
 from consumer.executors.kubernetes.watch import Informer
-from consumer.model import Standing
+from consumer.model import Measure, Standing
 from consumer.ports import Records
 from consumer.settings import Kubernetes
 from consumer.tasks import end
@@ -119,7 +119,7 @@ class Sweeper:
         self.lease = Lease(api, namespace, settings.lease, consumer, settings.lease_seconds, clock=clock)
         every = settings.sweep_interval
         self._judge = Judge(Times(every / 2, every, settings.keep_failed, settings.keep_failed_pods))
-        self.sweeps = 0
+        self.sweeps = self.swept = 0
 
     async def run(self, records: Records) -> None:
         """Goes on until cancelled; then gives the Lease back."""
@@ -155,7 +155,13 @@ class Sweeper:
         found = zip(pods, await records.standing(keys), strict=True)
         for pod in self._judge.verdict(found, self._clock(), time.time()):
             if self._may(pod) and await self._delete(pod, whole=True):
+                self.swept += 1
                 log.info("swept the pod %s, left of the job %s", pod.name, pod.attempt and pod.attempt.id)
+
+    def measures(self) -> Iterator[Measure]:
+        """Whether we are the one that sweeps, and what it found."""
+        yield Measure("leader", self.lease.held, (("lease", "sweeper"),))
+        yield Measure("swept_pods", self.swept)
 
     def _ours(self, source: str) -> Sequence[Pod]:
         """Pods of jobs of this store that no execution of this process holds."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,7 @@ from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.status import Pod, slim
 from consumer.executors.names import OURS
+from consumer.model import Measure
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Informer:
         self.trouble: ApiError | None = None
         """Why the API can't be watched now; None: it can, or nothing is known yet."""
         self._heard = 0
+        self._news = time.monotonic()
         self.lists = 0
         self.watches = 0
 
@@ -86,6 +88,14 @@ class Informer:
     def pods(self) -> list[Pod]:
         """All that are listed."""
         return list(self._pods.values())
+
+    def measures(self) -> Iterator[Measure]:
+        """How fresh what is here is."""
+        yield Measure("pods", len(self._pods))
+        yield Measure("watch_up", self.connected.is_set())
+        yield Measure("watch_age_seconds", time.monotonic() - self._news)
+        yield Measure("watch_lists", self.lists)
+        yield Measure("watches", self.watches)
 
     def listened(self, name: str) -> bool:
         """Somebody here holds the pod of this name."""
@@ -165,6 +175,7 @@ class Informer:
             await asyncio.sleep(0)
         self.lists += 1
         self._version, self._listed = version, time.monotonic()
+        self._news = self._listed
         for name in [name for name in self._pods if name not in found]:
             self._remove(self._pods[name])
         for pod in found.values():
@@ -190,6 +201,7 @@ class Informer:
             self.trouble = None
             self.connected.set()
             async for line in lines_of(response):
+                self._news = time.monotonic()
                 self._event(answers.event(line))
 
     def _event(self, event: dict[str, Any]) -> None:
