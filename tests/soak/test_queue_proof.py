@@ -20,14 +20,14 @@ COUNT = Path(__file__).parent / "count_records.py"
 
 
 @pytest.mark.parametrize("kind", ["rq", "faktory"])
-async def test_each_of_a_thousand_jobs_ends_once_while_consumers_and_redis_die(kind: str, tmp_path: Path) -> None:
+async def test_each_of_many_jobs_ends_once_while_consumers_and_redis_die(kind: str, tmp_path: Path) -> None:
     proof = Proof(
-        kind, jobs=1000, running=50, seed=5, hits=4, redis_kills=1, consumers=(3, 2), pace=0.5, limit=150
+        kind, jobs=400, running=50, seed=5, hits=4, redis_kills=1, consumers=(3, 2), pace=0.5, limit=150
     )  # fmt: skip
     code, said = await proof.run(tmp_path)
     assert code == 0, said
     figures = json.loads(said.splitlines()[0])
-    assert figures["jobs"] == 1000
+    assert figures["jobs"] == 400
     assert figures["runs"] >= 50
     assert proof.counts["redis kills"] == 1
     assert sum(proof.counts[what] for what in ("kill", "stop", "term")) >= 3
