@@ -30,10 +30,12 @@ from consumer.own_secrets import own_secrets
 from consumer.ports import Executor, Meter, Queue, Records, Reloading, ReplyingQueue, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
 from consumer.reload import Live
+from consumer.run import Extras
 from consumer.settings import DEFAULT_FILE, Settings
 from consumer.sinks import SinkSet, Stores
 from consumer.tasks import end
 from consumer.telemetry import set_level
+from consumer.unseal import Keys
 from consumer.worker import Shutdown, Worker
 from enqueue.errors import QueueUnavailable, UsageError
 
@@ -53,6 +55,8 @@ async def run_consumer(
     """
     executor = make_executor(settings)
     observing = Observing(settings, executor)
+    keys = Keys(settings.jobs.seal_keys)
+    keys.load()
     allow_open_files(512 + 8 * settings.concurrency)
     stopping = stop or asyncio.Event()
     worker: Worker | None = None
@@ -100,7 +104,7 @@ async def run_consumer(
         if isinstance(records, TellingRecords):
             records.trouble = lambda: executor.trouble
         desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
-        worker = make_worker(queue, records, executor, settings, desk, observing.meter)
+        worker = make_worker(queue, records, executor, settings, desk, observing.meter, Extras(unseal=keys.open))
         observing.begun(worker, queue, desk)
         log.info(
             "consumer_started",
@@ -127,7 +131,13 @@ async def run_consumer(
 
 
 def make_worker(
-    queue: Queue, records: Records, executor: Executor, settings: Settings, desk: Desk, meter: Meter | None = None
+    queue: Queue,
+    records: Records,
+    executor: Executor,
+    settings: Settings,
+    desk: Desk,
+    meter: Meter | None = None,
+    extras: Extras | None = None,
 ) -> Worker:
     """A worker whose logs go where the settings and its jobs say."""
     replying = queue if isinstance(queue, ReplyingQueue) else None  # asked once: that is dear
@@ -137,7 +147,7 @@ def make_worker(
     def follower(claim: Claim) -> Follower:
         return Follower(claim, sinks, worker.settings.logs, desk)
 
-    worker = Worker(queue, records, executor, settings, follower, meter, desk.watched)
+    worker = Worker(queue, records, executor, settings, follower, meter, desk.watched, extras)
     return worker
 
 

@@ -14,10 +14,11 @@ from consumer.logs.follow import Desk, Follower
 from consumer.model import Claim, Settlement, Stop
 from consumer.own_secrets import own_secrets
 from consumer.queues.none import NoRecords
-from consumer.run import Tools, run_job
+from consumer.run import Extras, Tools, run_job
 from consumer.settings import Settings
 from consumer.sinks.console import ConsoleSink
 from consumer.switch import Switch
+from consumer.unseal import Keys
 from enqueue.job import Job
 from enqueue.record import Fault, Reason, Record, Status, fault_of
 
@@ -39,6 +40,7 @@ async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
     await executor.open()  # until then there is nothing to cancel: a signal ends us
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, switch.set, Stop.CANCEL)
+    keys = Keys(settings.jobs.seal_keys)
     desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
     try:
         tools = Tools(
@@ -48,6 +50,7 @@ async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
             follower=lambda claim: Follower(claim, lambda claim, former: [ConsoleSink(out)], settings.logs, desk),
             settle=settle,
             requeues=False,
+            extras=Extras(unseal=keys.open),
         )
         await run_job(claim, tools, switch)
     finally:
@@ -63,7 +66,7 @@ def exit_code(record: Record) -> int:
         return 130
     if record.reason in (Reason.DEADLINE, Reason.START_TIMEOUT):
         return 124
-    if record.reason in (Reason.INVALID_JOB, Reason.REFUSED):
+    if record.reason in (Reason.INVALID_JOB, Reason.REFUSED, Reason.SEALED):
         return 64
     if fault_of(record.reason) is Fault.INFRASTRUCTURE or record.exit_code is None:
         return 125

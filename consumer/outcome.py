@@ -147,7 +147,7 @@ def verdict_of(outcome: Outcome, claim: Claim, *, started: bool, requeues: bool)
     """
     if outcome.status is not Status.FAILED:
         return Verdict.DONE, False
-    if outcome.reason in (Reason.INVALID_JOB, Reason.REFUSED, Reason.RESULT_UNFIT):
+    if outcome.reason in (Reason.INVALID_JOB, Reason.REFUSED, Reason.SEALED, Reason.RESULT_UNFIT):
         return Verdict.BURY, False
     if fault_of(outcome.reason) is Fault.INFRASTRUCTURE:
         own = claim.job.infrastructure_retries if claim.job else 0

@@ -62,6 +62,14 @@ async def surely_ours(claim: Claim) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """What some set-ups have, and others do without."""
+
+    unseal: Callable[[Claim], tuple[Claim, Unrunnable | None]] = lambda claim: (claim, None)
+    """The claim with its sealed variables opened, or why that can't be."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tools:
     """What running a job needs, handed down by the worker."""
 
@@ -75,6 +83,7 @@ class Tools:
     over: Callable[[Claim], None] = lambda claim: None
     """Told when the queue has taken a job's end and nothing of it runs any more; what is left is to tidy up."""
     meter: Meter | None = None
+    extras: Extras = Extras()
 
 
 async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
@@ -83,6 +92,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     claim -> plan -> start -+-> log
                             +-> wait -> outcome -> verdict -> record + settle -> remove
     """
+    claim, unfit = tools.extras.unseal(claim)
     follower, execution, exit, trace = tools.follower(claim), None, None, ""
     current.set(follower.mask)
     claimed = record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
@@ -94,6 +104,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         try:
             if switch.reason is Stop.CANCEL and not _may_run(claim):
                 outcome = outcome_of_nothing(Stop.CANCEL, claim)
+            elif unfit is not None:
+                raise unfit
             else:
                 name, source = tools.settings.name, tools.records.source
                 plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source)

@@ -51,6 +51,11 @@ class Jobs(Section):
     grace: float = Field(10, ge=0, description="Seconds between TERM and KILL when a job is stopped.")
     grace_max: float = Field(600, ge=0, description="Seconds of grace that a job may ask for at most.")
     max_bytes: int = Field(1_000_000, gt=0, description="The largest accepted payload, in bytes.")
+    seal_keys: Path | None = Field(
+        None,
+        description="File with the private keys, one a line, that open sealed variables (`longshore keygen`). "
+        "Read at the start, and again when a job wants a key that isn't known.",
+    )
     types_only: bool = Field(
         False, description="Only jobs of `job_types` are run: no producer chooses images or commands by longshore.job."
     )

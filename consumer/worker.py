@@ -16,7 +16,7 @@ from consumer.errors import ClaimLost
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Signal, Stop
 from consumer.ports import Executor, Meter, Queue, Records
-from consumer.run import Tools, run_job
+from consumer.run import Extras, Tools, run_job
 from consumer.settings import Settings
 from consumer.switch import Switch
 from consumer.tasks import end
@@ -58,6 +58,7 @@ class Worker:
         follower: Callable[[Claim], Follower],
         meter: Meter | None = None,
         watched: Callable[[str], None] = lambda job_id: None,
+        extras: Extras | None = None,
     ) -> None:
         self.queue = queue
         self.records = records
@@ -65,7 +66,16 @@ class Worker:
         self._meter, self._watched = meter, watched
         self._settling: Batcher[Settlement, None] = Batcher(self._settle)
         self._tools = Tools(
-            executor, records, settings, follower, self._settling.put, queue.requeues, self._confirm, self._over, meter
+            executor,
+            records,
+            settings,
+            follower,
+            self._settling.put,
+            queue.requeues,
+            self._confirm,
+            self._over,
+            meter,
+            extras or Extras(),
         )
         self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
         self._beaten: dict[str, float] = {}

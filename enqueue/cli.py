@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from enqueue.cli_seal import SealKey, keygen, seal
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UsageError
 
 OK, FAILED, USAGE, UNAVAILABLE, TIMEOUT, INFRASTRUCTURE = 0, 1, 64, 69, 124, 125
@@ -43,6 +44,9 @@ FileOption = Annotated[str, typer.Option("--file", "-f", help="A job file, YAML 
 _BAD_USAGE: Any = typer.BadParameter.__base__
 """What the command line raises for options that it doesn't know; typer keeps the class to itself."""
 
+app.command()(keygen)
+app.command()(seal)
+
 DEFAULT_URL = "redis://localhost:6379/0"
 
 
@@ -63,6 +67,7 @@ def enqueue(
     key: Annotated[str | None, typer.Option(help="The same key is the same job, for as long as it is kept.")] = None,
     delay: Annotated[float | None, typer.Option(help="Seconds before which it doesn't start.")] = None,
     at_front: Annotated[bool, typer.Option("--at-front", help="Before all that waits in the queue (RQ).")] = False,
+    seal: SealKey = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Print the job's log, and exit as `longshore wait` does.")
     ] = False,
@@ -71,7 +76,7 @@ def enqueue(
     from enqueue.files import load_job
 
     with _connect(queue_url, records_url) as producer:
-        job = load_job(file)
+        job = load_job(file) if seal is None else load_job(file).seal(seal)
         handle = producer.enqueue(job, queue=queue, job_id=job_id, key=key, delay=delay, at_front=at_front)
         print(handle.id, flush=True)
         if follow:

@@ -85,6 +85,17 @@ class Variable(Closed):
     scope: Literal["all", "init", "main"] = Field(
         "all", description="Which steps see it: both, the init step, or the main one."
     )
+    sealed: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{16}$",
+        description="The key for which `value` is a sealed box, in base64: only consumers that have it can read it.",
+    )
+
+    @model_validator(mode="after")
+    def _sealed_is_sensitive(self) -> Variable:
+        if self.sealed is not None and not self.sensitive:
+            raise ValueError("sealed: can't be without sensitive: true")
+        return self
 
 
 class SecretReference(Closed):
@@ -267,6 +278,15 @@ class Job(Closed):
         """A stable hash of the Job alone: what a found execution is compared with."""
         text = json.dumps(self.payload(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def seal(self, key: str) -> Job:
+        """The same with its sensitive variables sealed for the consumers that have the private key.
+
+        `key`: the public one, as `longshore keygen` prints it. Needs PyNaCl (the extra `seal`). Raises UsageError.
+        """
+        from enqueue.seal import sealed
+
+        return sealed(self, key)
 
     def describe(self) -> str:
         """One line for dashboards: never a value, which might be a secret."""

@@ -67,6 +67,7 @@ class Reason(StrEnum):
     CONSUMER_LOST = "consumer_lost"
     INVALID_JOB = "invalid_job"
     REFUSED = "refused"
+    SEALED = "sealed"
     REQUESTED = "requested"
     DELETED = "deleted"
 
@@ -95,6 +96,7 @@ HINTS: dict[Reason, str] = {
     Reason.CONSUMER_LOST: "The consumer died while it ran the job; infrastructure_retries lets such a job run again.",
     Reason.INVALID_JOB: "The payload isn't a valid Job; mend the named field and enqueue it again.",
     Reason.REFUSED: "The operator's policy doesn't allow this job; change the named field or ask the operator.",
+    Reason.SEALED: "Seal the variables for a key that the consumers have, or give them the one that is missing.",
     Reason.REQUESTED: "Somebody cancelled the job.",
     Reason.DELETED: "The job was deleted from the queue while it ran.",
 }
