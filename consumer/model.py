@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from consumer.typed import Handed
 from enqueue.job import Job
-from enqueue.record import Outcome, Reason, Record
+from enqueue.record import Outcome, Reason, Record, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,8 @@ class Exit:
     """What the job told last into its file: percent, and what it did."""
     note: str | None = None
     """Something that the producer should know besides how it ended."""
+    written: Tally | None = None
+    """What the job counted of its own output."""
 
 
 class Verdict(StrEnum):
@@ -169,20 +171,26 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Between two lines of a source's output, in its own words; `bytes` of the stored log belong to what is before."""
+    """Between two lines of a source's output, in its own words; `bytes` of the stored log belong to what is before.
+
+    `read`: what the source gave up to here, if that is known.
+    """
 
     at: str
     bytes: int = 0
+    read: Tally | None = field(default=None, compare=False)
 
 
 LogPart = bytes | Gap | Place
+Digest = bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
     """How far a log has been stored: lines and bytes of what was read, dropped parts included.
 
-    `open`: the last of the lines lacks its newline yet. `place`: where its source can be read on.
+    `open`: the last of the lines lacks its newline yet. `place`: where its source can be read on. `digest`: of what
+    is stored. `at`: when the last of it was given to the store, seconds since the epoch. `read`: what the source gave.
     """
 
     entries: int = 0
@@ -191,6 +199,9 @@ class LogPosition:
     gaps: tuple[dict[str, Any], ...] = ()
     open: bool = False
     place: Place | None = None
+    digest: Digest = field(default=b"", compare=False)
+    at: float | None = field(default=None, compare=False)
+    read: Tally | None = field(default=None, compare=False)
 
 
 class Backlog(NamedTuple):

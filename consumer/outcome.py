@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from consumer.errors import ExecutorFault, Unrunnable
-from consumer.model import Claim, Exit, LogPosition, Settlement, Stop, Verdict, signal_name
+from consumer.model import Claim, Exit, Gap, LogPosition, Settlement, Stop, Verdict, signal_name
 from enqueue.record import (
     HINTS,
     Attempt,
@@ -19,6 +19,7 @@ from enqueue.record import (
     Reason,
     Record,
     Status,
+    Tally,
     Times,
     Where,
     fault_of,
@@ -239,6 +240,7 @@ def record_ended(
         exit_code=outcome.exit_code,
         times=times,
         where=_merged(record.where, where),
+        log=log,
     )
     attempts = (*(a for a in record.attempts if a.attempt != record.attempt), attempt)
     if verdict is Verdict.RETRY:
@@ -275,17 +277,34 @@ def _merged(old: Where, new: Where) -> Where:
     return old.model_copy(update=known) if known.items() - dict(old).items() else old
 
 
-def log_of(stream: str | None, position: LogPosition, links: Sequence[Link] = ()) -> Log:
-    """What the Record says of the log."""
+def log_of(stream: str | None, position: LogPosition, links: Sequence[Link] = (), written: Tally | None = None) -> Log:
+    """What the Record says of the log. `written`: what the job counted of its own output."""
+    gaps, read = position.gaps, position.read
+    if written is not None and read is not None and (missing := _unread(written, read, gaps)) is not None:
+        gaps = (*gaps, missing.after(position.lines))
+    complete = "gap" if gaps else "complete" if written is not None and written == read else "no_gap_seen"
     return Log(
         stream=stream if position.entries else None,
         entries=position.entries,
         lines=position.lines,
         bytes=position.bytes,
-        gaps=position.gaps,
-        complete="gap" if position.gaps else "no_gap_seen",
+        gaps=gaps,
+        complete=complete,
         links=tuple(links),
+        digest=position.digest.hex() if position.entries and position.digest else None,
+        written=written,
+        read=read if written is not None else None,
     )
+
+
+def _unread(written: Tally, read: Tally, gaps: Sequence[Mapping[str, Any]]) -> Gap | None:
+    """What the job wrote and nobody read; what its executor has dropped is counted in a gap of its own."""
+    dropped = [gap for gap in gaps if gap.get("reason") == "output_dropped"]
+    lines = written.lines - read.lines - sum(gap.get("lines", 0) for gap in dropped)
+    size = written.bytes - read.bytes - sum(gap.get("bytes", 0) for gap in dropped)
+    if lines <= 0 and size <= 0:
+        return None
+    return Gap("unread", max(lines, 0), max(size, 0), "the job wrote more than could be read")
 
 
 def failure_text(

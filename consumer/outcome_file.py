@@ -18,12 +18,16 @@ from dataclasses import dataclass
 
 from consumer.logs.commands import progress_in
 from consumer.logs.directives import MAX_NAME, MAX_TOTAL, MAX_VALUE, MAX_VARIABLES
+from enqueue.record import Tally
 
 CAP = 4096
 """Bytes at the file's end that count: Kubernetes keeps no more of a termination message."""
 
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 _NOTED = 3
+OUTPUT = "::longshore-output"
+"""Begins the last line of a file whose step counted its own output: lines, and bytes without carriage returns."""
+_COUNTS = re.compile(r"(?:\A|\n)" + OUTPUT + r" (\d{1,18}) (\d{1,18})\n\Z", re.ASCII)
 PROGRESS = "::progress"
 """In the place of a name: no variable has it."""
 
@@ -44,6 +48,14 @@ class OutcomeFile:
             return None
         more = f"; and {len(self.problems) - _NOTED} more" if len(self.problems) > _NOTED else ""
         return "LONGSHORE_OUTCOME: " + "; ".join(self.problems[:_NOTED]) + more
+
+
+def output_in(text: str) -> tuple[str, Tally | None]:
+    """A file without its last line, if that tells what the step counted of its output; and the counts."""
+    found = _COUNTS.search(text, max(len(text) - 80, 0))
+    if found is None:
+        return text, None
+    return text[: found.start()], Tally(lines=int(found[1]), bytes=int(found[2]))
 
 
 def parse(data: bytes | str, *, cut: bool = False) -> OutcomeFile:

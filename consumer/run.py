@@ -136,7 +136,9 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         follower.tell(exit.progress if exit is not None else None)
         if (progress := follower.progress) is not None:
             record = record.model_copy(update={"progress": progress})
-        told = log_of(record.log.stream, position, follower.links)
+        written = exit.written if exit is not None else None
+        told = log_of(record.log.stream, position, follower.links, written)
+        outcome = outcome.model_copy(update={"log": told})
         record = record_ended(record, outcome, verdict, where, exit, told, time.time())
         lines = follower.mask(trace).splitlines()
         text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""

@@ -199,6 +199,9 @@ class Job(Closed):
     runtime_class: DnsName | None = None
     priority_class: DnsName | None = None
     retention: Retention = Retention()
+    count_output: bool = Field(
+        False, description="The job counts its own output, so that its log can be told to be complete."
+    )
     tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")], ...] = Field(
         (), max_length=20, description="Words by which the job can be listed."
     )
@@ -247,6 +250,8 @@ class Job(Closed):
             raise ValueError("commands: can't stand beside entrypoint or args; choose one of them")
         if not (self.commands or self.entrypoint or self.args):
             raise ValueError("commands: is required and must not be empty (or give entrypoint, or args with an image)")
+        if self.count_output and not (self.commands or self.entrypoint):
+            raise ValueError("count_output: needs commands or an entrypoint; what an image's own one is isn't known")
         if self.commands and not "".join(self.commands).strip():
             raise ValueError("commands: must hold at least one command that isn't blank")
 

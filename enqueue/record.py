@@ -157,8 +157,18 @@ class Link(_Open):
     problem: str | None = None
 
 
+class Tally(_Open):
+    """Output as the job wrote it: newlines, and bytes without carriage returns, which runtimes take from lines' ends.
+
+    With the directives that are taken out of the log, and before anything is masked.
+    """
+
+    lines: int = 0
+    bytes: int = 0
+
+
 class Log(_Open):
-    """What is known of the job's log."""
+    """What is known of an attempt's log."""
 
     stream: str | None = None
     entries: int = 0
@@ -166,7 +176,14 @@ class Log(_Open):
     bytes: int = 0
     gaps: tuple[dict[str, Any], ...] = ()
     complete: str | None = None
+    """`complete`: the job counted its output, and all of it was read and stored; `no_gap_seen`; `gap`."""
     links: tuple[Link, ...] = ()
+    digest: str | None = None
+    """Of what is stored, in hexadecimal: docs/payload.md says how to verify it."""
+    written: Tally | None = None
+    """What the job counted; None: nobody asked it to, or it was killed before it could say."""
+    read: Tally | None = None
+    """What the consumer read of that."""
 
 
 class Notice(_Open):
@@ -196,6 +213,7 @@ class Outcome(_Open):
     variables: Variables = Variables()
     result: Any = None
     notices: tuple[Notice, ...] = ()
+    log: Log | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -214,6 +232,7 @@ class Attempt(_Open):
     exit_code: int | None = None
     times: Times = Times()
     where: Where = Where()
+    log: Log | None = None
 
 
 class Progress(_Open):
@@ -261,6 +280,7 @@ class Record(_Open):
             variables=self.variables,
             result=self.result,
             notices=self.notices,
+            log=self.log,
         )
 
     @property

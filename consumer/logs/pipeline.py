@@ -16,8 +16,9 @@ import structlog
 from consumer.errors import ClaimLost
 from consumer.logs.lines import Lines
 from consumer.logs.spool import Memory, Piece, Spool
-from consumer.model import Gap, LogPart, LogPosition, Place
+from consumer.model import Gap, LogPart, LogPosition
 from consumer.ports import Processor, Sink, is_storing
+from enqueue.record import Tally
 
 SPOOL = 16 * 1024 * 1024
 """Bytes of a log that may wait for its sinks; what goes beyond is dropped from the middle of the log."""
@@ -75,14 +76,23 @@ class Pipeline:
         self._old = bool(self._after)  # what comes has been stored before
         self._skip = former.bytes - (former.place.bytes if former.place else 0)  # bytes after that, as well
         self._place = former.place
+        self._read_lines = self._read_bytes = 0  # of what the source gave, from the log's beginning on
         self._tail = b""
 
     @property
     def position(self) -> LogPosition:
         """Lines and bytes that have passed, what was dropped or skipped included, and the gaps."""
         return LogPosition(
-            lines=self._lines + self._midline, bytes=self._bytes, gaps=tuple(self._gaps), open=self._midline
+            lines=self._lines + self._midline,
+            bytes=self._bytes,
+            gaps=tuple(self._gaps),
+            open=self._midline,
+            read=self._read_so_far,
         )
+
+    @property
+    def _read_so_far(self) -> Tally:
+        return Tally(lines=self._read_lines, bytes=self._read_bytes)
 
     @property
     def tail(self) -> tuple[str, ...]:
@@ -122,6 +132,8 @@ class Pipeline:
         try:
             async for part in source:
                 if isinstance(part, bytes):
+                    self._read_lines += part.count(b"\n")
+                    self._read_bytes += len(part) - part.count(b"\r")
                     if block := lines.feed(part):
                         self._spool.put(block)
                     continue
@@ -132,7 +144,10 @@ class Pipeline:
                     self._spool.tell(part)
                     old = False
                 elif not lines.holds:
-                    self._spool.mark(part.at)
+                    if old and part.at == self._after and self._place is not None and self._place.read is not None:
+                        # a source may have less to show again than a former consumer has read
+                        self._read_lines, self._read_bytes = self._place.read.lines, self._place.read.bytes
+                    self._spool.mark(replace(part, read=self._read_so_far))
                     if old and part.at == self._after:
                         self._spool.tell(None)
                         old = False
@@ -173,7 +188,7 @@ class Pipeline:
             await self._note(piece.gap)
         self._collect(self._through(piece.data, 0))
         if piece.place and not self._old and not any(processor.holds for processor in self._processors):
-            self._place = Place(piece.place, max(self._bytes + self._size - self._skip, 0))
+            self._place = replace(piece.place, bytes=max(self._bytes + self._size - self._skip, 0))
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._due is None:
@@ -288,4 +303,4 @@ def join(read: LogPosition, stored: LogPosition) -> LogPosition:
     if size > 0:
         gaps.append({"reason": "not_stored", "lines": max(lines, 0), "bytes": size, "after_line": stored.lines})
     gaps.sort(key=lambda gap: int(gap["after_line"]))
-    return replace(stored, lines=read.lines, bytes=read.bytes, gaps=tuple(gaps), open=read.open)
+    return replace(stored, lines=read.lines, bytes=read.bytes, gaps=tuple(gaps), open=read.open, read=read.read)

@@ -6,14 +6,14 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
-from consumer.model import Gap
+from consumer.model import Gap, Place
 
 
 class Piece(NamedTuple):
     """What comes out of a Spool: data, then a place in the source if the data ends there; or a gap."""
 
     data: bytes = b""
-    place: str = ""
+    place: Place | None = None
     gap: Gap | None = None
     resumed: bool = False
     """What comes now is new: a former consumer stored what came before."""
@@ -75,7 +75,7 @@ class Spool:
                 self.shrink()
         self._changed.set()
 
-    def mark(self, place: str) -> None:
+    def mark(self, place: Place) -> None:
         """What was put ends at this place of the source."""
         last = self._pieces[-1] if self._pieces else None
         if last is None or last.resumed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 from consumer.model import Claim, Gap, LogPosition, Place
 from consumer.ports import Records
 from enqueue.errors import QueueUnavailable
+from enqueue.wire.records import EMPTY_DIGEST, digest_after
 
 ENTRY = 64 * 1024
 """Bytes of one entry at most: whole lines, unless a single line is longer."""
@@ -23,6 +25,8 @@ _log = structlog.get_logger("longshore.sinks.record")
 
 
 class _Entry(NamedTuple):
+    """An entry that may be dropped again."""
+
     sequence: int
     after: int
     lines: int
@@ -33,10 +37,11 @@ class RecordSink:
     """A Sink that writes to `Records` and keeps at most `max_bytes` there.
 
     The first half of that stays for good; of what follows the newest stays, the oldest is dropped and counted in a gap
-    {reason: "cap", lines, bytes, after_line}. While the store is away, `write` waits and tries again (the pipeline's
-    spool holds the log meanwhile); once asked to finish it gives up after `patience` seconds, and what it could not
-    write is a gap {reason: "store_unavailable", ...}. `start`: where a former consumer stopped; its entries are kept
-    and count against the cap. `tail`: bytes of the newest that are kept even beyond the cap. ClaimLost ends the sink.
+    {reason: "cap", lines, bytes, after_line, digest}, with the digest of all before it. While the store is away,
+    `write` waits and tries again (the pipeline's spool holds the log meanwhile); once asked to finish it gives up after
+    `patience` seconds, and what it could not write is a gap {reason: "store_unavailable", ...}. `start`: where a
+    former consumer stopped; its entries are kept and count against the cap. `tail`: bytes of the newest that are kept
+    even beyond the cap. ClaimLost ends the sink.
     """
 
     def __init__(
@@ -68,6 +73,9 @@ class RecordSink:
         self._place = self._reached = start.place
         self._waiting = False
         self._deadline: float | None = None
+        self._digest = start.digest if start.entries else EMPTY_DIGEST  # none, if a former consumer wrote none
+        self._head_digest = self._digest
+        self._at: float | None = None
 
     @property
     def position(self) -> LogPosition:
@@ -80,11 +88,13 @@ class RecordSink:
             gaps=tuple(sorted(map(dict, gaps), key=lambda gap: int(gap["after_line"]))),
             open=self._midline,
             place=self._reached,
+            digest=self._digest,
+            at=self._at,
         )
 
     async def write(self, block: bytes, place: Place | None = None) -> None:
         """Store a block in entries of whole lines. Raises ClaimLost."""
-        at, self._place = 0, place
+        at, self._place, self._at = 0, place, time.time()
         try:
             while at < len(block):
                 end = min(at + self._entry, len(block))
@@ -105,6 +115,7 @@ class RecordSink:
     async def finish(self) -> None:
         """Write the log's end. Raises ClaimLost."""
         self._deadline = asyncio.get_running_loop().time() + self._patience
+        self._at = time.time()
         position = replace(self.position, entries=self._entries + 1)
         await self._try(lambda: self._records.end(self._claim, position))
 
@@ -123,6 +134,10 @@ class RecordSink:
         except BaseException:
             self._entries, self._lines, self._bytes, self._midline, self._reached = before
             raise
+        if self._digest:
+            if not in_head and not self._tail:
+                self._head_digest = self._digest
+            self._digest = digest_after(self._digest, data)
         if in_head:
             self._head_room -= len(data)
         else:
@@ -156,6 +171,8 @@ class RecordSink:
         self._tail_bytes = left
         if self._cap is None:
             self._cap = {"reason": "cap", "lines": 0, "bytes": 0, "after_line": dropped[0].after}
+            if self._digest:
+                self._cap["digest"] = self._head_digest.hex()
         self._cap["lines"] += sum(entry.lines for entry in dropped)
         self._cap["bytes"] += sum(entry.bytes for entry in dropped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -55,6 +56,15 @@ CONSUMERS = "longshore:consumers"
 def consumer_key(instance: str) -> str:
     """Exists for as long as this consumer lives."""
     return f"longshore:consumer:{instance}"
+
+
+EMPTY_DIGEST = bytes(32)
+"""Of a log of which nothing is stored yet."""
+
+
+def digest_after(before: bytes, data: bytes) -> bytes:
+    """The digest of a log after one more entry: SHA-256 of the digest before it and its bytes."""
+    return hashlib.sha256(before + data).digest()
 
 
 def entry_id(attempt: int, sequence: int) -> str:

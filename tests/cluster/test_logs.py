@@ -13,8 +13,11 @@ import pytest
 from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.executors.kubernetes.position import ROTATED
+from consumer.logs.pipeline import Pipeline
 from consumer.model import Gap, LogPart, Place
+from consumer.outcome import log_of
 from consumer.settings import Kubernetes
+from enqueue.record import Tally
 from support.kubernetes import parts_of, plan_of, read
 
 pytestmark = pytest.mark.cluster
@@ -138,3 +141,24 @@ async def test_a_pod_that_never_started_has_no_log_to_miss(kubernetes_settings: 
         await execution.remove()
     finally:
         await executor.close()
+
+
+async def test_the_word_on_a_burst_right_before_the_end_is_right(executor: KubernetesExecutor) -> None:
+    """A runtime may lose what is written just before a container's end (containerd 1.6 on a busy node does)."""
+    burst = "awk 'BEGIN { for (i = 0; i < 30000; i++) printf \"%07d %092d\\n\", i, 0 }'"
+    for number in range(2):
+        commands = ["sleep 100 &", "printf 'cr\\r\\n'", burst, "exit 4"]  # what it leaves behind isn't waited for
+        plan = plan_of(f"burst-{number}", commands=commands, init={"commands": ["echo init"]}, count_output=True)
+        execution = await executor.start(plan)
+        position, exit = await asyncio.wait_for(
+            asyncio.gather(Pipeline([], []).run(execution.logs()), execution.wait()), 60
+        )
+        await execution.remove()
+        assert exit.code == 4
+        assert exit.written == Tally(lines=30_002, bytes=30_000 * 101 + 8)
+        assert position.read is not None
+        log = log_of("", position, written=exit.written)
+        missing = 30_002 - position.read.lines
+        assert (log.complete, [gap["lines"] for gap in log.gaps if gap["reason"] == "unread"]) == (
+            ("gap", [missing]) if missing else ("complete", [])
+        )

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors import names
+from consumer.executors.kubernetes.counting import counted
 from consumer.executors.kubernetes.policy import policy_refusals
 from consumer.executors.kubernetes.profiles import violations
 from consumer.executors.kubernetes.site import Site, site_of, toleration_of, volume_of
@@ -179,6 +180,8 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
         }
         if site.security:
             made["securityContext"] = site.security
+        if job.count_output and command:
+            command = counted(command)
         if command:
             made["command"] = [literal(part) for part in command]
         if args:

@@ -14,8 +14,8 @@ from enum import Enum
 
 from consumer.executors.kubernetes.status import MESSAGE, NO_STATUS, NOT_STARTED, Container, Pod
 from consumer.model import Exit, signal_name
-from consumer.outcome_file import CAP, parse
-from enqueue.record import Reason
+from consumer.outcome_file import CAP, output_in, parse
+from enqueue.record import Reason, Tally
 
 _FATAL = frozenset((
     signals.SIGHUP, signals.SIGINT, signals.SIGQUIT, signals.SIGILL, signals.SIGTRAP, signals.SIGABRT, signals.SIGBUS,
@@ -68,6 +68,7 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
             variables=told.variables,
             progress=told.progress,
             note=told.note,
+            written=told.written,
             code=code,
             signal=signal,
             reason=reason,
@@ -133,20 +134,28 @@ class _Told:
     variables: tuple[tuple[str, str], ...]
     progress: tuple[float, str] | None
     note: str | None
+    written: Tally | None
 
 
 def _told(pod: Pod) -> _Told:
     """What the termination messages say, the main step's over the init step's."""
     found: dict[str, str] = {}
     notes, progress = [], None
+    written: Tally | None = Tally()
     for step in (pod.init, pod.main):
         if step is None or step.state != "terminated" or not step.started or step.reason == NO_STATUS:
             continue
-        told = parse(step.message, cut=len(step.message.encode()) >= CAP)
+        text, counted = output_in(step.message)
+        if counted is None or written is None:  # of two steps both must tell
+            written = None
+        else:
+            written = Tally(lines=written.lines + counted.lines, bytes=written.bytes + counted.bytes)
+        told = parse(text, cut=len(step.message.encode()) >= CAP)
         found |= dict(told.variables)
         progress = told.progress or progress
         notes += [told.note] if told.note else []
-    return _Told(tuple(found.items()), progress, "; ".join(notes) or None)
+    ended = pod.main is not None and pod.main.state == "terminated" and pod.main.reason != NO_STATUS
+    return _Told(tuple(found.items()), progress, "; ".join(notes) or None, written if ended else None)
 
 
 def _of_container(pod: Pod, main: Container, verdict: Callable[..., Exit], stopped: bool) -> Exit:

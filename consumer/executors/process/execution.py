@@ -19,7 +19,7 @@ from consumer.executors.process.request import NOT_STARTABLE
 from consumer.model import Exit, LogPart, Plan, signal_name
 from consumer.outcome_file import CAP, parse
 from consumer.tasks import end
-from enqueue.record import Reason, Where
+from enqueue.record import Reason, Tally, Where
 
 LOOK_SECONDS = 0.2
 """How often a shim is looked for where the kernel can't tell of its end."""
@@ -120,7 +120,9 @@ class ProcessExecution:
             exit = exit_of(ending, began, self._plan)
             said = self._directory.outcome(CAP)
             told = parse(said[-CAP:], cut=len(said) > CAP)
-            self._end(replace(exit, variables=told.variables, progress=told.progress, note=told.note))
+            written = Tally(lines=ending["output"][0], bytes=ending["output"][1]) if "output" in ending else None
+            told_exit = replace(exit, variables=told.variables, progress=told.progress, note=told.note, written=written)
+            self._end(told_exit)
         except ExecutorFault as fault:
             self._ended.set_exception(fault)
             self._ended.exception()  # `wait` tells it to whoever asks

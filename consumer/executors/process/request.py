@@ -48,6 +48,7 @@ def request_of(plan: Plan, directory: AttemptDirectory, *, tied: bool, output_by
         "grace": plan.grace,
         "tied": tied,
         "output_bytes": output_bytes,
+        "count": job.count_output,
     }
 
 

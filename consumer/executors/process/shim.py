@@ -27,9 +27,8 @@ KEPT, HELD = b"kept", b"held"
 
 _PDEATHSIG, _SUBREAPER, _NAME = 1, 36, 15  # prctl
 _IN_MODIFY, _IN_NONBLOCK_CLOEXEC = 2, 0o2004000
-_KEEP_SIZE_PUNCH_HOLE = 3
 _THROTTLE, _STRAGGLERS = 0.2, 10.0  # seconds between two looks at a log that grows; until killed processes are gone
-_BLOCK = 1 << 20
+_KEEP_SIZE_PUNCH_HOLE, _BLOCK = 3, 1 << 20
 _ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT if hasattr(os, "WNOWAIT") else 0
 _libc = ctypes.CDLL(None)
 
@@ -64,8 +63,7 @@ def _keep(answer: socket.socket) -> NoReturn:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _prctl(_NAME, b"longshore-shim")
-        request = _request(answer)
-        if request is not None:
+        if (request := _request(answer)) is not None:
             Shim(request, answer).run()
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -79,8 +77,7 @@ def _request(answer: socket.socket) -> dict[str, Any] | None:
     with answer.makefile("rb") as stream:
         size = int.from_bytes(stream.read(8), "big")
         data = stream.read(size)
-    request: dict[str, Any] | None = json.loads(data) if data and len(data) == size else None
-    return request
+    return dict(json.loads(data)) if data and len(data) == size else None
 
 
 class Shim:
@@ -96,7 +93,7 @@ class Shim:
         self._stopping = False
         self._kill_at: float | None = None
         self._deadline: float | None = None
-        self._dropped = self._lines = 0
+        self._dropped = self._lines = self._returns = 0
 
     def run(self) -> None:
         """From the lock on the attempt to its end in the journal."""
@@ -114,7 +111,7 @@ class Shim:
         self._write({"shim": os.getpid(), **identity(os.getpid())})
         with contextlib.suppress(OSError):  # the consumer died just now: the next one finds the journal
             self._answer.send(KEPT)
-        self._write({**self._run(), "at": time.time()})
+        self._write({**self._run(), "at": time.time(), **self._counted()})
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(name, flags, 0o600, dir_fd=self._folder)
@@ -187,8 +184,7 @@ class Shim:
         if not failure:
             return child
         os.waitpid(child, 0)
-        found: dict[str, Any] = json.loads(failure)
-        return found
+        return dict(json.loads(failure))
 
     def _become(self, step: dict[str, Any], shim: int, tell: int) -> NoReturn:
         what: str | None = None
@@ -226,8 +222,7 @@ class Shim:
         now = time.monotonic()
         due = [moment for moment in (self._deadline, self._kill_at, self._quiet_until) if moment is not None]
         ready = self._poll.poll(max(0.0, min(due) - now) * 1000 + 1 if due else None)
-        now = time.monotonic()
-        handles = {handle for handle, _ in ready}
+        now, handles = time.monotonic(), {handle for handle, _ in ready}
         if self._woken in handles:
             os.read(self._woken, 4096)
         if self._control in handles:
@@ -251,13 +246,11 @@ class Shim:
 
     def _hear(self) -> None:
         """What a consumer wrote into the pipe."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             words = os.read(self._control, 4096).split()
-        except BlockingIOError:
-            return
-        for word, seconds in zip(words[::2], words[1::2], strict=False):
-            if word == b"stop":
-                self._stop(float(seconds))
+            for word, seconds in zip(words[::2], words[1::2], strict=False):
+                if word == b"stop":
+                    self._stop(float(seconds))
 
     def _told(self, *args: object) -> None:
         """TERM from the host, or our spawner is gone and we were tied to it."""
@@ -292,17 +285,24 @@ class Shim:
             return
         target = size - room * 3 // 4
         target += os.pread(self._log, 65536, target).find(b"\n") + 1
-        at, lines = self._dropped, self._lines
+        at, lines, returns = self._dropped, self._lines, self._returns
         while at < target:
             block = os.pread(self._log, min(_BLOCK, target - at), at)
             if not block:
                 return  # the job has cut its own log
-            lines += block.count(b"\n")
+            lines, returns = lines + block.count(b"\n"), returns + block.count(b"\r")
             at += len(block)
-        self._dropped, self._lines = target, lines
+        self._dropped, self._lines, self._returns = target, lines, returns
         self._write({"dropped": target, "lines": lines})  # first: nobody may take the hole for output
         with contextlib.suppress(AttributeError):
             _libc.fallocate(self._log, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(target))
+
+    def _counted(self) -> dict[str, Any]:
+        """If asked to: all output's lines, and its bytes without carriage returns (pods can't tell those)."""
+        lines, size, at = self._lines, self._dropped - self._returns, self._dropped
+        while self._request["count"] and (block := os.pread(self._log, _BLOCK, at)):
+            lines, size, at = lines + block.count(b"\n"), size + len(block) - block.count(b"\r"), at + len(block)
+        return {"output": [lines, size]} if self._request["count"] else {}
 
     def _write(self, line: dict[str, Any]) -> None:
         os.write(self._journal, json.dumps(line).encode() + b"\n")

@@ -17,7 +17,7 @@ from consumer.outcome import (
     verdict_of,
 )
 from enqueue.job import Job
-from enqueue.record import HINTS, Attempt, Outcome, Reason, Record, Status, Where
+from enqueue.record import HINTS, Attempt, Outcome, Reason, Record, Status, Tally, Where
 
 
 def claim(*, retries_left: int = 0, infrastructure_retries: int = 0, history: Record | None = None) -> Claim:
@@ -173,3 +173,30 @@ def test_a_note_stands_in_the_message() -> None:
     done = outcome_of(Exit(code=0, note="n", variables=(("a", "2"),)), None, None, {"a": "1", "b": "1"})
     assert (done.succeeded, done.message, done.variables) == (True, "n", {"a": "2", "b": "1"})
     assert outcome_of(Exit(code=3, note="n"), None, None, {}).message == "exited with code 3; n"
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "gaps", "word", "missing"),
+    [
+        (None, (5, 50), (), "no_gap_seen", None),
+        ((5, 50), (5, 50), (), "complete", None),
+        ((5, 50), (3, 30), (), "gap", (2, 20)),
+        ((5, 50), (5, 49), (), "gap", (0, 1)),
+        ((5, 50), (6, 51), (), "no_gap_seen", None),
+        ((5, 50), (5, 50), ({"reason": "cap", "lines": 1, "bytes": 9, "after_line": 2},), "gap", None),
+        ((5, 50), (3, 30), ({"reason": "output_dropped", "lines": 2, "bytes": 21, "after_line": 0},), "gap", None),
+        ((5, 50), (3, 30), ({"reason": "rotated", "after_line": 1},), "gap", (2, 20)),
+    ],
+)
+def test_the_word_on_a_log(
+    written: tuple[int, int] | None, read: tuple[int, int], gaps: tuple[dict[str, object], ...], word: str,
+    missing: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    counted = Tally(lines=written[0], bytes=written[1]) if written else None
+    position = LogPosition(
+        entries=3, lines=7, bytes=70, gaps=gaps, digest=b"\1", read=Tally(lines=read[0], bytes=read[1])
+    )
+    log = log_of("s", position, written=counted)
+    assert (log.complete, log.written, log.digest) == (word, counted, "01")
+    unread = [gap for gap in log.gaps if gap["reason"] == "unread"]
+    assert [(gap["lines"], gap["bytes"], gap["after_line"]) for gap in unread] == ([(*missing, 7)] if missing else [])

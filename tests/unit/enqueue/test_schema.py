@@ -29,6 +29,7 @@ FULL: dict[str, Any] = {
     "resources": {"requests": {"cpu": "100m", "ephemeral-storage": "1Gi"}, "limits": {"vendor.example/gpu": "1"}},
     "timeout": 10,
     "start_timeout": 2.5,
+    "count_output": True,
     "retries": 3,
     "infrastructure_retries": 1,
     "labels": {"team": "a"},

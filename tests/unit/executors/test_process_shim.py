@@ -21,7 +21,7 @@ from consumer.executors.process.directory import ended
 from consumer.executors.process.executor import ProcessExecutor
 from consumer.model import Gap, Place, Standing
 from consumer.settings import Process
-from enqueue.record import Reason
+from enqueue.record import Reason, Tally
 from support.consuming import until
 from support.executors import Harness, process, read
 
@@ -107,7 +107,7 @@ async def test_a_log_without_bounds_loses_its_head_and_says_so(tmp_path: Path) -
     await executor.open()
     harness = Harness("process", executor, lambda: asyncio.sleep(0, []))
     script = ["i=0; while [ $i -lt 30 ]; do i=$((i+1)); yes 0123456789 | head -n 10000; sleep 0.05; done; echo last"]
-    plan = harness.plan(commands=script)
+    plan = harness.plan(commands=script, count_output=True)
     await (await executor.start(plan)).detach()
     await until(lambda: "end" in journal(tmp_path))
     execution = await executor.start(replace(plan, begun=True))
@@ -121,6 +121,7 @@ async def test_a_log_without_bounds_loses_its_head_and_says_so(tmp_path: Path) -
         300_001 - 1 - log.count(b"\n"),
     )
     assert log.endswith(b"0123456789\nlast\n")
+    assert (await execution.wait()).written == Tally(lines=300_001, bytes=3_300_005)
     on_disk = (attempt(tmp_path) / "log").stat().st_blocks * 512
     assert on_disk < 2_500_000
     await execution.remove()

@@ -8,7 +8,7 @@ import pytest
 
 from consumer.executors.kubernetes.status import slim
 from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
-from enqueue.record import Reason
+from enqueue.record import Reason, Tally
 
 START, END = "2026-11-21T08:00:00Z", "2026-11-21T08:00:07Z"
 
@@ -170,3 +170,17 @@ def test_a_message_that_is_not_the_jobs_sets_nothing(reason: str) -> None:
     assert end is not None
     assert end.variables == ()
     assert end.note is None
+
+
+def test_what_the_steps_counted_is_told_only_if_all_of_them_told() -> None:
+    told, silent = "A=1\n\n::longshore-output 2 20\n", "B=1\n"
+    end = exit_of(pod("Succeeded", ended(0, message=told), init=ended(0, message="::longshore-output 1 3\n")))
+    assert end is not None
+    assert (end.written, end.variables) == (Tally(lines=3, bytes=23), (("A", "1"),))
+    for main, init in ((told, silent), (silent, told)):
+        end = exit_of(pod("Succeeded", ended(0, message=main), init=ended(0, message=init)))
+        assert end is not None
+        assert end.written is None
+    failed = exit_of(pod("Failed", WAITS, init=ended(1, message=told)))
+    assert failed is not None
+    assert failed.written is None  # nothing is said of a step that never ran
