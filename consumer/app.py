@@ -15,7 +15,7 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,10 +31,11 @@ from consumer.ports import Executor, Meter, Queue, Records, Reloading, ReplyingQ
 from consumer.queues import open_queue
 from consumer.reload import Live
 from consumer.run import Extras
+from consumer.sentry import Sentry
 from consumer.settings import DEFAULT_FILE, Settings
 from consumer.sinks import SinkSet, Stores
 from consumer.tasks import end
-from consumer.telemetry import set_level
+from consumer.telemetry import report_bugs, set_level
 from consumer.unseal import Keys
 from consumer.worker import Shutdown, Worker
 from enqueue.errors import QueueUnavailable, UsageError
@@ -55,8 +56,7 @@ async def run_consumer(
     """
     executor = make_executor(settings)
     observing = Observing(settings, executor)
-    keys = Keys(settings.jobs.seal_keys)
-    keys.load()
+    secrets = own_secrets(settings, os.environ)
     allow_open_files(512 + 8 * settings.concurrency)
     stopping = stop or asyncio.Event()
     worker: Worker | None = None
@@ -92,6 +92,7 @@ async def run_consumer(
     loop.add_signal_handler(signal.SIGUSR1, end_by, "finish")
     loop.add_signal_handler(signal.SIGQUIT, end_by, "detach")
     async with contextlib.AsyncExitStack() as opened_so_far:
+        extras = _extras(settings, secrets, opened_so_far)
         await observing.open()
         opened_so_far.push_async_callback(observing.close)
         await _until(stopping, "executor", executor.open)
@@ -103,8 +104,8 @@ async def run_consumer(
         queue, records = opened
         if isinstance(records, TellingRecords):
             records.trouble = lambda: executor.trouble
-        desk = Desk(settings.logs.memory, own_secrets(settings, os.environ))
-        worker = make_worker(queue, records, executor, settings, desk, observing.meter, Extras(unseal=keys.open))
+        desk = Desk(settings.logs.memory, secrets)
+        worker = make_worker(queue, records, executor, settings, desk, observing.meter, extras)
         observing.begun(worker, queue, desk)
         log.info(
             "consumer_started",
@@ -128,6 +129,20 @@ async def run_consumer(
             await end(*helpers)
             await queue.close()
     log.info("consumer_stopped", name=settings.name)
+
+
+def _extras(settings: Settings, secrets: Collection[str], leaving: contextlib.AsyncExitStack) -> Extras:
+    """What only some consumers have: keys of sealed variables, and Sentry. Raises SetupError."""
+    keys = Keys(settings.jobs.seal_keys)
+    keys.load()
+    dsn = settings.sentry.dsn.get_secret_value() if settings.sentry.dsn else os.environ.get("SENTRY_DSN")
+    if not dsn:
+        return Extras(unseal=keys.open)
+    sentry = Sentry(dsn, settings.sentry, settings.name, secrets)
+    report_bugs(sentry.bug)
+    leaving.push_async_callback(asyncio.to_thread, sentry.close)
+    leaving.callback(report_bugs, None)
+    return Extras(unseal=keys.open, failed=sentry.failed)
 
 
 def make_worker(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,6 +16,7 @@ from consumer.monitor import Monitor, verdict
 from consumer.ports import Executor, MeasuredExecutor, MeasuringQueue, Meter, Queue
 from consumer.settings import Settings
 from consumer.tasks import end
+from consumer.telemetry import release
 from consumer.worker import Worker
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Observing:
 
         kind = self._settings.queue_url.partition(":")[0]
         queue = "rq" if kind in ("redis", "rediss", "unix") else "faktory"
-        info = {"version": _version(), "executor": self._executor.name, "queue": queue}
+        info = {"version": release(), "executor": self._executor.name, "queue": queue}
         self._metrics = Metrics(self._settings.order.names, info)
         self._monitor = Monitor({"/metrics": self._page, "/healthz": self._live, "/readyz": self._ready})
         port = await self._monitor.listen(self._settings.metrics_address, self._settings.metrics_port)
@@ -98,10 +98,3 @@ class Observing:
 
     async def _ready(self, accept: str) -> tuple[HTTPStatus, bytes, str]:
         return verdict(self._health.unready(), "ready")
-
-
-def _version() -> str:
-    try:
-        return version("longshore")
-    except PackageNotFoundError:
-        return "unknown"

@@ -28,7 +28,7 @@ def _in_value(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield from _in_text(value)
     elif isinstance(value, SecretStr):
-        yield value.get_secret_value()
+        yield from {value.get_secret_value(), *_in_text(value.get_secret_value())}
     elif isinstance(value, SecretBytes):
         yield value.get_secret_value().decode("utf-8", "replace")
     elif isinstance(value, BaseModel):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,6 +67,8 @@ class Extras:
 
     unseal: Callable[[Claim], tuple[Claim, Unrunnable | None]] = lambda claim: (claim, None)
     """The claim with its sealed variables opened, or why that can't be."""
+    failed: Callable[[Settlement, Sequence[str]], None] = lambda settlement, tail: None
+    """Told of each failed attempt that the queue has taken, with the last lines of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,10 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         record = record_ended(record, outcome, verdict, where, exit, told, time.time())
         lines = follower.mask(trace).splitlines()
         text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""
-        await tools.settle(Settlement(claim, verdict, outcome, record, text, infrastructure))
+        settlement = Settlement(claim, verdict, outcome, record, text, infrastructure)
+        await tools.settle(settlement)
+        if outcome.status is Status.FAILED:
+            tools.extras.failed(settlement, lines or follower.tail)
     except (ClaimLost, LetGo):
         await _let_go(execution, tools.executor, switch, tools.settings.jobs.grace)
         await follower.abandon()

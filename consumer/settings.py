@@ -28,6 +28,7 @@ from consumer.settings_faktory import url_from
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from consumer.settings_rq import Rq as Rq
+from consumer.settings_sentry import Sentry as Sentry
 from consumer.settings_sinks import S3 as S3
 from consumer.settings_sinks import Console as Console
 from consumer.settings_sinks import Files as Files
@@ -169,6 +170,7 @@ class Settings(BaseSettings):
     files: Files = Files()
     console: Console = Console()
     s3: S3 = S3()
+    sentry: Sentry = Sentry()
     process: Process = Process()
     rq: Rq = Rq()
     faktory: Faktory = Faktory()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from consumer.reload import RELOADABLE
@@ -123,7 +123,15 @@ def _type_of(annotation: Any, name: str = "") -> tuple[str, bool]:
         return f"list of {_plural(_type_of(inner[0])[0])}", True
     if origin is dict:
         return f"map of {_plural(_type_of(inner[1])[0])}", True
-    plain = {bool: "true/false", int: "whole number", float: "number", str: "text", Path: "path", Any: "values"}
+    plain = {
+        bool: "true/false",
+        int: "whole number",
+        float: "number",
+        str: "text",
+        SecretStr: "text",
+        Path: "path",
+        Any: "values",
+    }
     if annotation in plain:
         return plain[annotation], False
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

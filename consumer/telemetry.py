@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
@@ -42,6 +43,7 @@ def set_up_logging(level: str, format: str, secrets: Iterable[str] = ()) -> None
     structlog.configure(
         processors=[
             _important,
+            _reported,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -53,6 +55,32 @@ def set_up_logging(level: str, format: str, secrets: Iterable[str] = ()) -> None
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+Report = Callable[[str, BaseException], None]
+_reports: list[Report] = []
+
+
+def report_bugs(report: Report | None) -> None:
+    """Who else is told of an error of ours that is told in our log with its traceback; None: nobody."""
+    _reports[:] = [] if report is None else [report]
+
+
+def _reported(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    found = event.get("exc_info")
+    error = sys.exc_info()[1] if found is True else found[1] if isinstance(found, tuple) else found
+    if _LEVELS.get(method, 50) >= _LEVELS["error"] and isinstance(error, BaseException):
+        for report in _reports:
+            report(str(event.get("event", "")), error)
+    return event
+
+
+def release() -> str:
+    """Our version."""
+    try:
+        return version("longshore")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def masked(mask: Mask, rendered: object) -> str:
