@@ -5,7 +5,7 @@
     python tests/bench/bench_kubernetes.py fake [JOBS]        the fake API server of the tests
 
 `node` and `simulated` need KUBECONFIG (an admin's) and use LAB_CONSUMER_KUBECONFIG, if set, with the Role of
-k8s/rbac.yaml. `simulated` needs a namespace `kwok` whose pods run on simulated nodes and end when the annotation
+k8s/base. `simulated` needs a namespace `kwok` whose pods run on simulated nodes and end when the annotation
 `lab/run-for` says.
 """
 

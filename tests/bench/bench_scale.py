@@ -3,7 +3,7 @@
     python tests/bench/bench_scale.py inflight [PODS]    5,000 that go on: memory, event loop lag, heartbeats
     python tests/bench/bench_scale.py latency [JOBS]     from the end in the API (our own watch) to the terminal Record
 
-Needs KUBECONFIG (an admin's), uses LAB_CONSUMER_KUBECONFIG, if set, with the Role of k8s/rbac.yaml, and a namespace
+Needs KUBECONFIG (an admin's), uses LAB_CONSUMER_KUBECONFIG, if set, with the Role of k8s/base, and a namespace
 `kwok` with simulated nodes, whose pods end when the annotation `lab/run-for` says, and go on with the label `lab/stay`.
 """
 

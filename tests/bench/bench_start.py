@@ -4,7 +4,7 @@
     python tests/bench/bench_start.py takeover [PODS]     kill -9 with 500 pods in flight: until all are held again
 
 Without a cluster `start` measures the executor `process` alone. With one: KUBECONFIG (an admin's),
-LAB_CONSUMER_KUBECONFIG, if set, with the Role of k8s/rbac.yaml, and a namespace `kwok` with simulated nodes (KWOK).
+LAB_CONSUMER_KUBECONFIG, if set, with the Role of k8s/base, and a namespace `kwok` with simulated nodes (KWOK).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A namespace of its own on a real cluster, with the Role of k8s/rbac.yaml bound, for each test module.
+"""A namespace of its own on a real cluster, with the Role of k8s/base/rbac.yaml bound, for each test module.
 
 `KUBECONFIG` must be allowed to make namespaces and Roles. `LAB_CONSUMER_KUBECONFIG`, where there is one, is that of a
 user without any rights of its own: the tests then run with the Role alone; elsewhere they run with `KUBECONFIG`.

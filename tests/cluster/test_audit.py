@@ -1,4 +1,4 @@
-"""`longshore audit` with real pods, and the Role of k8s/rbac.yaml only."""
+"""`longshore audit` with real pods, and the Role of k8s/base/rbac.yaml only."""
 
 from __future__ import annotations
 

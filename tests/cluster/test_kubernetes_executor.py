@@ -1,4 +1,4 @@
-"""The kubernetes executor with real pods, under Pod Security `restricted` and with the Role of k8s/rbac.yaml only."""
+"""The kubernetes executor with real pods, under Pod Security `restricted` and with the Role of k8s/base only."""
 
 from __future__ import annotations
 

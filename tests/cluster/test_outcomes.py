@@ -1,4 +1,4 @@
-"""What producers are told of jobs that end in every way a cluster knows, with the Role of k8s/rbac.yaml only."""
+"""What producers are told of jobs that end in every way a cluster knows, with the Role of k8s/base/rbac.yaml only."""
 
 from __future__ import annotations
 

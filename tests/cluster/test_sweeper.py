@@ -1,4 +1,4 @@
-"""The sweeper with real pods, a real Lease, real Records on RQ, and the Role of k8s/rbac.yaml only."""
+"""The sweeper with real pods, a real Lease, real Records on RQ, and the Role of k8s/base/rbac.yaml only."""
 
 from __future__ import annotations
 

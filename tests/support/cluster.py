@@ -1,4 +1,4 @@
-"""Namespaces of our own on a real cluster, with the Role of k8s/rbac.yaml in them."""
+"""Namespaces of our own on a real cluster, with the Role of k8s/base/rbac.yaml in them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
 
 
 def role_and_binding(namespace: str, user: str | None, name: str | None = None) -> list[dict[str, Any]]:
-    """The Role and RoleBinding of k8s/rbac.yaml for another namespace; bound to `user`, and called `name`, if given."""
+    """The Role and RoleBinding of k8s/base for another namespace; bound to `user`, and called `name`, if given."""
     found = []
-    for item in yaml.safe_load_all((ROOT / "k8s" / "rbac.yaml").read_text()):
+    for item in yaml.safe_load_all((ROOT / "k8s" / "base" / "rbac.yaml").read_text()):
         if item["kind"] in ("Role", "RoleBinding"):
             item["metadata"]["namespace"] = namespace
             if user and item["kind"] == "RoleBinding":

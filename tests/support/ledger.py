@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-RBAC = Path(__file__).parents[2] / "k8s" / "rbac.yaml"
+RBAC = Path(__file__).parents[2] / "k8s" / "base" / "rbac.yaml"
 AUDIT_SECONDS = 45
 """The audit log is written in batches, up to 30 s later."""
 
@@ -46,7 +46,7 @@ def note(rows: Iterable[_Row]) -> None:
 
 
 def granted() -> set[str]:
-    """The Role in k8s/rbac.yaml, as verbs."""
+    """The Role in k8s/base/rbac.yaml, as verbs."""
     [role] = [item for item in yaml.safe_load_all(RBAC.read_text()) if item["kind"] == "Role"]
     return {f"{verb} {what}" for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
 
@@ -59,9 +59,9 @@ def tries(name: str, query: dict[str, str]) -> bool:
 def difference(used: set[str], *, whole: bool) -> list[str]:
     """A sentence for each right that is used and not granted, or, after a `whole` suite, granted and not used."""
     role = granted()
-    found = [f"k8s/rbac.yaml doesn't grant '{verb}', which the consumer uses" for verb in sorted(used - role)]
+    found = [f"k8s/base/rbac.yaml doesn't grant '{verb}', which the consumer uses" for verb in sorted(used - role)]
     if whole:
-        found += [f"k8s/rbac.yaml grants '{verb}', which nothing uses" for verb in sorted(role - used)]
+        found += [f"k8s/base/rbac.yaml grants '{verb}', which nothing uses" for verb in sorted(role - used)]
     return found
 
 

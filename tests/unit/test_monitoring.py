@@ -48,6 +48,8 @@ def samples() -> dict[str, str]:
 def expressions() -> list[tuple[str, str]]:
     """(where it stands, the expression), variables of Grafana replaced."""
     found = [(rule["alert"], rule["expr"]) for rule in ALERTS]
+    triggers = yaml.safe_load((ROOT / "k8s/overlays/keda/scaledobject.yaml").read_text())["spec"]["triggers"]
+    found += [("KEDA", trigger["metadata"]["query"]) for trigger in triggers]
     for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:
             expr = target["expr"].replace("$__rate_interval", "5m").replace("$queue", ".*")

@@ -79,7 +79,7 @@ def test_the_image_is_small_and_not_root() -> None:
 
 
 def test_the_manifests_settings_are_known() -> None:
-    (deployment,) = [d for d in yaml.safe_load_all((ROOT / "k8s" / "consumer.yaml").read_text()) if d]
+    (deployment,) = [d for d in yaml.safe_load_all((ROOT / "k8s" / "base" / "deployment.yaml").read_text()) if d]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     parses(container["args"])
     for variable in container["env"]:

@@ -91,7 +91,7 @@ class _Check:
     async def _rights(self) -> list[Finding]:
         lacking = await missing(self._api, self._namespace, self._settings, self._consumer)
         if not lacking:
-            return [Finding("rights", Level.GOOD, f"all {len(RIGHTS)} that k8s/rbac.yaml gives are there")]
+            return [Finding("rights", Level.GOOD, f"all {len(RIGHTS)} that k8s/base/rbac.yaml gives are there")]
         return [
             Finding(
                 "rights",
@@ -174,4 +174,4 @@ def _changed(asked: dict[str, Any], made: dict[str, Any]) -> list[Finding]:
 
 
 def _apply(name: str) -> str:
-    return f"kubectl apply -f k8s/{name}, with its names changed to yours"
+    return f"kubectl apply -f k8s/base/{name}, with its names changed to yours"

@@ -54,7 +54,7 @@ RIGHTS = (
     Right("create", "leases", False, _NO_SWEEP, _LEASES),
     Right("update", "leases", False, _NO_SWEEP, _LEASES),
 )
-"""Exactly the Role in k8s/rbac.yaml."""
+"""Exactly the Role in k8s/base/rbac.yaml."""
 
 
 async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str, profile: str) -> None:
@@ -194,7 +194,7 @@ def sentence_of(error: ApiError, namespace: str) -> str:
     if (match := error.forbidden) is not None:
         return (
             f"the user '{match['user']}' may not {match['verb']} {match['resource']} in namespace '{namespace}': "
-            "bind the Role from k8s/rbac.yaml (and check that the namespace exists)"
+            "bind the Role from k8s/base/rbac.yaml (and check that the namespace exists)"
         )
     if _no_namespace(error):
         return f"namespace '{namespace}' doesn't exist: create it, or name another with --kubernetes-namespace"

@@ -44,7 +44,7 @@ async def test_each_missing_right_is_named(kube: FakeKube, settings: Make, right
     assert [(f.level, f.fix) for f in found] == [
         (
             Level.PROBLEM if right.needed else Level.WARNING,
-            "kubectl apply -f k8s/rbac.yaml, with its names changed to yours",
+            "kubectl apply -f k8s/base/rbac.yaml, with its names changed to yours",
         )
     ]
     assert found[0].text.startswith(f"may not {right} in namespace 'jobs': ")

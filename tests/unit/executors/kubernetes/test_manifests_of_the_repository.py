@@ -22,7 +22,7 @@ def objects(name: str) -> list[dict[str, Any]]:
 
 
 async def test_the_role_is_what_is_asked_for(kube: FakeKube, open_executor: Callable[..., Any]) -> None:
-    [role] = [item for item in objects("rbac.yaml") if item["kind"] == "Role"]
+    [role] = [item for item in objects("base/rbac.yaml") if item["kind"] == "Role"]
     granted = {f"{verb} {what}" for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
     assert granted == {str(right) for right in RIGHTS}
     executor = await open_executor()
@@ -39,7 +39,7 @@ async def test_the_role_is_what_is_asked_for(kube: FakeKube, open_executor: Call
 
 
 def test_the_deployment_sets_settings_that_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    [deployment] = [item for item in objects("consumer.yaml") if item["kind"] == "Deployment"]
+    [deployment] = [item for item in objects("base/deployment.yaml") if item["kind"] == "Deployment"]
     spec = deployment["spec"]["template"]["spec"]
     monkeypatch.chdir(tmp_path)
     for entry in spec["containers"][0]["env"]:
@@ -52,6 +52,46 @@ def test_the_deployment_sets_settings_that_there_are(monkeypatch: pytest.MonkeyP
     assert spec["terminationGracePeriodSeconds"] > settings.shutdown_grace
 
 
-def test_every_file_is_named_in_the_kustomization() -> None:
-    [kustomization] = objects("kustomization.yaml")
-    assert {*kustomization["resources"], "kustomization.yaml"} == {path.name for path in K8S.glob("*.yaml")}
+def test_every_file_is_named_in_its_kustomization() -> None:
+    folders = [path.parent for path in K8S.glob("**/kustomization.yaml")]
+    assert {path.name for path in folders} == {"base", "monitoring", "single", "high-availability", "keda"}
+    for folder in folders:
+        [kustomization] = objects(f"{folder.relative_to(K8S)}/kustomization.yaml")
+        resources = kustomization.get("resources", []) + kustomization.get("components", [])
+        named = {name for name in resources if not name.startswith("..")}
+        named |= {patch["path"] for patch in kustomization.get("patches", []) if "path" in patch}
+        assert all((folder / name).exists() for name in resources)
+        plain = {"kustomization.yaml", "alerts.yaml"}
+        assert named | plain >= {path.name for path in folder.glob("*.yaml")} >= named
+
+
+def test_the_service_the_policy_and_the_monitor_find_the_consumers_port() -> None:
+    [deployment] = objects("base/deployment.yaml")
+    service, budget = objects("base/service.yaml")
+    [monitor] = objects("monitoring/servicemonitor.yaml")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    [port] = container["ports"]
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert str(port["containerPort"]) == env["LONGSHORE_METRICS_PORT"]
+    assert service["spec"]["ports"] == [{"name": "metrics", "port": port["containerPort"], "targetPort": port["name"]}]
+    assert service["spec"]["selector"] == budget["spec"]["selector"]["matchLabels"] == labels
+    assert monitor["spec"]["selector"]["matchLabels"] == service["metadata"]["labels"]
+    assert monitor["spec"]["endpoints"][0]["port"] == "metrics"
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == port["name"]
+    [ingress] = [item for item in objects("base/network.yaml") if item["metadata"]["namespace"] == "longshore"]
+    assert ingress["spec"]["ingress"][0]["ports"][0]["port"] == port["name"]
+
+
+def test_the_operator_gets_the_same_alerts() -> None:
+    [rule], [alerts] = objects("monitoring/rule.yaml"), objects("monitoring/alerts.yaml")
+    assert rule["spec"] == alerts
+
+
+def test_keda_counts_by_the_slots_that_there_are() -> None:
+    [deployment], [scaled] = objects("base/deployment.yaml"), objects("overlays/keda/scaledobject.yaml")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    slots = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "LONGSHORE_CONCURRENCY")
+    assert int(scaled["spec"]["triggers"][0]["metadata"]["threshold"]) < slots
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
