@@ -66,7 +66,7 @@ class Capture:
         await self.api.request("POST", self.path + "/eviction", body=body)
 
     async def patch(self, path: str, change: Any) -> None:
-        session = self.api._calls  # a merge patch is nothing that the product needs
+        session = self.api._streams  # a merge patch is nothing that the product needs
         token = await self.api.access.authorization()
         arguments = self.api._arguments(path, None, token)
         arguments["headers"] = arguments.get("headers", {}) | {"Content-Type": "application/merge-patch+json"}

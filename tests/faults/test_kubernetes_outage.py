@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from consumer.executors.kubernetes import circuit, execution, executor, watch
+from consumer.executors import circuit
+from consumer.executors.kubernetes import execution, executor, watch
 from enqueue import Status, aio
 from support.consuming import until
 from support.fake_cluster import Held, consumer_on, ended_well, enqueue

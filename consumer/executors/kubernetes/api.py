@@ -7,15 +7,12 @@ Calls and streams have pools of their own, so that a thousand open logs never ho
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import random
 import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, overload
 from urllib.parse import quote, urlencode
 
@@ -23,44 +20,24 @@ import aiohttp
 from pydantic_core import to_json
 from yarl import URL
 
-from consumer.errors import ExecutorFault
 from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.access import Access
+from consumer.executors.kubernetes.api_error import LONGEST_MESSAGE
+from consumer.executors.kubernetes.api_error import ApiError as ApiError
+from consumer.executors.kubernetes.api_error import error_of as error_of
+from consumer.executors.kubernetes.connections import Pool
+from consumer.executors.kubernetes.http import Answer
 from consumer.executors.kubernetes.limits import Budget
 from consumer.executors.kubernetes.tally import Tally
 
 T = TypeVar("T")
 
 CALL_SECONDS = 30.0
-RETRY_FIRST, RETRY_CAP, RETRY_AFTER_CAP = 0.2, 15.0, 60.0
+RETRY_FIRST, RETRY_CAP = 0.2, 15.0
 HOLD_CAP = 5.0
 """So many seconds at most wait all calls when one is answered with 429 and Retry-After."""
-_LONGEST_MESSAGE = 500
 _HEADERS = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "longshore"}
 _PLAIN = re.compile(r"[a-z0-9-]+", re.ASCII)
-
-
-class ApiError(ExecutorFault):
-    """The API said no. `status` is the HTTP status (0: no answer), `code` the API's word, such as AlreadyExists."""
-
-    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.retry_after = retry_after
-
-    @property
-    def passing(self) -> bool:
-        """May go away by itself: no answer, too many requests, a fault of the server."""
-        return self.status in (0, 429) or self.status >= 500
-
-    @property
-    def forbidden(self) -> re.Match[str] | None:
-        """A missing right: a match with the groups user, verb, resource; None if it is something else."""
-        if self.status != 403:
-            return None
-        return re.search(r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"', self.message)
 
 
 def path_of(namespace: str, *parts: str) -> str:
@@ -88,12 +65,8 @@ class Api:
         self.patience = patience
         self.tally = Tally()
         self._all, self._creates = Budget(rate), Budget(creates or rate)
-        self._calls = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=64),
-            timeout=aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5),
-            headers=_HEADERS,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._calls, self._reads = Pool(64), Pool()
+        self._head: tuple[str | None, bytes] = (None, _head(None))
         self._streams = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None),
@@ -104,7 +77,8 @@ class Api:
 
     async def close(self) -> None:
         """Free the connections."""
-        await self._calls.close()
+        self._calls.close()
+        self._reads.close()
         await self._streams.close()
 
     @overload
@@ -186,13 +160,10 @@ class Api:
             token = await self.access.authorization()
             sent, status = time.monotonic(), 0
             try:
-                arguments = self._arguments(path, query, token)
-                async with self._calls.request(method, **arguments, data=_body(data)) as response:
-                    text = await response.read()
-                    status = response.status
-                    if status < 400:
-                        return _read(status, text, read)
-                    error = error_of(status, text, response.headers.get("Retry-After"))
+                status, text, retry_after = await self._answer(method, path, query, data, token)
+                if status < 400:
+                    return _read(status, text, read)
+                error = error_of(status, text, retry_after)
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from None
             finally:
@@ -202,6 +173,63 @@ class Api:
             if error.status != 401 or again or not await self.access.renew(token):
                 raise error
         raise AssertionError("unreachable")
+
+    async def _answer(
+        self, method: str, path: str, query: Mapping[str, str] | None, data: bytes | None, token: str | None
+    ) -> tuple[int, bytes, str | None]:
+        """Status, body, Retry-After."""
+        if self._beside_aiohttp:
+            head, target = self._headers(token), path + _query(query)
+            answer = await self._calls.ask(self.access, method, target, head, data or b"", CALL_SECONDS)
+            try:
+                return answer.status, await answer.read(), answer.retry_after
+            finally:
+                answer.close()
+        limits = aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5)
+        arguments = self._arguments(path, query, token)
+        async with self._streams.request(method, **arguments, data=data, timeout=limits) as response:
+            return response.status, await response.read(), response.headers.get("Retry-After")
+
+    @property
+    def _beside_aiohttp(self) -> bool:
+        return self.access.proxy is None and "@" not in self.access.host
+
+    def _headers(self, token: str | None) -> bytes:
+        if self._head[0] != token:
+            self._head = (token, _head(token))
+        return self._head[1]
+
+    @asynccontextmanager
+    async def fetch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Answer | aiohttp.ClientResponse]:
+        """A GET whose body is read as it comes, over a connection that others use before and after. Raises ApiError."""
+        if not self._beside_aiohttp:
+            async with self.stream(path, query) as response:
+                yield response
+            return
+        asked = time.monotonic()
+        await self._all.take()
+        token = await self.access.authorization()
+        sent, status, target = time.monotonic(), 0, path + _query(query)
+        try:
+            answer = await self._reads.ask(self.access, "GET", target, self._headers(token), b"", CALL_SECONDS)
+            status = answer.status
+        except (OSError, TimeoutError) as problem:
+            raise self._unreachable(problem) from None
+        finally:
+            self.tally.count("GET", path, status, time.monotonic() - sent, sent - asked)
+        try:
+            if answer.status >= 400:
+                try:
+                    text = await answer.read()
+                except (OSError, TimeoutError):
+                    text = b""
+                if answer.status == 401:
+                    await self.access.renew(token)
+                raise error_of(answer.status, text, answer.retry_after)
+            answer.limit(None)
+            yield answer
+        finally:
+            answer.close()
 
     @asynccontextmanager
     async def stream(
@@ -239,7 +267,7 @@ class Api:
             response.close()
 
     def _arguments(self, path: str, query: Mapping[str, str] | None, token: str | None) -> dict[str, Any]:
-        url = self.access.host + path + ("?" + urlencode(query, quote_via=quote) if query else "")
+        url = self.access.host + path + _query(query)
         arguments: dict[str, Any] = {"url": URL(url, encoded=True), "allow_redirects": False}
         if token:
             arguments["headers"] = {"Authorization": token}
@@ -258,41 +286,20 @@ class Api:
         elif isinstance(cause, ConnectionRefusedError) or "Connect call failed" in str(cause):
             why = "connection refused"
         else:
-            why = (str(cause) or type(cause).__name__)[:_LONGEST_MESSAGE]
+            why = (str(cause) or type(cause).__name__)[:LONGEST_MESSAGE]
         return ApiError(0, "Unreachable", f"no Kubernetes API at {self.access.host}: {why}")
 
 
-def _body(data: bytes | None) -> bytes | io.BytesIO | None:
-    """A large body is sent in pieces: as one it would keep the event loop from everything else."""
-    return io.BytesIO(data) if data is not None and len(data) > 2**18 else data
+def _query(query: Mapping[str, str] | None) -> str:
+    return "?" + urlencode(query, quote_via=quote) if query else ""
 
 
-def error_of(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
-    """Read an error's body: a Status object, or whatever a proxy on the way says instead."""
-    code, message = "", ""
-    try:
-        said = json.loads(body)
-        if isinstance(said, dict):
-            code, message = str(said.get("reason") or ""), str(said.get("message") or "")
-    except (ValueError, RecursionError):
-        message = " ".join(re.sub(r"<[^>]*>", " ", body[:4096].decode("utf-8", "replace")).split())
-    message = message or f"HTTP {status}"
-    if len(message) > _LONGEST_MESSAGE:
-        message = message[:_LONGEST_MESSAGE] + " ..."
-    return ApiError(status, code, f"{message} (HTTP {status})" if status >= 500 else message, _seconds(retry_after))
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    if not retry_after:
-        return None
-    try:
-        wait = float(retry_after)
-    except ValueError:
-        try:
-            wait = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except ValueError:
-            return None
-    return min(RETRY_AFTER_CAP, max(0.0, wait))
+def _head(token: str | None) -> bytes:
+    """Header lines. Raises OSError for a token that can't stand in one."""
+    given = dict(_HEADERS) | ({"Authorization": token} if token else {})
+    if token and not (token.isprintable() and token.isascii()):
+        raise OSError("the token isn't one line of plain text")
+    return "".join(f"{name}: {value}\r\n" for name, value in given.items()).encode("ascii")
 
 
 def _read(status: int, body: bytes, read: Callable[[bytes], T]) -> T:

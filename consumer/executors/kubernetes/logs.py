@@ -128,6 +128,7 @@ async def follow(
         ended_before = source.ended()
         # What has ended has nothing to wait for; and a kubelet that is simulated may follow it for ever.
         query = {"container": container, "follow": "false" if ended_before else "true", "timestamps": "true"}
+        opened = api.fetch(path, query) if ended_before else api.stream(path, query)
         if position.since:
             query["sinceTime"] = position.since
         position.begin()
@@ -135,7 +136,7 @@ async def follow(
         patience = _Patience(source)
         try:
             async with contextlib.AsyncExitStack() as stack:
-                response = await patience.wait(stack.enter_async_context(api.stream(path, query)))
+                response = await patience.wait(stack.enter_async_context(opened))
                 patience.silence = STALL_SECONDS
                 if response.status == 200:
                     while chunk := await patience.wait(response.content.readany()):
@@ -207,9 +208,9 @@ async def _over(api: Api, path: str, query: Mapping[str, str], jump: Jump) -> bo
     since = datetime.fromtimestamp(jump.second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     look = {**query, "follow": "false", "sinceTime": since, "limitBytes": "64"}
     try:
-        async with api.stream(path, look) as response:
+        async with api.fetch(path, look) as response:
             begin = Position()
-            begin.feed(await response.content.read(64) + b"\n")
+            begin.feed((await response.content.readany())[:64] + b"\n")
     except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
         return True  # it can't be ruled out
     return begin.second > jump.second
