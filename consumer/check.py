@@ -21,7 +21,7 @@ from consumer.settings import Settings
 from enqueue.job import Job
 
 HIDDEN = "***"
-ORDER = ("settings", "types", "queue", "records", "cluster", "rights", "namespace", "process")
+ORDER = ("settings", "types", "queue", "records", "cluster", "rights", "namespace", "engine", "process")
 
 
 async def check_setup(settings: Settings) -> list[Finding]:
@@ -49,6 +49,9 @@ def _settings(settings: Settings) -> list[Finding]:
     if settings.executor == "kubernetes" and not settings.kubernetes.allowed_images:
         text = "jobs may use any image (kubernetes.allowed_images is empty)"
         found.append(Finding("settings", Level.WARNING, text, "list the images, such as ghcr.io/my-company/*"))
+    if settings.executor == "docker" and not settings.docker.allowed_images:
+        text = "jobs may use any image (docker.allowed_images is empty)"
+        found.append(Finding("settings", Level.WARNING, text, "list the images, such as ghcr.io/my-company/*"))
     return found
 
 
@@ -66,7 +69,8 @@ def _types(settings: Settings) -> Iterable[Finding]:
 
 
 def _default_image(settings: Settings) -> str:
-    return settings.kubernetes.image or "the default image" if settings.executor == "kubernetes" else "this host"
+    images = {"kubernetes": settings.kubernetes.image, "docker": settings.docker.image}
+    return images[settings.executor] or "the default image" if settings.executor in images else "this host"
 
 
 async def _executor(settings: Settings) -> list[Finding]:
@@ -74,6 +78,10 @@ async def _executor(settings: Settings) -> list[Finding]:
         from consumer.executors.kubernetes.check import check_cluster
 
         return await check_cluster(settings.kubernetes, settings.name, settings.profiles)
+    if settings.executor == "docker":
+        from consumer.executors.docker.check import check_engine
+
+        return await check_engine(settings.docker)
     make_executor(settings)
     return [_directory(settings.process.directory)] if settings.executor == "process" else []
 
@@ -121,7 +129,22 @@ def preview(job: Job, settings: Settings) -> Preview:
         secret["metadata"] = {k: v for k, v in secret["metadata"].items() if k != "ownerReferences"}
         objects = (manifest.pod, *([secret] if hidden else []))
         return Preview(settings.executor, objects=tuple(_hide(item, job.sensitive_values()) for item in objects))
+    if settings.executor == "docker":
+        return _containers(plan, settings)
     return Preview(settings.executor, process=_process(plan) if settings.executor == "process" else {})
+
+
+def _containers(plan: Plan, settings: Settings) -> Preview:
+    """What would be made on an engine; scripts, files and sensitive variables are laid down in it."""
+    from consumer.executors.docker.container import build
+
+    try:
+        containers = build(plan, settings.docker)
+    except Unrunnable as error:
+        return Preview(settings.executor, (str(error),))
+    steps = [step for step in (containers.main, containers.init) if step is not None]
+    bodies = ({"name": step.name} | step.body for step in steps)
+    return Preview(settings.executor, objects=tuple(_hide(body, plan.job.sensitive_values()) for body in bodies))
 
 
 def _refusals(job: Job, settings: Settings) -> Sequence[str]:

@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from consumer.queue_order import QueueOrder
 from consumer.section import Section
+from consumer.settings_docker import Docker as Docker
 from consumer.settings_faktory import Faktory as Faktory
 from consumer.settings_faktory import url_from
 from consumer.settings_job_types import JobType, TypeName
@@ -174,6 +175,7 @@ class Settings(BaseSettings):
     process: Process = Process()
     rq: Rq = Rq()
     faktory: Faktory = Faktory()
+    docker: Docker = Docker()
     kubernetes: Kubernetes = Kubernetes()
 
     @field_validator("queues", mode="before")

@@ -215,7 +215,9 @@ def _of_consumer(name: str, troubles: Mapping[str, str]) -> Iterator[Cause]:
 
 def _of_running(record: Record, consumers: dict[str, list[str]], troubles: Mapping[str, str]) -> Iterator[Cause]:
     where, times = record.where, record.times
-    place = ", ".join(f"{k} {v}" for k, v in (("pod", where.pod), ("node", where.node)) if v)
+    place = ", ".join(
+        f"{k} {v}" for k, v in (("pod", where.pod), ("container", where.container), ("node", where.node)) if v
+    )
     if where.consumer and where.consumer not in consumers:
         yield Cause("consumer_lost", f"its consumer {where.consumer} gives no sign of life; {TAKEOVER}")
     if record.status is Status.STARTING:

@@ -54,7 +54,8 @@ def _attempt(attempt: Attempt) -> str:
     code = None if attempt.exit_code is None else f"exit code {attempt.exit_code}"
     times, where = attempt.times, attempt.where
     since = f"{times.started or 'not started'} to {times.ended}"
-    place = [f"pod {where.pod}" if where.pod else None, f"node {where.node}" if where.node else None]
+    known = {"pod": where.pod, "container": where.container, "node": where.node}
+    place = [f"{what} {name}" for what, name in known.items() if name]
     about = ", ".join(part for part in (code, since, *place) if part)
     return "\n".join(part for part in (end, about, attempt.hint) if part)
 

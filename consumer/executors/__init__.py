@@ -24,6 +24,14 @@ def _kubernetes(settings: Settings) -> Executor:
     return KubernetesExecutor(settings.kubernetes, settings.name, settings.profiles.values())
 
 
+def _docker(settings: Settings) -> Executor:
+    try:
+        from consumer.executors.docker.executor import DockerExecutor
+    except ModuleNotFoundError as error:
+        raise SetupError(f"the docker executor needs {error.name}: pip install 'longshore[consumer]'") from None
+    return DockerExecutor(settings.docker, settings.name)
+
+
 def _null(settings: Settings) -> Executor:
     from consumer.executors.null import NullExecutor
 
@@ -32,6 +40,7 @@ def _null(settings: Settings) -> Executor:
 
 EXECUTORS: dict[str, Callable[[Settings], Executor]] = {
     "process": _process,
+    "docker": _docker,
     "kubernetes": _kubernetes,
     "null": _null,
 }
@@ -42,6 +51,5 @@ def make_executor(settings: Settings) -> Executor:
     factory = EXECUTORS.get(settings.executor)
     if factory is None:
         known = ", ".join(sorted(EXECUTORS))
-        later = "; the docker executor isn't built yet" if settings.executor == "docker" else ""
-        raise UsageError(f"there is no executor '{settings.executor}'; known here: {known}{later}")
+        raise UsageError(f"there is no executor '{settings.executor}'; known here: {known}")
     return factory(settings)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from consumer.executors.docker.executor import DockerExecutor
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.executor import KubernetesExecutor
@@ -23,6 +24,7 @@ from consumer.ports import Execution, Executor
 from consumer.settings import Kubernetes, Process
 from enqueue.job import Job
 from support.cluster import drop_namespace, make_namespace, user_of
+from support.docker import IMAGE, engine_settings, remove_all
 
 _numbers = itertools.count(1)
 
@@ -143,13 +145,38 @@ async def kubernetes(directory: Path) -> AsyncIterator[Harness]:
         await admin.close()
 
 
+@asynccontextmanager
+async def docker(directory: Path) -> AsyncIterator[Harness]:
+    """Containers of a real engine. Needs DOCKER_HOST."""
+    if not os.environ.get("DOCKER_HOST"):
+        pytest.skip("DOCKER_HOST isn't set: no engine")
+    settings = engine_settings()
+
+    def another() -> Executor:
+        return DockerExecutor(settings, "another")
+
+    executor = DockerExecutor(settings, "tester")
+    label = settings.labels["longshore-test"]
+
+    async def leftovers() -> list[str]:
+        return [str(item["Names"][0]) for item in await executor.engine.list(f"longshore-test={label}")]
+
+    await executor.open()
+    try:
+        yield Harness("docker", executor, leftovers, image=IMAGE, one_stream=True, another=another)
+    finally:
+        await remove_all(executor.engine, label)
+        await executor.close()
+
+
 HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
     "process": process,
     "null": null,
+    "docker": docker,
     "kubernetes": kubernetes,
 }
 """Name -> what makes its harness, given a directory of the test's own."""
-MARKS = {"kubernetes": pytest.mark.cluster}
+MARKS = {"kubernetes": pytest.mark.cluster, "docker": pytest.mark.docker}
 """Those that need a real server."""
 
 

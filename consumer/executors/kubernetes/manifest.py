@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors import names
-from consumer.executors.kubernetes.counting import counted
+from consumer.executors.counting import counted
 from consumer.executors.kubernetes.policy import policy_refusals
 from consumer.executors.kubernetes.profiles import violations
 from consumer.executors.kubernetes.site import Site, site_of, toleration_of, volume_of

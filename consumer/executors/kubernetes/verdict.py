@@ -13,15 +13,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from consumer.executors.kubernetes.status import MESSAGE, NO_STATUS, NOT_STARTED, Container, Pod
+from consumer.executors.signals import signal_of_code
 from consumer.model import Exit, signal_name
 from consumer.outcome_file import CAP, output_in, parse
 from enqueue.record import Reason, Tally
 
-_FATAL = frozenset((
-    signals.SIGHUP, signals.SIGINT, signals.SIGQUIT, signals.SIGILL, signals.SIGTRAP, signals.SIGABRT, signals.SIGBUS,
-    signals.SIGFPE, signals.SIGKILL, signals.SIGSEGV, signals.SIGPIPE, signals.SIGALRM, signals.SIGTERM,
-    signals.SIGXCPU, signals.SIGXFSZ,
-))  # fmt: skip
 _PULLING = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
 _ADMISSION = (
@@ -188,15 +184,8 @@ def _ended_before(pod: Pod, main: Container, number: int | None) -> bool:
 
 
 def signal_of(container: Container) -> int | None:
-    """The signal that ended a container.
-
-    The status names it seldom; an exit code of 128 + n stands for it if n is a signal that ends a process (a shell
-    reports its child's death the same way). The exit code stays as it is.
-    """
-    if container.signal:
-        return container.signal
-    number = (container.code or 0) - 128
-    return number if number in _FATAL else None
+    """The signal that ended a container: its status names it seldom, its exit code may stand for it."""
+    return container.signal or signal_of_code(container.code)
 
 
 def _init_message(init: Container) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.executors.kubernetes.counting import counted
+from consumer.executors.counting import counted
 from consumer.executors.kubernetes.manifest import build
 from consumer.outcome_file import output_in, parse
 from consumer.settings import Kubernetes

@@ -1,4 +1,4 @@
-"""A pod's step counts its own output: a few lines of shell around its command, for `count_output`.
+"""A step counts its own output: a few lines of shell around its command, for `count_output`.
 
     the command > a > tee > standard output
                        `> b > tr > c > wc > n, and at the end the counts as the outcome file's last line
