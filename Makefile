@@ -52,7 +52,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	  "$$python" -m venv --clear $(VENV); \
 	fi
 	@echo "installing the requirements"
-	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
@@ -110,7 +110,7 @@ COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-vers
 lock: $(STAMP) ## requirements/*.txt from pyproject.toml; UPGRADE=--upgrade for newer versions
 	@$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --output-file requirements/producer.txt
-	$(COMPILE) --extra consumer --extra seal --extra sentry --output-file requirements/consumer.txt
+	$(COMPILE) --extra consumer --extra s3 --extra seal --extra sentry --output-file requirements/consumer.txt
 	$(COMPILE) --all-extras --group dev --output-file requirements/dev.txt
 
 clean: ## remove all that these targets made

@@ -163,6 +163,7 @@ def make_worker(
         return Follower(claim, sinks, worker.settings.logs, desk)
 
     worker = Worker(queue, records, executor, settings, follower, meter, desk.watched, extras)
+    sinks.prepare()
     return worker
 
 

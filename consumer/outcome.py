@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from consumer.errors import ExecutorFault, Unrunnable
@@ -171,6 +172,14 @@ def was_overdue(claim: Claim) -> bool:
     return has_begun(claim) and claim.history is not None and claim.history.reason == Reason.DEADLINE
 
 
+_NO_STREAM = Log(stream="")
+
+
+@lru_cache(8)
+def _place(executor: str, consumer: str) -> Where:
+    return Where(executor=executor, consumer=consumer)
+
+
 def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> Record:
     """The Record of a claim that is about to start; what former attempts left in it stays.
 
@@ -191,11 +200,11 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
             claimed=history.times.claimed if begun and history else rfc3339(claim.claimed_at),
             started=history.times.started if begun and history else None,
         ),
-        where=Where(executor=executor, consumer=consumer),
+        where=_place(executor, consumer),
         variables=history.variables if begun and history else Variables(),
         notices=history.notices if begun and history else (),
         attempts=history.attempts if history else (),
-        log=Log(stream=stream),
+        log=Log(stream=stream) if stream else _NO_STREAM,
         tags=claim.job.tags if claim.job else (),
     )
 
@@ -225,11 +234,13 @@ def record_ended(
     record: Record, outcome: Outcome, verdict: Verdict, where: Where, exit: Exit | None, log: Log, now: float
 ) -> Record:
     """The Record after an attempt: final, or queued again with the attempt's outcome kept."""
-    times = record.times.model_copy(
-        update={
-            "started": rfc3339(exit.started_at) if exit and exit.started_at else record.times.started,
-            "ended": rfc3339(exit.ended_at if exit and exit.ended_at else now),
-        }
+    where = _merged(record.where, where)
+    times = Times(
+        queued=record.times.queued,
+        due=record.times.due,
+        claimed=record.times.claimed,
+        started=rfc3339(exit.started_at) if exit and exit.started_at else record.times.started,
+        ended=rfc3339(exit.ended_at if exit and exit.ended_at else now),
     )
     attempt = Attempt(
         attempt=record.attempt,
@@ -239,7 +250,7 @@ def record_ended(
         hint=outcome.hint,
         exit_code=outcome.exit_code,
         times=times,
-        where=_merged(record.where, where),
+        where=where,
         log=log,
     )
     attempts = (*(a for a in record.attempts if a.attempt != record.attempt), attempt)
@@ -248,6 +259,7 @@ def record_ended(
             update={
                 "status": Status.QUEUED,
                 "attempts": attempts,
+                "where": where,
                 "times": Times(queued=record.times.queued),
                 "progress": None,
                 "notices": (),
@@ -264,7 +276,7 @@ def record_ended(
             "variables": outcome.variables,
             "result": outcome.result,
             "notices": outcome.notices,
-            "where": _merged(record.where, where),
+            "where": where,
             "times": times,
             "attempts": attempts,
             "log": log,
@@ -273,12 +285,18 @@ def record_ended(
 
 
 def _merged(old: Where, new: Where) -> Where:
-    known = {name: value for name, value in new if value is not None}
-    return old.model_copy(update=known) if known.items() - dict(old).items() else old
+    had = old.__dict__  # not by pydantic's own iterator, which costs more than all the rest
+    known = {name: value for name, value in new.__dict__.items() if value is not None and value != had[name]}
+    return old.model_copy(update=known) if known else old
+
+
+_NOTHING, _NO_LOG = LogPosition(), Log(complete="no_gap_seen")
 
 
 def log_of(stream: str | None, position: LogPosition, links: Sequence[Link] = (), written: Tally | None = None) -> Log:
     """What the Record says of the log. `written`: what the job counted of its own output."""
+    if position == _NOTHING and not links and written is None:
+        return _NO_LOG
     gaps, read = position.gaps, position.read
     if written is not None and read is not None and (missing := _unread(written, read, gaps)) is not None:
         gaps = (*gaps, missing.after(position.lines))

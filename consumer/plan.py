@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from consumer.errors import Unrunnable
-from consumer.model import Claim, Plan
+from consumer.model import Claim, Plan, unquestioned
 from consumer.settings import Jobs
 from consumer.typed import TypedJob
 from enqueue.record import Fault, Reason, Record, fault_of
@@ -11,7 +13,15 @@ from enqueue.record import Fault, Reason, Record, fault_of
 _AVOIDED = 20
 
 
-def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, source: str = "") -> Plan:
+def plan_of(
+    claim: Claim,
+    jobs: Jobs,
+    consumer: str,
+    *,
+    begun: bool = False,
+    source: str = "",
+    confirm: Callable[[], Awaitable[None]] = unquestioned,
+) -> Plan:
     """All that an executor needs to run this claim.
 
     The Job's own timeout wins over the queue's, which wins over the operator's default. Raises Unrunnable for a claim
@@ -35,6 +45,7 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
         start_timeout=job.start_timeout or jobs.start_timeout,
         grace=jobs.grace if job.grace is None else job.grace,
         begun=begun,
+        confirm=confirm,
         source=source,
         created=claim.created,
         handed=job.handed if isinstance(job, TypedJob) else (),
@@ -47,5 +58,7 @@ def plan_of(claim: Claim, jobs: Jobs, consumer: str, *, begun: bool = False, sou
 def _failed_nodes(history: Record | None) -> tuple[str, ...]:
     """Where the infrastructure failed former attempts: each node once, the last ones of many."""
     attempts = history.attempts if history else ()
+    if not attempts:
+        return ()
     nodes = [a.where.node for a in attempts if a.where.node and fault_of(a.reason) is Fault.INFRASTRUCTURE]
     return tuple(dict.fromkeys(reversed(nodes)))[:_AVOIDED]

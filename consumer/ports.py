@@ -163,7 +163,7 @@ class Execution(Protocol):
         """
 
     async def wait(self) -> Exit:
-        """Waits for the end; may be called again. Raises ExecutorFault."""
+        """Waits for the end; may be cancelled, and called again. Raises ExecutorFault."""
 
     async def stop(self, grace: float) -> None:
         """TERM now, KILL after `grace` seconds; `wait` then ends. Idempotent."""

@@ -7,8 +7,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import structlog
 
@@ -38,7 +37,7 @@ from consumer.returned import returned
 from consumer.settings import Settings
 from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
-from consumer.tasks import end
+from consumer.tasks import Beside, end
 from consumer.wishes import refused_wishes
 from enqueue.record import Outcome, Reason, Record, Status, Where, epoch
 from enqueue.variables import Variables
@@ -110,11 +109,11 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 raise unfit
             else:
                 name, source = tools.settings.name, tools.records.source
-                plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source)
-                plan = _checked(plan, claim, tools)
+                confirm = functools.partial(tools.confirm, claim)
+                plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source, confirm=confirm)
+                _check(plan, claim, tools)
                 await tools.records.write(claim, record)
                 execution = await start(plan, tools.executor, switch)
-                record = record_running(record, execution.where, None)
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim, claimed)
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
                 if plan.returns and not tools.executor.silent:
@@ -170,26 +169,33 @@ async def supervise(
 
     `claimed`: the Record as it was before the start.
     """
-    ending = asyncio.ensure_future(execution.wait())
-    waits: set[asyncio.Future[Any]] = {ending, switch.said}
-    watching = asyncio.create_task(_watch(execution, plan, switch, tools, follower, claim, claimed, ending))
+    watching = Beside(functools.partial(_watch, execution, plan, switch, tools, follower, claim, claimed))
+    ending: asyncio.Future[Exit] | None = None
     try:
         if not tools.executor.silent:
             again = claim.history is not None and claim.history.attempt == claim.attempt
             follower.start(execution, await tools.records.resume(claim) if again else LogPosition())
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        stopped = None if ending.done() else switch.reason
-        if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
-            raise LetGo
-        if stopped is Stop.DEADLINE and not was_overdue(claim):
-            await _tell_overdue(execution, plan, tools, follower, claim, claimed)
-        if stopped is not None:
-            await _stop(execution, plan, ending)
-        exit = await _exit_of(ending, stopped)
+        exit, stopped = None, None
+        with switch.interrupting():
+            exit = await execution.wait()
+        await watching.end()
+        if exit is None:
+            ending = asyncio.ensure_future(execution.wait())
+            await asyncio.sleep(0)
+            stopped = None if ending.done() else switch.reason  # its own end may have come at the same moment
+            if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
+                raise LetGo
+            if stopped is Stop.DEADLINE and not was_overdue(claim):
+                await _tell_overdue(execution, plan, tools, follower, claim, claimed)
+            if stopped is not None:
+                await _stop(execution, plan, ending)
+            exit = await _exit_of(ending, stopped)
         await follower.finish(30)
         return exit, stopped
     finally:
-        await end(watching, ending)
+        await watching.end()
+        if ending is not None:
+            await end(ending)
         switch.over()
 
 
@@ -236,14 +242,7 @@ async def _exit_of(ending: asyncio.Future[Exit], stopped: Stop | None) -> Exit:
 
 
 async def _watch(
-    execution: Execution,
-    plan: Plan,
-    switch: Switch,
-    tools: Tools,
-    follower: Follower,
-    claim: Claim,
-    claimed: Record,
-    ending: asyncio.Future[Exit],
+    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim, claimed: Record
 ) -> None:
     """Tell the Record that the job runs, and its variables as they come; set its deadline.
 
@@ -265,8 +264,8 @@ async def _watch(
         switch.due(plan.timeout - max(0.0, elapsed))
 
     async def tell(variables: dict[str, str]) -> bool:
-        if ending.done() or switch.reason is not None:
-            return False  # the final Record comes soon, or one that says why it is stopped
+        if switch.reason is not None:
+            return False  # one comes soon that says why it is stopped
         record = record_running(claimed, execution.where, started_at)
         update = {"variables": Variables(variables), "progress": follower.progress, "notices": follower.notices}
         await tools.records.write(claim, record.model_copy(update=update))
@@ -274,7 +273,7 @@ async def _watch(
 
     try:
         await tell(follower.masked)
-        while not ending.done():
+        while True:
             await follower.store(tell)
             await asyncio.sleep(TELL_PAUSE)
     except ClaimLost:
@@ -315,14 +314,13 @@ def _may_run(claim: Claim) -> bool:
     return before is not None and before.attempt == claim.attempt and before.status in started
 
 
-def _checked(plan: Plan, claim: Claim, tools: Tools) -> Plan:
+def _check(plan: Plan, claim: Claim, tools: Tools) -> None:
     """Refuse what this executor can't honour, and what must not run a second time."""
     if problems := [*refused_wishes(plan.job, tools.settings), *tools.executor.refuse(plan)]:
         raise Unrunnable.of(problems)
     if _may_run(claim) and not tools.executor.detachable:
         former = claim.history.where.consumer if claim.history else None
         raise ExecutorFault(f"consumer {former} died while it ran the job", Reason.CONSUMER_LOST, started=True)
-    return replace(plan, confirm=functools.partial(tools.confirm, claim))
 
 
 async def _let_go(execution: Execution | None, executor: Executor, switch: Switch, grace: float) -> None:

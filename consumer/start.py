@@ -7,7 +7,6 @@ import contextlib
 import random
 import time
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
@@ -15,7 +14,6 @@ from consumer.errors import ExecutorFault
 from consumer.model import Plan, Stop
 from consumer.ports import Execution, Executor
 from consumer.switch import LetGo, Switch
-from consumer.tasks import end
 from enqueue.record import Reason
 
 log = structlog.get_logger()
@@ -76,15 +74,9 @@ async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
 
 async def _interruptible(plan: Plan, executor: Executor, switch: Switch) -> Execution | None:
     """One try; None if it took too long for a switch that says stop. What it did by then can be found again."""
-    starting = asyncio.ensure_future(executor.start(plan))
-    waits: set[asyncio.Future[Any]] = {starting, switch.said}
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            await asyncio.wait({starting}, timeout=INTERRUPT_SECONDS)
-    finally:
-        await end(starting)
-    return None if starting.cancelled() else starting.result()
+    with switch.interrupting(INTERRUPT_SECONDS):
+        return await executor.start(plan)
+    return None
 
 
 async def _found(plan: Plan, executor: Executor) -> Execution:

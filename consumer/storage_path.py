@@ -10,11 +10,11 @@ LONGEST = 150
 
 
 def safe(name: str) -> str:
-    """One part of a path: letters, digits, `._-` stay, other bytes become %XX; a long one ends in its hash."""
+    """One part of a path: letters, digits, `._-` stay, other bytes become ~XX; a long one ends in its hash."""
     raw = name.encode("utf-8", "surrogatepass")
-    text = _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], raw).decode()
+    text = _UNSAFE.sub(lambda found: b"~%02X" % found[0][0], raw).decode()
     if not text or text.startswith("."):
-        text = "%2E" + text[1:] if text else "%"
+        text = "~2E" + text[1:] if text else "~"
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 33]}-{hashlib.sha256(raw).hexdigest()[:32]}"
     return text

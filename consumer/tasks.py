@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
@@ -19,3 +20,24 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # so that nobody complains that it was never asked for
+
+
+class Beside:
+    """A task beside a wait, begun with the event loop's next round: what has ended by then needs none."""
+
+    __slots__ = ("_begun", "_task", "_work")
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+        self._begun = asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._work())
+
+    async def end(self) -> None:
+        """It is needed no more."""
+        self._begun.cancel()
+        if self._task is not None:
+            await end(self._task)
+            self._task = None

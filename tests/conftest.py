@@ -15,8 +15,9 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from support.ledger import pytest_configure, pytest_sessionfinish, pytest_testnodedown
 from support.redis_server import RedisServer
+from support.s3_server import s3_server
 
-__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_testnodedown"]
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_testnodedown", "s3_server"]
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition
 from consumer.ports import Records, ReplyingQueue, Sink
-from consumer.settings import Settings
+from consumer.settings import S3, Settings
 from enqueue.errors import UsageError
+
+if TYPE_CHECKING:
+    from consumer.bucket import Bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,37 @@ def _console(stores: Stores) -> MakeSink:
     return make
 
 
+def _s3(stores: Stores) -> MakeSink:
+    from consumer.sinks.s3 import S3Target
+    from consumer.sinks.shipping import Backlog, ShippingSink, Store
+
+    s3 = stores.settings().s3
+    store, bucket = Store("s3"), open_bucket(s3)
+
+    def make(wanted: Wanted) -> Sink:
+        target = S3Target(bucket, s3.log_path, wanted.claim, compress=s3.gzip)
+        backlog = Backlog(stores.records, wanted.claim) if wanted.recorded else None
+        patience = stores.settings().logs.finish
+        return ShippingSink(store, target, start=wanted.former, backlog=backlog, patience=patience)
+
+    return make
+
+
+def open_bucket(settings: S3) -> Bucket:
+    """The bucket of the settings. Raises SetupError."""
+    try:
+        from consumer.bucket import Bucket
+    except ModuleNotFoundError as error:
+        raise SetupError(f"s3 needs {error.name}: pip install 'longshore[s3]'") from None
+    return Bucket(settings)
+
+
 SINKS: dict[str, Callable[[Stores], MakeSink]] = {
     "record": _record,
     "reply": _reply,
     "file": _file,
     "console": _console,
+    "s3": _s3,
 }
 """Name -> a function that imports the sink and returns what makes one for a log. `record` must come first."""
 
@@ -109,6 +140,12 @@ class SinkSet:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
         self._makers: dict[str, MakeSink] = {}
+
+    def prepare(self) -> None:
+        """Say at the start what can't ever work. Raises SetupError."""
+        logs = self._stores.settings().logs
+        for name in (*logs.sinks, *logs.allowed_sinks):
+            self._maker(name)
 
     def __call__(self, claim: Claim, former: LogPosition) -> Sequence[Sink]:
         """The sinks of one attempt's log; `former`: how much of it a former consumer has recorded."""

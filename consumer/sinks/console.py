@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from consumer.model import Claim, Place
 from consumer.sinks.hand import Hand
-from consumer.sinks.shipping import Away
+from consumer.storing import Away
 
 LONGEST = 64 * 1024
 """Bytes of an unfinished line that are held back; a longer one is written in parts."""

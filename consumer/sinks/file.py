@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from consumer.model import Claim
 from consumer.sinks.hand import Hand
-from consumer.sinks.shipping import Away
 from consumer.storage_path import path_of
+from consumer.storing import Away
 
 CLEAN_SECONDS = 3600.0
 """Between two looks for files that are too old."""

@@ -17,6 +17,7 @@ import structlog
 
 from consumer.model import Claim, LogPosition, Place
 from consumer.ports import Records
+from consumer.storing import Away, Refused
 from consumer.tasks import end
 from enqueue.record import Link
 
@@ -36,14 +37,6 @@ OWN_GAPS = ("cap", "store_unavailable", "not_stored")
 
 T = TypeVar("T")
 _log = structlog.get_logger("longshore.sinks")
-
-
-class Away(Exception):
-    """The store can't take it now; it may later. The text says why, without secrets."""
-
-
-class Refused(Exception):
-    """The store will never take it. The text says why, without secrets."""
 
 
 class Target(Protocol):

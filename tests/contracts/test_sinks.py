@@ -17,7 +17,8 @@ from consumer.sinks.console import ConsoleTarget
 from consumer.sinks.file import FileTarget
 from consumer.sinks.hand import Hand
 from consumer.sinks.record import RecordSink
-from consumer.sinks.shipping import Away, Backlog, Refused, ShippingSink, Store
+from consumer.sinks.shipping import Backlog, ShippingSink, Store
+from consumer.storing import Away, Refused
 from support.logs import MemoryRecords, claim, source
 
 JOB = Claim(id="../a job", queue="q", attempt=2, token="t", job=None)
@@ -82,7 +83,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             target = FileTarget(tmp_path / "logs", "{queue}/{job}/{attempt}.log", JOB, hand, fresh=not start.bytes)
             return ShippingSink(store, target, start=start, backlog=backlog(), patience=10)
 
-        return Place(make, (tmp_path / "logs/q/%2E.%2Fa%20job/2.log").read_bytes, records=records)
+        return Place(make, (tmp_path / "logs/q/~2E.~2Fa~20job/2.log").read_bytes, records=records)
     target = MemoryTarget(1 if request.param == "memory" else 10)
     return Place(
         lambda start: ShippingSink(Store("memory"), target, start=start, backlog=backlog(), patience=10),

@@ -14,20 +14,20 @@ from consumer.settings import Settings
 from consumer.settings_sinks import Files
 from consumer.sinks.file import FileTarget, clean
 from consumer.sinks.hand import Hand
-from consumer.sinks.shipping import Away
 from consumer.storage_path import LONGEST, path_of, safe
+from consumer.storing import Away
 
 
 def test_a_name_becomes_one_safe_part_of_a_path() -> None:
     assert safe("a-b_c.9") == "a-b_c.9"
-    assert safe("..") == "%2E."
-    assert safe(".hidden") == "%2Ehidden"
-    assert safe("") == "%"
-    assert safe("a/b\0ü\ud800") == "a%2Fb%00%C3%BC%ED%A0%80"
-    assert safe("%") == "%25"
+    assert safe("..") == "~2E."
+    assert safe(".hidden") == "~2Ehidden"
+    assert safe("") == "~"
+    assert safe("a/b\0ü\ud800") == "a~2Fb~00~C3~BC~ED~A0~80"
+    assert safe("~") == "~7E"
     assert len(safe("x" * 5000)) == LONGEST
     assert safe("x" * 5000) != safe("x" * 5001)
-    assert path_of("{queue}/{job}/{attempt}.log", "../q", "{job}", 3) == "%2E.%2Fq/%7Bjob%7D/3.log"
+    assert path_of("{queue}/{job}/{attempt}.log", "../q", "{job}", 3) == "~2E.~2Fq/~7Bjob~7D/3.log"
 
 
 @pytest.mark.parametrize("path", ["{job}.log", "/x/{job}/{attempt}", "../{job}/{attempt}", "{job}//{attempt}", "{a}"])
