@@ -11,9 +11,9 @@ import structlog
 
 from consumer.health import Health
 from consumer.logs.follow import Desk
-from consumer.model import Measure
+from consumer.model import Claim, Measure, Settlement
 from consumer.monitor import Monitor, verdict
-from consumer.ports import Executor, MeasuredExecutor, MeasuringQueue, Meter, Queue
+from consumer.ports import Executor, MeasuredExecutor, MeasuringQueue, Meter, Queue, TracedQueue
 from consumer.settings import Settings
 from consumer.tasks import end
 from consumer.telemetry import release
@@ -21,8 +21,36 @@ from consumer.worker import Worker
 
 if TYPE_CHECKING:
     from consumer.metrics import Metrics
+    from consumer.tracing import Tracing
 
 log = structlog.get_logger()
+
+
+class Both:
+    """Two Meters."""
+
+    def __init__(self, *meters: Meter) -> None:
+        self._meters = meters
+
+    def claimed(self, claim: Claim) -> None:
+        """Tell both."""
+        for meter in self._meters:
+            meter.claimed(claim)
+
+    def started(self, claim: Claim) -> None:
+        """Tell both."""
+        for meter in self._meters:
+            meter.started(claim)
+
+    def settled(self, settlement: Settlement) -> None:
+        """Tell both."""
+        for meter in self._meters:
+            meter.settled(settlement)
+
+    def over(self, claim: Claim) -> None:
+        """Tell both."""
+        for meter in self._meters:
+            meter.over(claim)
 
 
 class Observing:
@@ -34,15 +62,20 @@ class Observing:
         self._monitor: Monitor | None = None
         self._metrics: Metrics | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._tracing: Tracing | None = None
 
     async def open(self) -> None:
         """Listen where the settings say. Raises SetupError."""
+        kind = self._settings.queue_url.partition(":")[0]
+        queue = "rq" if kind in ("redis", "rediss", "unix") else "faktory"
+        if self._settings.tracing:
+            from consumer.tracing import Tracing
+
+            self._tracing = Tracing(self._settings.name, queue)
         if self._settings.metrics_port is None:
             return
         from consumer.metrics import Metrics  # only whoever measures pays
 
-        kind = self._settings.queue_url.partition(":")[0]
-        queue = "rq" if kind in ("redis", "rediss", "unix") else "faktory"
         info = {"version": release(), "executor": self._executor.name, "queue": queue}
         self._metrics = Metrics(self._settings.order.names, info)
         self._monitor = Monitor({"/metrics": self._page, "/healthz": self._live, "/readyz": self._ready})
@@ -53,7 +86,9 @@ class Observing:
     @property
     def meter(self) -> Meter | None:
         """To be told what becomes of jobs; None: nobody measures."""
-        return self._metrics
+        if self._metrics is None or self._tracing is None:
+            return self._metrics or self._tracing
+        return Both(self._metrics, self._tracing)
 
     def waits_for(self, what: str) -> None:
         """It can't begin before this is there."""
@@ -62,6 +97,8 @@ class Observing:
     def begun(self, worker: Worker, queue: Queue, desk: Desk) -> None:
         """It works from now on."""
         self._health.worker = worker
+        if self._tracing is not None and isinstance(queue, TracedQueue):
+            self._tracing.carried = queue.carried
         if self._metrics is None:
             return
         if isinstance(queue, MeasuringQueue):
@@ -78,6 +115,8 @@ class Observing:
             await end(self._looking)
         if self._monitor is not None:
             await self._monitor.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def _measures(self, worker: Worker) -> Iterable[Measure]:
         health = self._health

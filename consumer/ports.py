@@ -128,6 +128,14 @@ class TellingRecords(Records, Protocol):
 
 
 @runtime_checkable
+class TracedQueue(Queue, Protocol):
+    """A Queue whose jobs may say to which trace they belong."""
+
+    def carried(self, claim: Claim) -> Mapping[str, str]:
+        """W3C trace context, as far as the job carries one."""
+
+
+@runtime_checkable
 class Reloading(Protocol):
     """A Queue or an Executor whose settings may change while it works."""
 

@@ -114,6 +114,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 _check(plan, claim, tools)
                 await tools.records.write(claim, record)
                 execution = await start(plan, tools.executor, switch)
+                if execution.where.pod:
+                    structlog.contextvars.bind_contextvars(pod=execution.where.pod)
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim, claimed)
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
                 if plan.returns and not tools.executor.silent:

@@ -159,6 +159,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important events that the consumer's own log tells."
     )
+    tracing: bool = Field(
+        False,
+        description="Spans of each job for OpenTelemetry, by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and its other "
+        "variables say where they go. Needs the extra `tracing`.",
+    )
     reload_interval: float = Field(
         0,
         ge=0,

@@ -20,6 +20,7 @@ def set_level(level: str) -> None:
     """The least important events that are told from now on."""
     global _least
     _least = _LEVELS[level]
+    logging.getLogger("consumer").setLevel(_least)
 
 
 def _important(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -40,21 +41,36 @@ def set_up_logging(level: str, format: str, secrets: Iterable[str] = ()) -> None
             exception_formatter=structlog.dev.plain_traceback,  # the other one shows variables, and so secrets
         )
     )
+    events: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+
+    def render(logger: Any, name: str, event: structlog.typing.EventDict) -> str:
+        return masked(mask, renderer(logger, name, event))
+
     structlog.configure(
         processors=[
             _important,
             _reported,
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
-            lambda logger, name, event: masked(mask, renderer(logger, name, event)),
+            *events,
+            render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),  # the level may change: `_important`
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    handler = logging.StreamHandler(sys.stderr)  # of modules and libraries that use Python's own logging
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_reported_if_ours, *events],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    logging.getLogger().handlers = [handler]
 
 
 Report = Callable[[str, BaseException], None]
@@ -73,6 +89,10 @@ def _reported(logger: Any, method: str, event: structlog.typing.EventDict) -> st
         for report in _reports:
             report(str(event.get("event", "")), error)
     return event
+
+
+def _reported_if_ours(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return _reported(logger, method, event) if event["_record"].name.startswith("consumer") else event
 
 
 def release() -> str:

@@ -198,6 +198,7 @@ class Worker:
         task.add_done_callback(self._ended)
 
     async def _run(self, claim: Claim, switch: Switch) -> None:
+        structlog.contextvars.bind_contextvars(job=claim.id, queue=claim.queue)  # for each line about it from here on
         try:
             outcome = await run_job(claim, self._tools, switch)
         except Exception:  # ours to mend: the claim stays with the queue, where its lease ends

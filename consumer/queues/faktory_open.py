@@ -35,6 +35,7 @@ from enqueue.wire import faktory as wire
 from enqueue.wire.call import Load
 from enqueue.wire.faktory_fetched import Fetched
 from enqueue.wire.records import place_of, without_secrets
+from enqueue.wire.trace import carried
 
 log = structlog.get_logger()
 
@@ -68,6 +69,10 @@ class FaktoryWithRecords(FaktoryQueue):
         if self.store is not None:
             self.store.queues = self.queues
         self._load = _load(settings)
+
+    def carried(self, claim: Claim) -> Mapping[str, str]:
+        """The trace context in the job's `custom`."""
+        return carried(Fetched(claim.native, 0).custom)
 
     def log_jobs(self, claim: Claim) -> MakeLogJob | None:
         """How the log becomes jobs, if its producer wants that."""

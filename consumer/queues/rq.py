@@ -35,6 +35,7 @@ from enqueue.errors import QueueUnavailable
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 from enqueue.wire.call import Load, the_job
+from enqueue.wire.trace import carried
 
 log = structlog.get_logger()
 
@@ -113,6 +114,10 @@ class RqQueue:
         self.order = settings.order
         self.queues = self.records.queues = self.worker.queues = self.order.names
         self._load = JobTypes(settings.job_types, only=settings.jobs.types_only).job
+
+    def carried(self, claim: Claim) -> Mapping[str, str]:
+        """The trace context in the job's `meta`."""
+        return carried(wire.read_meta(claim.native.meta))
 
     async def drain(self) -> Sequence[Claim]:
         """No more claims. Nothing is ever in flight here: a claim is one step."""

@@ -20,6 +20,7 @@ from enqueue.errors import ProtocolError, QueueUnavailable, UsageError
 from enqueue.job import JOB_NAME, Job, reservation
 from enqueue.record import rfc3339
 from enqueue.wire.resp import Failed, Reply
+from enqueue.wire.trace import current
 
 DEFAULT_PORT = 7419
 OUTCOME_NAME = "longshore.outcome"
@@ -280,6 +281,6 @@ def build_job(
     }
     if at is not None:
         built["at"] = rfc3339(at)
-    if job.reply_to:
-        built["custom"] = {"reply_to": job.reply_to}
+    if custom := current() | ({"reply_to": job.reply_to} if job.reply_to else {}):
+        built["custom"] = custom
     return built

@@ -21,6 +21,7 @@ from enqueue.closed import kind_of
 from enqueue.errors import InvalidJob
 from enqueue.job import JOB_NAME, MAX_JOB_BYTES, Job
 from enqueue.wire.call import Call, Load, the_job
+from enqueue.wire.trace import current
 
 Serializer = Literal["pickle", "json"]
 
@@ -263,6 +264,8 @@ def new_job(
         "timeout": -1 if job.timeout is None else max(1, round(job.timeout)),
         "status": "queued" if due is None else "scheduled",
     }
+    if trace := current():
+        fields["meta"] = dumps(trace, serializer)
     if due is None:
         fields["enqueued_at"] = moment
     if job.tags:

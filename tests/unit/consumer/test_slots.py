@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 import pytest
+import structlog
 
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Exit, Plan, Settlement, Signal
@@ -14,6 +15,9 @@ from consumer.settings import Settings
 from consumer.worker import Worker
 from enqueue.job import Job
 from enqueue.record import Where
+
+LINES: list[dict[str, str]] = []
+"""What each line of the log would say beside its own words, at each removal."""
 
 
 class Execution:
@@ -33,6 +37,7 @@ class Execution:
     async def stop(self, grace: float) -> None: ...
 
     async def remove(self, *, failed: bool = False) -> None:
+        LINES.append(structlog.contextvars.get_contextvars())
         await self.may_go.wait()
 
     async def detach(self) -> None: ...
@@ -99,6 +104,8 @@ async def test_removals_hold_up_no_more_jobs_than_there_are_slots(exit: Exit, be
     try:
         await quiet()
         assert (executor.started, queue.settled) == (begun, begun)
+        if exit.ended_at:
+            assert LINES[-1] == {"job": str(begun), "queue": "q", "pod": "p"}
         assert (worker.busy, worker.leaving) == (2, begun if exit.ended_at else 0)
     finally:
         worker.stop()
