@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,8 @@ import structlog
 
 from consumer.errors import ExecutorFault
 from consumer.executors import make_executor
+from consumer.extras import Extras
+from consumer.follow_up import FollowUps
 from consumer.logs.follow import Desk, Follower
 from consumer.model import Claim
 from consumer.observing import Observing
@@ -30,7 +33,6 @@ from consumer.own_secrets import own_secrets
 from consumer.ports import Executor, Meter, Queue, Records, Reloading, ReplyingQueue, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
 from consumer.reload import Live
-from consumer.run import Extras
 from consumer.sentry import Sentry
 from consumer.settings import DEFAULT_FILE, Settings
 from consumer.sinks import SinkSet, Stores
@@ -38,7 +40,9 @@ from consumer.tasks import end
 from consumer.telemetry import report_bugs, set_level
 from consumer.unseal import Keys
 from consumer.worker import Shutdown, Worker
+from enqueue import aio
 from enqueue.errors import QueueUnavailable, UsageError
+from enqueue.order import Order
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -132,17 +136,24 @@ async def run_consumer(
 
 
 def _extras(settings: Settings, secrets: Collection[str], leaving: contextlib.AsyncExitStack) -> Extras:
-    """What only some consumers have: keys of sealed variables, and Sentry. Raises SetupError."""
+    """Keys of sealed variables, the queue for what jobs enqueue, Sentry. Raises SetupError."""
     keys = Keys(settings.jobs.seal_keys)
     keys.load()
+    producer = aio.connect(settings.queue_url, records=settings.records_url)  # connects when it is first used
+    leaving.push_async_callback(producer.close)
+
+    async def put(order: Order) -> str:
+        return (await producer.enqueue(order.job, queue=order.queue, key=order.key)).id
+
+    extras = Extras(unseal=keys.open, follow_up=lambda follower, patience: follower.enqueue(put, patience))
     dsn = settings.sentry.dsn.get_secret_value() if settings.sentry.dsn else os.environ.get("SENTRY_DSN")
     if not dsn:
-        return Extras(unseal=keys.open)
+        return extras
     sentry = Sentry(dsn, settings.sentry, settings.name, secrets)
     report_bugs(sentry.bug)
     leaving.push_async_callback(asyncio.to_thread, sentry.close)
     leaving.callback(report_bugs, None)
-    return Extras(unseal=keys.open, failed=sentry.failed)
+    return replace(extras, failed=sentry.failed)
 
 
 def make_worker(
@@ -160,7 +171,10 @@ def make_worker(
     sinks = SinkSet(Stores(lambda: worker.settings, records, replying))
 
     def follower(claim: Claim) -> Follower:
-        return Follower(claim, sinks, worker.settings.logs, desk)
+        jobs = worker.settings.jobs
+        return Follower(
+            claim, sinks, worker.settings.logs, desk, FollowUps(jobs.enqueue_to, jobs.enqueue_max, claim.queue)
+        )
 
     worker = Worker(queue, records, executor, settings, follower, meter, desk.watched, extras)
     sinks.prepare()

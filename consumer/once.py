@@ -10,11 +10,12 @@ import uuid
 from typing import BinaryIO
 
 from consumer.executors import make_executor
+from consumer.extras import Extras
 from consumer.logs.follow import Desk, Follower
 from consumer.model import Claim, Settlement, Stop
 from consumer.own_secrets import own_secrets
 from consumer.queues.none import NoRecords
-from consumer.run import Extras, Tools, run_job
+from consumer.run import Tools, run_job
 from consumer.settings import Settings
 from consumer.sinks.console import ConsoleSink
 from consumer.switch import Switch

@@ -206,6 +206,8 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
         attempts=history.attempts if history else (),
         log=Log(stream=stream) if stream else _NO_STREAM,
         tags=claim.job.tags if claim.job else (),
+        parent=claim.job.parent if claim.job else None,
+        children=history.children if history else (),
     )
 
 

@@ -22,6 +22,7 @@ RELOADABLE = frozenset(
     """
     queues concurrency shutdown shutdown_grace log_level job_types
     jobs.timeout jobs.start_timeout jobs.grace jobs.grace_max jobs.types_only
+    jobs.enqueue_to jobs.enqueue_max
     logs.max_bytes logs.interval logs.tail_lines logs.finish
     process.output_bytes
     kubernetes.run_as_user kubernetes.read_only kubernetes.host_users

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from consumer.errors import ClaimLost, ExecutorFault, Unrunnable
+from consumer.extras import NONE, Extras
+from consumer.follow_up import PATIENCE
 from consumer.logs.follow import Follower
 from consumer.logs.mask import current
 from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Stop
@@ -61,16 +63,6 @@ async def surely_ours(claim: Claim) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Extras:
-    """What some set-ups have, and others do without."""
-
-    unseal: Callable[[Claim], tuple[Claim, Unrunnable | None]] = lambda claim: (claim, None)
-    """The claim with its sealed variables opened, or why that can't be."""
-    failed: Callable[[Settlement, Sequence[str]], None] = lambda settlement, tail: None
-    """Told of each failed attempt that the queue has taken, with the last lines of its log."""
-
-
-@dataclass(frozen=True, slots=True)
 class Tools:
     """What running a job needs, handed down by the worker."""
 
@@ -84,7 +76,7 @@ class Tools:
     over: Callable[[Claim], None] = lambda claim: None
     """Told when the queue has taken a job's end and nothing of it runs any more; what is left is to tidy up."""
     meter: Meter | None = None
-    extras: Extras = Extras()
+    extras: Extras = NONE
 
 
 async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
@@ -129,6 +121,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             await follower.finish(5)
             outcome = outcome_of_fault(fault, follower.variables)
             exit = exit or Exit(started=isinstance(fault, ExecutorFault) and fault.started)
+        await tools.extras.follow_up(follower, PATIENCE)
         outcome = masked(outcome, follower.mask, follower.mask_variable)
         outcome = outcome.model_copy(update={"notices": follower.notices}) if follower.notices else outcome
         verdict, infrastructure = verdict_of(
@@ -139,6 +132,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         follower.tell(exit.progress if exit is not None else None)
         if (progress := follower.progress) is not None:
             record = record.model_copy(update={"progress": progress})
+        record = record.model_copy(update={"children": follower.children}) if follower.children else record
         written = exit.written if exit is not None else None
         told = log_of(record.log.stream, position, follower.links, written)
         outcome = outcome.model_copy(update={"log": told})
@@ -269,7 +263,8 @@ async def _watch(
         if switch.reason is not None:
             return False  # one comes soon that says why it is stopped
         record = record_running(claimed, execution.where, started_at)
-        update = {"variables": Variables(variables), "progress": follower.progress, "notices": follower.notices}
+        said = {"variables": Variables(variables), "progress": follower.progress, "notices": follower.notices}
+        update = {**said, "children": follower.children}
         await tools.records.write(claim, record.model_copy(update=update))
         return True
 
@@ -277,6 +272,7 @@ async def _watch(
         await tell(follower.masked)
         while True:
             await follower.store(tell)
+            await tools.extras.follow_up(follower, 0.0)
             await asyncio.sleep(TELL_PAUSE)
     except ClaimLost:
         switch.set(Stop.LOST)

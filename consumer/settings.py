@@ -58,6 +58,10 @@ class Jobs(Section):
         description="File with the private keys, one a line, that open sealed variables (`longshore keygen`). "
         "Read at the start, and again when a job wants a key that isn't known.",
     )
+    enqueue_to: tuple[str, ...] = Field(
+        (), description="Queues on which a job may enqueue others by printing ::enqueue; none if not given."
+    )
+    enqueue_max: int = Field(20, ge=1, le=1000, description="Jobs that one attempt of a job may enqueue at most.")
     types_only: bool = Field(
         False, description="Only jobs of `job_types` are run: no producer chooses images or commands by longshore.job."
     )

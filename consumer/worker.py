@@ -13,10 +13,11 @@ import structlog
 
 from consumer.batch import Batcher
 from consumer.errors import ClaimLost
+from consumer.extras import NONE, Extras
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Signal, Stop
 from consumer.ports import Executor, Meter, Queue, Records
-from consumer.run import Extras, Tools, run_job
+from consumer.run import Tools, run_job
 from consumer.settings import Settings
 from consumer.switch import Switch
 from consumer.tasks import end
@@ -75,7 +76,7 @@ class Worker:
             self._confirm,
             self._over,
             meter,
-            extras or Extras(),
+            extras or NONE,
         )
         self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
         self._beaten: dict[str, float] = {}

@@ -209,6 +209,9 @@ class Job(Closed):
         None, description="Where its log goes, of what the operator allows: record, file, console, s3."
     )
     limit: Limit | None = Field(None, description="How many jobs that share its key may run at once.")
+    parent: str | None = Field(
+        None, max_length=1000, description="The job that enqueued this one; set by the consumer of `::enqueue`."
+    )
     reply_to: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]{1,120}$",

@@ -268,6 +268,8 @@ class Record(_Open):
     log: Log = Log()
     progress: Progress | None = None
     tags: tuple[str, ...] = ()
+    parent: str | None = None
+    children: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome | None:

@@ -32,6 +32,8 @@ def print_record(record: Record) -> None:
         ("attempt", record.attempt or None),
         ("progress", _progress(record.progress)),
         ("tags", " ".join(record.tags)),
+        ("parent", record.parent),
+        ("enqueued", " ".join(record.children)),
         *_outcome_rows(record),
     ]
     rows += [(name, value) for name, value in record.times.model_dump(exclude_none=True).items()]

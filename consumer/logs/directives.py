@@ -54,14 +54,18 @@ class Directives:
 
     `changed` is called whenever a variable has a new value: somebody stores them then, and sets `stored` to the
     `version` that the stored ones had. `learn` is told each value that is to be masked from now on, and at how many
-    bytes of what `feed` is about to return.
+    bytes of what `feed` is about to return. `ask` reads `::enqueue`: whether a line is one, and why it is refused.
     """
 
     def __init__(
-        self, changed: Callable[[], None] | None = None, learn: Callable[[bytes, int], None] | None = None
+        self,
+        changed: Callable[[], None] | None = None,
+        learn: Callable[[bytes, int], None] | None = None,
+        ask: Callable[[bytes], tuple[bool, str | None]] = lambda line: (False, None),
     ) -> None:
         self._changed = changed
         self._learn = learn
+        self._ask = ask
         self._masks = 0
         self._out = 0  # bytes of what is about to be returned
         self.notices: list[Notice] = []
@@ -157,7 +161,20 @@ class Directives:
         if (notice := notice_in(line)) is not None:
             self._note(notice)
             return line
+        if line.startswith(b"::enqueue"):
+            known, problem = self._ask(line)
+            if known:
+                return b"" if problem is None and self._changed_now() else self._refused(f"enqueue refused: {problem}")
         return self._started(line)
+
+    def note(self, text: str) -> None:
+        """An error of ours that belongs to the job's."""
+        self._note(Notice(level="error", message=text))
+
+    def _changed_now(self) -> bool:
+        if self._changed is not None:
+            self._changed()
+        return True
 
     def _masked(self, values: tuple[bytes, ...]) -> bytes:
         self._masks += 1

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import structlog
 
+from consumer.follow_up import Enqueuer, FollowUps, Put
 from consumer.logs.commands import MAX_NOTICE, MAX_NOTICES, MAX_PROGRESS
 from consumer.logs.directives import Directives
 from consumer.logs.forms import variants_of
@@ -89,7 +90,9 @@ class Follower:
     A store that knows its position must come first among the sinks. A Follower that was never started has an empty log.
     """
 
-    def __init__(self, claim: Claim, sinks: Sinks, settings: Logs, desk: Desk | None = None) -> None:
+    def __init__(
+        self, claim: Claim, sinks: Sinks, settings: Logs, desk: Desk | None = None, follow_ups: FollowUps | None = None
+    ) -> None:
         self._claim = claim
         self._make_sinks = sinks
         self._settings = settings
@@ -98,7 +101,8 @@ class Follower:
         self._plain = frozenset(claim.job.unmasked_variables if claim.job else ())
         self._secrets = Mask(secrets, self._desk.hidden)
         self._changed = asyncio.Event()
-        self._directives = Directives(self._changed.set, self._secrets.learn)
+        self._enqueuer = Enqueuer(follow_ups or FollowUps((), 0, claim.queue), claim)
+        self._directives = Directives(self._changed.set, self._secrets.learn, self._enqueuer.follow_ups.read)
         before = claim.history if claim.history and claim.history.attempt == claim.attempt else None
         self._former: dict[str, str] = before.variables if before else {}
         self._former_notices = before.notices if before else ()
@@ -173,6 +177,16 @@ class Follower:
         version = self._directives.version
         if await write(self.masked):
             self._directives.stored = version
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """Ids of the jobs that this one has enqueued, in all its attempts."""
+        return self._enqueuer.children
+
+    async def enqueue(self, put: Put, patience: float) -> None:
+        """Enqueue what the job has asked for since; a queue that is away is waited for `patience` seconds."""
+        if await self._enqueuer.enqueue(put, self._directives.note, patience):
+            self._changed.set()
 
     @property
     def shipped(self) -> bytes:

@@ -45,6 +45,7 @@ FULL: dict[str, Any] = {
     "priority_class": "low",
     "retention": {"success": 60, "failure": 60},
     "unmasked_variables": ["minted"],
+    "parent": "job-1",
     "tags": ["customer:7", "nightly"],
     "reply_to": "answers",
     "logs": ["record", "file"],
