@@ -48,24 +48,6 @@ async def test_a_job_goes_all_the_way(redis_url: str) -> None:
     assert record.where.executor == "process"
 
 
-async def test_no_stored_byte_but_the_payload_holds_a_secret(redis_url: str, redis_client: redis.Redis) -> None:
-    secret = "hunter2-hunter2"
-    commands = ["echo $T; echo x$T >&2", "echo ::set-outcome-var leak=$T", "exit 3"]
-    job = Job(commands=commands, variables=[Variable(name="T", value=secret, sensitive=True)])
-    async with consuming(redis_url), aio.connect(redis_url) as queue:
-        handle = await queue.enqueue(job)
-        await handle.wait(30)
-        assert (await handle.outcome()).variables == {"leak": "***"}
-    stock = rq.job.Job.fetch(handle.id, connection=redis_client)
-    assert secret not in stock.latest_result().exc_string
-    for key in redis_client.scan_iter():
-        if redis_client.type(key) == b"hash":
-            stored = {k: v for k, v in redis_client.hgetall(key).items() if k != b"data"}
-            assert secret not in str(stored)
-        elif redis_client.type(key) == b"stream":
-            assert secret not in str(redis_client.xrange(key))
-
-
 @pytest.mark.parametrize(
     ("job", "status", "reason", "code"),
     [

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import structlog
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
 
 from consumer.errors import SetupError
 from consumer.logs.mask import Mask, current
@@ -21,23 +17,7 @@ from consumer.telemetry import report_bugs, set_up_logging
 from enqueue.job import Job
 from enqueue.record import Outcome, Record, Status, Where
 from support.logs import claim
-
-DSN = "https://publickey@sentry.example/1"
-
-
-class Kept(Transport):
-    """Keeps what would be sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent: list[bytes] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        self.sent.append(envelope.serialize())
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(sent.split(b"\n")[2]) for sent in self.sent]
+from support.sentry import DSN, Kept
 
 
 def sentry(per_minute: int = 5) -> tuple[Sentry, Kept]:

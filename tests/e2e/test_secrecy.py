@@ -1,0 +1,89 @@
+"""A job prints its secrets in every form: no stored or sent byte but the payload holds one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import redis
+import rq
+import structlog
+
+from consumer.sentry import Sentry
+from consumer.telemetry import set_up_logging
+from enqueue import Job, Variable, aio
+from enqueue.seal import new_key
+from support.consuming import consuming
+from support.secrecy import MINTED, PRINTING, SECRET, found_in, stored
+from support.sentry import DSN, Kept
+
+
+async def test_only_the_payload_holds_a_secret(
+    redis_url: str,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Sealed in the queue; Record, stream, RQ's result, our log, metrics, Sentry's envelopes, what is left on disk."""
+    private, public = new_key()
+    (tmp_path / "keys").write_text(private)
+    kept = Kept()
+    monkeypatch.setattr("consumer.app.Sentry", lambda *args: Sentry(*args, transport=kept))
+    child = {"commands": ["echo the child"], "variables": [{"name": "T", "value": SECRET, "sensitive": True}]}
+    job = Job(
+        entrypoint=[sys.executable, "-c", PRINTING],
+        variables=[
+            Variable(name="TOKEN", value=SECRET, sensitive=True),
+            Variable(name="CHILD", value=json.dumps(child), sensitive=True),
+        ],
+    ).seal(public)
+    former = structlog.get_config()
+    set_up_logging("debug", "json")
+    flags: dict[str, Any] = {
+        "jobs": {"seal_keys": tmp_path / "keys", "enqueue_to": ["default"]},
+        "sentry": {"dsn": DSN},
+        "process": {"directory": tmp_path / "jobs"},
+        "metrics_port": 0,
+    }
+    try:
+        async with consuming(redis_url, **flags), aio.connect(redis_url) as queue:
+            handle = await queue.enqueue(job)
+            outcome = await handle.wait(30)
+            record = await handle.record()
+            (child_id,) = record.children
+            born = queue.handle(child_id)
+            assert (await born.wait(30)).succeeded
+            assert (await born.record()).parent == handle.id
+            log = b"".join([part async for part in handle.logs()])
+            said = "".join(capsys.readouterr())
+            port = next(line["port"] for line in map(json.loads, said.splitlines()) if line["event"] == "metrics")
+            async with aiohttp.request("GET", f"http://127.0.0.1:{port}/metrics") as answer:
+                metrics = await answer.read()
+    finally:
+        structlog.configure(**former)
+    assert outcome.reason == "exit_code"
+    assert log.count(b"***") >= 28
+    assert b"it is ***\n" in log
+    assert outcome.variables["leak"] == "***"
+    assert outcome.variables["file"] == "*** ***"
+    assert [(n.file, n.message) for n in outcome.notices] == [("***", "***")]
+    assert kept.sent
+    assert b"longshore_" in metrics
+    assert '"event": "job_ended"' in said
+    assert SECRET.encode() not in redis_client.hget(f"rq:job:{handle.id}", "data")
+    told = rq.job.Job.fetch(handle.id, connection=redis_client).latest_result().exc_string
+    found = found_in("log", log) + found_in("RQ's result", told.encode())
+    found += found_in("our log", (said + "".join(capsys.readouterr())).encode()) + found_in("metrics", metrics)
+    for name, value in stored(redis_client, payload=("data",)):
+        found += found_in(name, value)
+    for envelope in kept.sent:
+        found += found_in("Sentry", envelope)
+    for file in (tmp_path / "jobs").rglob("*"):
+        found += found_in(str(file), file.read_bytes() if file.is_file() else b"")
+    assert found == []
+    assert MINTED.encode() not in log
