@@ -19,6 +19,7 @@ from enqueue.errors import (
 )
 from enqueue.explain import Cause, Explanation
 from enqueue.job import JOB_NAME, File, InitStep, Job, Limit, Retention, SecretReference, Variable
+from enqueue.logs import LogCheck, LogLine
 from enqueue.order import Enqueued, Order
 from enqueue.pod import Resources, Toleration
 from enqueue.record import Outcome, Progress, Reason, Record, Status
@@ -34,6 +35,8 @@ __all__ = [
     "InvalidJob",
     "Job",
     "Limit",
+    "LogCheck",
+    "LogLine",
     "LongshoreError",
     "Order",
     "Outcome",

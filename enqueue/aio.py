@@ -17,6 +17,7 @@ from enqueue.client import open_redis, unavailable
 from enqueue.errors import QueueUnavailable
 from enqueue.explain import Explanation, explain
 from enqueue.job import Job
+from enqueue.logs import LogCheck, LogLine, LogView, seconds_of
 from enqueue.order import Again, Enqueued, Order, Placed, orders_of
 from enqueue.protocol import Ask, Command, Emit, Heard, Listen, Pause, Push, Step, Steps
 from enqueue.record import Outcome, Progress, Record, Status
@@ -131,7 +132,7 @@ class AsyncProducer:
             pass
         return results[0]
 
-    async def _run(self, steps: Steps[T], results: list[T]) -> AsyncIterator[bytes]:
+    async def _run(self, steps: Steps[T], results: list[T]) -> AsyncIterator[Any]:
         """Carry out steps; yields what they emit and puts their result into `results`."""
         pubsub: Any = None
         answer: Any = None
@@ -220,9 +221,53 @@ class AsyncHandle:
         """
         return await self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout, seen))
 
-    def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
-        """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""
-        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow), [])
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        since: float | datetime | timedelta | None = None,
+        tail: int | None = None,
+        checked: Callable[[LogCheck], None] | None = None,
+    ) -> AsyncIterator[bytes]:
+        """The log as raw bytes in pieces of whole lines; with `follow` until the job's end.
+
+        A line of ours stands where something is missing. `since`: only what was stored from then on, to about a second
+        (a timedelta: ago). `tail`: of what is there already, the last so many lines. `checked` is called at the end
+        with how whole the log is. Raises UnknownJob, RecordsUnavailable, QueueUnavailable.
+        """
+        view = LogView("bytes", since=seconds_of(since), tail=tail, checked=checked)
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view), [])
+
+    def log_text(
+        self,
+        *,
+        follow: bool = False,
+        since: float | datetime | timedelta | None = None,
+        tail: int | None = None,
+        checked: Callable[[LogCheck], None] | None = None,
+    ) -> AsyncIterator[str]:
+        """The same as text; bytes that are no UTF-8 are replaced, also where a character is cut."""
+        view = LogView("text", since=seconds_of(since), tail=tail, checked=checked)
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view), [])
+
+    def log_lines(
+        self,
+        *,
+        follow: bool = False,
+        since: float | datetime | timedelta | None = None,
+        tail: int | None = None,
+        checked: Callable[[LogCheck], None] | None = None,
+    ) -> AsyncIterator[LogLine]:
+        """The same line by line, with attempt, number and time."""
+        view = LogView("lines", since=seconds_of(since), tail=tail, checked=checked)
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view), [])
+
+    async def check_log(self) -> LogCheck:
+        """How whole the log is by the Record and the store. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""
+        found: list[LogCheck] = []
+        async for _ in self.logs(tail=0, checked=found.append):
+            pass
+        return found[0]
 
     async def variables(self) -> dict[str, str]:
         """The outcome variables, those that the job has set so far if it still runs."""

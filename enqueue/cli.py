@@ -11,6 +11,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from enqueue.cli_logs import logs, print_log
+from enqueue.cli_options import DEFAULT_URL, FileOption, JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
 from enqueue.cli_seal import SealKey, keygen, seal
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UsageError
 
@@ -26,35 +28,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-QueueUrl = Annotated[
-    str,
-    typer.Option(
-        "--queue-url",
-        envvar="LONGSHORE_QUEUE_URL",
-        help="redis://, rediss://, unix:// (RQ); faktory://, tcp:// (Faktory).",
-    ),
-]
-RecordsUrl = Annotated[
-    str | None,
-    typer.Option("--records-url", envvar="LONGSHORE_RECORDS_URL", help="Redis with the Records of Faktory's jobs."),
-]
-JobId = Annotated[str, typer.Argument(help="The job's id, as `longshore enqueue` prints it.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FileOption = Annotated[str, typer.Option("--file", "-f", help="A job file, YAML or JSON; - is standard input.")]
 _BAD_USAGE: Any = typer.BadParameter.__base__
 """What the command line raises for options that it doesn't know; typer keeps the class to itself."""
 
 app.command()(keygen)
 app.command()(seal)
-
-DEFAULT_URL = "redis://localhost:6379/0"
-
-
-def _connect(url: str, records: str | None) -> Any:
-    from enqueue.backends import RQ_SCHEMES
-    from enqueue.client import connect
-
-    return connect(url, records=None if url.split(":", 1)[0] in RQ_SCHEMES else records)
+app.command()(logs)
 
 
 @app.command()
@@ -75,12 +54,12 @@ def enqueue(
     """Put a job on a queue and print its id."""
     from enqueue.files import load_job
 
-    with _connect(queue_url, records_url) as producer:
+    with producer_at(queue_url, records_url) as producer:
         job = load_job(file) if seal is None else load_job(file).seal(seal)
         handle = producer.enqueue(job, queue=queue, job_id=job_id, key=key, delay=delay, at_front=at_front)
         print(handle.id, flush=True)
         if follow:
-            _print_log(handle.logs(follow=True))
+            print_log(handle, follow=True)
             _exit_as(_wait(handle, None))
 
 
@@ -89,7 +68,7 @@ def show(
     job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None, as_json: JsonFlag = False
 ) -> None:
     """Print all that is known of a job."""
-    with _connect(queue_url, records_url) as producer:
+    with producer_at(queue_url, records_url) as producer:
         record = producer.handle(job_id).record
     if as_json:
         print(json.dumps(record.model_dump(mode="json", exclude_none=True)))
@@ -97,18 +76,6 @@ def show(
     from enqueue.show import print_record
 
     print_record(record)
-
-
-@app.command()
-def logs(
-    job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
-    queue_url: QueueUrl = DEFAULT_URL,
-    records_url: RecordsUrl = None,
-) -> None:
-    """Print a job's log."""
-    with _connect(queue_url, records_url) as producer:
-        _print_log(producer.handle(job_id).logs(follow=follow))
 
 
 @app.command()
@@ -122,7 +89,7 @@ def wait(
     as_json: JsonFlag = False,
 ) -> None:
     """Wait until a job has ended; exits 0 if it succeeded, else with its exit code (1 if it has none)."""
-    with _connect(queue_url, records_url) as producer:
+    with producer_at(queue_url, records_url) as producer:
         outcome = _wait(producer.handle(job_id), timeout)
     if as_json:
         print(json.dumps(outcome.model_dump(mode="json", exclude_none=True)))
@@ -144,7 +111,7 @@ def list_jobs(
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs by tag, or on RQ those of a queue, with their status."""
-    with _connect(queue_url, records_url) as producer:
+    with producer_at(queue_url, records_url) as producer:
         records = producer.jobs(tag=tag, status=status, queue=queue, limit=limit)
     if as_json:
         print(json.dumps([record.model_dump(mode="json", exclude_none=True) for record in records]))
@@ -159,7 +126,7 @@ def explain(
     job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None, as_json: JsonFlag = False
 ) -> None:
     """Say why a job isn't running, or why it failed."""
-    with _connect(queue_url, records_url) as producer:
+    with producer_at(queue_url, records_url) as producer:
         found = producer.handle(job_id).explain()
     print(json.dumps(found.as_dict()) if as_json else found.text)
 
@@ -167,7 +134,7 @@ def explain(
 @app.command()
 def cancel(job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None) -> None:
     """Cancel a job: a queued one never starts, a running one is told to stop."""
-    with _connect(queue_url, records_url) as producer:
+    with producer_at(queue_url, records_url) as producer:
         if not producer.handle(job_id).cancel():
             print("the job has ended already", file=sys.stderr)
             raise typer.Exit(FAILED)
@@ -316,13 +283,6 @@ def _wait(handle: Any, timeout: float | None) -> Any:
 
     with Bar() as bar:
         return handle.wait(timeout, seen=bar.show)
-
-
-def _print_log(parts: Any) -> None:
-    out = sys.stdout.buffer
-    for part in parts:
-        out.write(part)
-        out.flush()
 
 
 def _exit_as(outcome: Any) -> NoReturn:

@@ -15,6 +15,7 @@ from enqueue.backends import make_backend
 from enqueue.errors import LongshoreError, QueueUnavailable
 from enqueue.explain import Explanation, explain
 from enqueue.job import Job
+from enqueue.logs import LogCheck, LogLine, LogView, seconds_of
 from enqueue.order import Again, Enqueued, Order, Placed, orders_of
 from enqueue.protocol import Ask, Command, Emit, Heard, Listen, Pause, Push, Step, Steps
 from enqueue.record import Outcome, Progress, Record, Status
@@ -137,7 +138,7 @@ class Producer:
                 result: T = end.value
                 return result
 
-    def _run(self, steps: Steps[T]) -> Iterator[bytes]:
+    def _run(self, steps: Steps[T]) -> Iterator[Any]:
         """Carry out steps; yields what they emit and returns their result."""
         pubsub: PubSub | None = None
         answer: Any = None
@@ -231,9 +232,53 @@ class Handle:
         """
         return self._producer._drive(protocol.wait(self._producer._backend, self.id, timeout, seen))
 
-    def logs(self, *, follow: bool = False) -> Iterator[bytes]:
-        """The log as raw bytes in pieces of whole lines; with `follow` until the job's end."""
-        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow))
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        since: float | datetime | timedelta | None = None,
+        tail: int | None = None,
+        checked: Callable[[LogCheck], None] | None = None,
+    ) -> Iterator[bytes]:
+        """The log as raw bytes in pieces of whole lines; with `follow` until the job's end.
+
+        A line of ours stands where something is missing. `since`: only what was stored from then on, to about a second
+        (a timedelta: ago). `tail`: of what is there already, the last so many lines. `checked` is called at the end
+        with how whole the log is. Raises UnknownJob, RecordsUnavailable, QueueUnavailable.
+        """
+        view = LogView("bytes", since=seconds_of(since), tail=tail, checked=checked)
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view))
+
+    def log_text(
+        self,
+        *,
+        follow: bool = False,
+        since: float | datetime | timedelta | None = None,
+        tail: int | None = None,
+        checked: Callable[[LogCheck], None] | None = None,
+    ) -> Iterator[str]:
+        """The same as text; bytes that are no UTF-8 are replaced, also where a character is cut."""
+        view = LogView("text", since=seconds_of(since), tail=tail, checked=checked)
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view))
+
+    def log_lines(
+        self,
+        *,
+        follow: bool = False,
+        since: float | datetime | timedelta | None = None,
+        tail: int | None = None,
+        checked: Callable[[LogCheck], None] | None = None,
+    ) -> Iterator[LogLine]:
+        """The same line by line, with attempt, number and time."""
+        view = LogView("lines", since=seconds_of(since), tail=tail, checked=checked)
+        return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view))
+
+    def check_log(self) -> LogCheck:
+        """How whole the log is by the Record and the store. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""
+        found: list[LogCheck] = []
+        for _ in self.logs(tail=0, checked=found.append):
+            pass
+        return found[0]
 
     def variables(self) -> dict[str, str]:
         """The outcome variables, those that the job has set so far if it still runs."""

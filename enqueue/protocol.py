@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UnknownJob, UsageError
 from enqueue.job import MAX_JOB_BYTES, Job
+from enqueue.logs import LogReader, LogView
 from enqueue.order import Order, Placed
 from enqueue.record import HINTS, Outcome, Reason, Record, Status, rfc3339
 from enqueue.wire import records as wire
@@ -69,7 +70,7 @@ class Heard:
 class Emit:
     """A part of an answer that comes bit by bit."""
 
-    data: bytes
+    data: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +223,10 @@ def _one(*args: Any) -> Steps[Any]:
     return (yield Command(args))
 
 
-def follow(backend: Backend, job_id: str, *, until_end: bool) -> Steps[None]:
-    """The log so far, and with `until_end` what comes until the job has ended. Dropped parts are marked."""
+def follow(backend: Backend, job_id: str, *, until_end: bool, view: LogView | None = None) -> Steps[None]:
+    """The log so far, and with `until_end` what comes until the job has ended, as `view` has it (bytes)."""
     backend.needs_records()
+    view = view or LogView()
     last: bytes | str = "0-0"
     reader = LogReader()
     ended = not until_end
@@ -236,68 +238,28 @@ def follow(backend: Backend, job_id: str, *, until_end: bool) -> Steps[None]:
                 yield Command(("PUBLISH", wire.WATCHED, job_id))
             except QueueUnavailable:
                 pass
-        block = () if ended else ("BLOCK", 1000)
+        block = () if ended or view.waiting else ("BLOCK", 1000)
         args = ("XREAD", "COUNT", 100, *block, "STREAMS", wire.log_key(job_id), last)
         found = yield from _patiently(lambda args=args: _one(*args)) if until_end else _one(*args)  # type: ignore[misc]
         for entry, fields in _entries(found):
             last = entry
-            for part in reader.read(entry, fields):
-                yield Emit(part)
+            for item in view.feed(reader.read(entry, fields)):
+                yield Emit(item)
         if found:
             continue
+        if view.waiting:
+            for item in view.caught_up():
+                yield Emit(item)
         if ended:
-            if last == "0-0":
-                yield from backend.record(job_id)  # tells an unknown job from an empty log
-            return
+            break
         record = yield from _patiently(lambda: backend.record(job_id))
         ended = record.status.final  # once more without waiting, then that was all
-
-
-class LogReader:
-    """Entries of a log's stream -> its bytes, with a line in the place of what was dropped."""
-
-    def __init__(self) -> None:
-        self._attempt = b""
-        self._lines = 0
-        self._gaps = 0
-        self._open = False
-
-    def read(self, entry: bytes, fields: dict[bytes, bytes]) -> Iterable[bytes]:
-        """The bytes of one entry."""
-        attempt = entry.split(b"-")[0]
-        if attempt != self._attempt:
-            self._attempt, self._lines, self._gaps, self._open = attempt, 0, 0, False
-        data = fields.get(b"d", b"")
-        total = int(fields.get(b"l", self._lines + data.count(b"\n")))
-        missing = total - data.count(b"\n") - self._lines
-        gaps = [gap for gap in _gaps_in(fields) if "lines" not in gap]
-        notes = [b"[longshore: %d lines dropped here]\n" % missing] if missing > 0 else []
-        notes += [_missing(str(gap.get("reason"))) for gap in gaps[self._gaps :]]
-        if notes and self._open:
-            yield b"\n"
-        yield from notes
-        self._lines, self._gaps = total, max(len(gaps), self._gaps)
-        if data:
-            self._open = not data.endswith(b"\n")
-            yield data
-
-
-_GAPS = {
-    "rotated": "the node has rotated it away before it could be read",
-    "pod_deleted": "the pod was deleted before it could be read",
-}
-
-
-def _missing(reason: str) -> bytes:
-    return f"[longshore: a part of the log may be missing here: {_GAPS.get(reason, reason)}]\n".encode()
-
-
-def _gaps_in(fields: dict[bytes, bytes]) -> list[dict[str, Any]]:
-    try:
-        gaps = json.loads(fields.get(b"g", b"[]"))
-    except ValueError:
-        return []
-    return [gap for gap in gaps if isinstance(gap, dict)] if isinstance(gaps, list) else []
+    for item in view.finish():
+        yield Emit(item)
+    if view.checked is not None or last == "0-0":
+        record = yield from backend.record(job_id)  # tells an unknown job from an empty log, too
+        if view.checked is not None:
+            view.checked(reader.check(record))
 
 
 def _entries(found: Any) -> Iterable[tuple[bytes, dict[bytes, bytes]]]:

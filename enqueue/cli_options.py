@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+QueueUrl = Annotated[
+    str,
+    typer.Option(
+        "--queue-url",
+        envvar="LONGSHORE_QUEUE_URL",
+        help="redis://, rediss://, unix:// (RQ); faktory://, tcp:// (Faktory).",
+    ),
+]
+RecordsUrl = Annotated[
+    str | None,
+    typer.Option("--records-url", envvar="LONGSHORE_RECORDS_URL", help="Redis with the Records of Faktory's jobs."),
+]
+JobId = Annotated[str, typer.Argument(help="The job's id, as `longshore enqueue` prints it.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FileOption = Annotated[str, typer.Option("--file", "-f", help="A job file, YAML or JSON; - is standard input.")]
+
+DEFAULT_URL = "redis://localhost:6379/0"
+
+
+def producer_at(url: str, records: str | None) -> Any:
+    """A producer; where the queue keeps the Records itself, no other place counts."""
+    from enqueue.backends import RQ_SCHEMES
+    from enqueue.client import connect
+
+    return connect(url, records=None if url.split(":", 1)[0] in RQ_SCHEMES else records)

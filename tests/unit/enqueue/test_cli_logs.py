@@ -1,0 +1,75 @@
+"""`longshore logs` on a real Redis."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+import typer
+
+from enqueue.cli import app
+from enqueue.errors import UsageError
+from enqueue.record import Log, Record, Status
+from enqueue.wire.records import EMPTY_DIGEST, digest_after, log_key
+
+FIRST, SECOND = b"\x1b[31mred\x1b[0m\n", b"\xff bell\x07\n"
+
+
+@pytest.fixture
+def job(redis_client: redis.Redis) -> str:
+    """A job that has ended; its log has two entries, and the Record says what the job wrote besides."""
+    middle = digest_after(EMPTY_DIGEST, FIRST)
+    last = digest_after(middle, SECOND)
+    key = log_key("j1")
+    redis_client.xadd(key, {"l": 1, "b": len(FIRST), "h": EMPTY_DIGEST, "t": 1_000, "d": FIRST}, id="1-1")
+    redis_client.xadd(key, {"l": 2, "b": 21, "h": middle, "t": 5_000, "d": SECOND}, id="1-2")
+    redis_client.xadd(key, {"l": 2, "b": 21, "h": last, "end": 1, "lines": 2}, id="1-3")
+    gap = {"reason": "unread", "lines": 3, "bytes": 30, "after_line": 2}
+    log = Log(stream=key, entries=3, lines=2, bytes=21, gaps=(gap,), complete="gap", digest=last.hex())
+    record = Record(id="j1", queue="default", attempt=1, status=Status.SUCCEEDED, log=log)
+    redis_client.hset("rq:job:j1", mapping={"longshore": record.dumps(), "status": "finished", "origin": "default"})
+    return "j1"
+
+
+def logs(url: str, *args: str) -> None:
+    app(["logs", "j1", "--queue-url", url, *args], standalone_mode=False)
+
+
+def test_a_file_gets_no_escape_sequence_and_standard_error_what_is_missing(
+    job: str, redis_url: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    logs(redis_url)
+    out, err = capfdbinary.readouterr()
+    assert out == b"red\n\xff bell^G\n"
+    assert err == (
+        b"longshore: 3 lines (30 bytes) missing: the job wrote more than could be read; its container runtime has lost "
+        b"the rest (unread)\n"
+    )
+    logs(redis_url, "--raw")
+    assert capfdbinary.readouterr().out == FIRST + SECOND
+    logs(redis_url, "-f", "--since", "1970-01-01T00:00:02Z", "--tail", "5", "--timestamps")
+    assert capfdbinary.readouterr().out == b"1970-01-01T00:00:05.000Z \xff bell^G\n"
+
+
+def test_json_for_programs(job: str, redis_url: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    logs(redis_url, "--json")
+    first, second, end = map(json.loads, capfdbinary.readouterr().out.splitlines())
+    assert first == {"attempt": 1, "line": 1, "at": "1970-01-01T00:00:01.000Z", "text": "\x1b[31mred\x1b[0m"}
+    assert (second["line"], second["base64"]) == (2, "/yBiZWxsBw==")
+    assert (end["end"]["complete"], end["end"]["damaged"]) == ("gap", [])
+
+
+def test_a_damaged_log_is_told_by_the_exit_code(
+    job: str, redis_url: str, redis_client: redis.Redis, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    redis_client.xdel(log_key("j1"), "1-1")
+    code = app(["logs", "j1", "--queue-url", redis_url], standalone_mode=False)
+    assert code == 1
+    assert b"1 lines (13 bytes) that were stored are gone from the store" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize(("args", "says"), [(["--since", "soon"], "--since"), (["--raw", "--json"], "--raw")])
+def test_wrong_usage(args: list[str], says: str) -> None:
+    with pytest.raises((UsageError, typer.Exit), match=says):
+        logs("redis://127.0.0.1:1/0", *args)
