@@ -23,7 +23,7 @@ BENCH ?= pipeline
 # What `make proof` runs on: rq, or faktory, and how; see the head of tests/soak/queue_proof.py.
 PROOF ?= rq
 
-.PHONY: help venv test lint types imports docs-check unit test-stores test-cluster bench proof demo format lock clean
+.PHONY: help venv test lint types imports docs-check licences audit-deps unit test-stores test-cluster bench proof demo format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -56,7 +56,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-test: lint types imports docs-check unit ## all that needs no server but the one it starts itself
+test: lint types imports docs-check licences unit ## all that needs no server but the one it starts itself
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check
@@ -69,6 +69,18 @@ imports: $(STAMP) ## the import rules
 
 docs-check: $(STAMP) ## the generated schemas are those of the code
 	@if [ -f enqueue/schema.py ]; then echo "$(BIN)/python -m enqueue.schema --check"; $(BIN)/python -m enqueue.schema --check; fi
+
+# What we and our tests may build on: permissive licences, and the MPL, which binds its own files alone.
+LICENCES := MIT;MIT-0;MIT License;BSD;Apache;ISC;PSF;Python Software Foundation;MPL-2.0;Mozilla Public License 2.0;Unlicense;0BSD
+
+licences: $(STAMP) ## the licences of all that is installed are among those that we may build on
+	@echo "$(BIN)/pip-licenses --allow-only ..."
+	@$(BIN)/pip-licenses --python $(BIN)/python --from=mixed --partial-match --allow-only "$(LICENCES)" \
+	  --ignore-packages promql-parser >/dev/null  # MIT, which its metadata doesn't say
+
+audit-deps: $(STAMP) ## known vulnerabilities in the locked requirements, by pip-audit; says so if it can't ask
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/python requirements/audit.py $(BIN)/uv tool run --quiet pip-audit@2.10.1
 
 unit: $(STAMP) ## the plain test suite alone
 	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m "not cluster and not faktory and not docker" $(PYTEST_ARGS)
