@@ -29,13 +29,14 @@ from consumer.follow_up import FollowUps
 from consumer.logs.follow import Desk, Follower
 from consumer.model import Claim
 from consumer.observing import Observing
+from consumer.outputs import Collector
 from consumer.own_secrets import own_secrets
 from consumer.ports import Executor, Meter, Queue, Records, Reloading, ReplyingQueue, SweepingExecutor, TellingRecords
 from consumer.queues import open_queue
 from consumer.reload import Live
 from consumer.sentry import Sentry
 from consumer.settings import DEFAULT_FILE, Settings
-from consumer.sinks import SinkSet, Stores
+from consumer.sinks import SinkSet, Stores, output_target
 from consumer.tasks import end
 from consumer.telemetry import report_bugs, set_level
 from consumer.unseal import Keys
@@ -136,7 +137,7 @@ async def run_consumer(
 
 
 def _extras(settings: Settings, secrets: Collection[str], leaving: contextlib.AsyncExitStack) -> Extras:
-    """Keys of sealed variables, the queue for what jobs enqueue, Sentry. Raises SetupError."""
+    """Keys of sealed variables, the queue for what jobs enqueue, a store for outputs, Sentry. Raises SetupError."""
     keys = Keys(settings.jobs.seal_keys)
     keys.load()
     producer = aio.connect(settings.queue_url, records=settings.records_url)  # connects when it is first used
@@ -146,6 +147,8 @@ def _extras(settings: Settings, secrets: Collection[str], leaving: contextlib.As
         return (await producer.enqueue(order.job, queue=order.queue, key=order.key)).id
 
     extras = Extras(unseal=keys.open, follow_up=lambda follower, patience: follower.enqueue(put, patience))
+    if (target := output_target(settings)) is not None:
+        extras = replace(extras, collect=Collector(settings.outputs, target).collect)
     dsn = settings.sentry.dsn.get_secret_value() if settings.sentry.dsn else os.environ.get("SENTRY_DSN")
     if not dsn:
         return extras

@@ -181,6 +181,17 @@ class Place:
     read: Tally | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that a job has left, by its path in the folder of outputs; its bytes follow. `problem`: it has none."""
+
+    name: bytes
+    size: int = 0
+    problem: str | None = None
+
+
+OutputPart = Found | bytes
+
 LogPart = bytes | Gap | Place
 Digest = bytes
 

@@ -16,6 +16,7 @@ from consumer.model import (
     LogPart,
     LogPosition,
     Measure,
+    OutputPart,
     Place,
     Plan,
     Settlement,
@@ -186,6 +187,20 @@ class Execution(Protocol):
         """Let go without touching what runs."""
 
 
+class CollectingExecution(Execution, Protocol):
+    """An Execution that can hand over the files in $LONGSHORE_OUTPUTS."""
+
+    def outputs(self) -> AsyncIterator[OutputPart]:
+        """Each file and then its bytes, once the job has ended. To be iterated once; may raise Away."""
+
+
+@runtime_checkable
+class CollectingExecutor(Protocol):
+    """An Executor whose executions are CollectingExecutions."""
+
+    collects: bool
+
+
 class Executor(Protocol):
     """Runs Plans."""
 
@@ -298,6 +313,16 @@ class LinkedSink(Sink, Protocol):
 
     async def abandon(self) -> None:
         """Let go at once: somebody else goes on with the log."""
+
+
+@cache
+def _collects(kind: type) -> bool:
+    return hasattr(kind, "outputs")
+
+
+def is_collecting(execution: Execution) -> TypeGuard[CollectingExecution]:
+    """It is a CollectingExecution."""
+    return _collects(type(execution))
 
 
 @cache

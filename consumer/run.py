@@ -109,6 +109,9 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 if execution.where.pod:
                     structlog.contextvars.bind_contextvars(pod=execution.where.pod)
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim, claimed)
+                if plan.job.outputs is not None:
+                    left = await tools.extras.collect(claim, execution, follower.mask)
+                    record = record.model_copy(update={"outputs": left})
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
                 if plan.returns and not tools.executor.silent:
                     outcome, trace = returned(outcome, follower.shipped)
@@ -314,7 +317,7 @@ def _may_run(claim: Claim) -> bool:
 
 def _check(plan: Plan, claim: Claim, tools: Tools) -> None:
     """Refuse what this executor can't honour, and what must not run a second time."""
-    if problems := [*refused_wishes(plan.job, tools.settings), *tools.executor.refuse(plan)]:
+    if problems := [*refused_wishes(plan.job, tools.settings, tools.executor), *tools.executor.refuse(plan)]:
         raise Unrunnable.of(problems)
     if _may_run(claim) and not tools.executor.detachable:
         former = claim.history.where.consumer if claim.history else None

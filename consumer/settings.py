@@ -33,6 +33,7 @@ from consumer.settings_sentry import Sentry as Sentry
 from consumer.settings_sinks import S3 as S3
 from consumer.settings_sinks import Console as Console
 from consumer.settings_sinks import Files as Files
+from consumer.settings_sinks import Outputs as Outputs
 from consumer.settings_table import PREFIX, problems_in
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
@@ -179,6 +180,7 @@ class Settings(BaseSettings):
     logs: Logs = Logs()
     files: Files = Files()
     console: Console = Console()
+    outputs: Outputs = Outputs()
     s3: S3 = S3()
     sentry: Sentry = Sentry()
     process: Process = Process()
@@ -217,10 +219,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _sinks_have_places(self) -> Settings:
         named = {*self.logs.sinks, *self.logs.allowed_sinks}
+        named |= {self.outputs.store} if self.outputs.store else set()
         if "file" in named and self.files.directory is None:
-            raise ValueError("files.directory: is needed by the sink 'file' in logs")
+            raise ValueError("files.directory: is needed by the sink 'file' in logs, and by outputs.store")
         if "s3" in named and self.s3.bucket is None:
-            raise ValueError("s3.bucket: is needed by the sink 's3' in logs")
+            raise ValueError("s3.bucket: is needed by the sink 's3' in logs, and by outputs.store")
         return self
 
     @field_validator("name")

@@ -35,6 +35,20 @@ class Files(Section):
     max_age: float = Field(0, ge=0, description="Seconds after which what was written there is deleted; 0: it is kept.")
 
 
+class Outputs(Section):
+    """What becomes of the files that jobs leave in $LONGSHORE_OUTPUTS."""
+
+    store: Literal["s3", "file"] | None = Field(
+        None, description="Where they are kept: s3, or file (in files.directory). Jobs that ask are refused without."
+    )
+    path: Template = Field(
+        "{queue}/{job}/{attempt}.outputs", description="Their folder there, of {queue}, {job} and {attempt}."
+    )
+    max_bytes: int = Field(256 * 1024 * 1024, ge=1, description="Bytes that are kept of a job's files together.")
+    max_files: int = Field(200, ge=1, le=2000, description="Files that are kept of a job.")
+    seconds: float = Field(300, gt=0, description="Seconds that collecting a job's files may take.")
+
+
 class Console(Section):
     """The sink `console`: logs on our standard output."""
 

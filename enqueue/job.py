@@ -139,6 +139,17 @@ class Retention(Closed):
     failure: int | None = Field(None, ge=60, le=365 * _DAY)
 
 
+class Outputs(Closed):
+    """Files that the job leaves in the folder $LONGSHORE_OUTPUTS are kept."""
+
+    include: tuple[Text, ...] = Field(
+        (), max_length=100, description="Patterns of names, such as '*.xml'; all, if none."
+    )
+    max_bytes: int | None = Field(None, ge=1, description="All together; the operator's bound, if not given.")
+
+    _include = field_validator("include", mode="before")(lambda cls, v: _listed(v))
+
+
 class Limit(Closed):
     """At most so many jobs of a key run at once, whichever consumers run them."""
 
@@ -208,6 +219,7 @@ class Job(Closed):
     logs: tuple[SinkName, ...] | None = Field(
         None, description="Where its log goes, of what the operator allows: record, file, console, s3."
     )
+    outputs: Outputs | None = Field(None, description="Keep what it leaves in $LONGSHORE_OUTPUTS; true: all of it.")
     limit: Limit | None = Field(None, description="How many jobs that share its key may run at once.")
     parent: str | None = Field(
         None, max_length=1000, description="The job that enqueued this one; set by the consumer of `::enqueue`."
@@ -223,6 +235,9 @@ class Job(Closed):
         "tolerations", "tags",
         mode="before",
     )(lambda cls, v: _listed(v))  # fmt: skip
+    _outputs = field_validator("outputs", mode="before")(
+        lambda cls, v: {True: Outputs(), False: None}[v] if isinstance(v, bool) else v
+    )
     _logs = field_validator("logs", mode="before")(lambda cls, v: v if v is None else _listed(v))
 
     @model_validator(mode="after")

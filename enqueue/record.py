@@ -170,6 +170,16 @@ class Tally(_Open):
     bytes: int = 0
 
 
+class Output(_Open):
+    """A file that the job left in $LONGSHORE_OUTPUTS: where it is, or in `problem` why it wasn't kept."""
+
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    url: str | None = None
+    problem: str | None = None
+
+
 class Log(_Open):
     """What is known of an attempt's log."""
 
@@ -270,6 +280,7 @@ class Record(_Open):
     tags: tuple[str, ...] = ()
     parent: str | None = None
     children: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
 
     @property
     def outcome(self) -> Outcome | None:

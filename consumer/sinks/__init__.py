@@ -10,6 +10,8 @@ from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition
 from consumer.ports import Records, ReplyingQueue, Sink
 from consumer.settings import S3, Settings
+from consumer.storage_path import mark_of, path_of
+from consumer.storing import Target
 from enqueue.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def _file(stores: Stores) -> MakeSink:
         if files.directory is None or cleaner is None:
             raise UsageError("files.directory: is needed by the sink 'file'")
         cleaner.look()
-        target = FileTarget(files.directory, files.path, wanted.claim, hand, fresh=not wanted.former.bytes)
+        path = path_of(files.path, wanted.claim.queue, wanted.claim.id, wanted.claim.attempt)
+        target = FileTarget(files.directory, path, hand, fresh=not wanted.former.bytes)
         backlog = Backlog(stores.records, wanted.claim) if wanted.recorded else None
         return ShippingSink(store, target, start=wanted.former, backlog=backlog, patience=settings.logs.finish)
 
@@ -107,7 +110,9 @@ def _s3(stores: Stores) -> MakeSink:
     store, bucket = Store("s3"), open_bucket(s3)
 
     def make(wanted: Wanted) -> Sink:
-        target = S3Target(bucket, s3.log_path, wanted.claim, compress=s3.gzip)
+        whose = wanted.claim.queue, wanted.claim.id, wanted.claim.attempt
+        path, mark = path_of(s3.log_path, *whose), mark_of(*whose, wanted.claim.created)
+        target = S3Target(bucket, path, mark, compress=s3.gzip)
         backlog = Backlog(stores.records, wanted.claim) if wanted.recorded else None
         patience = stores.settings().logs.finish
         return ShippingSink(store, target, start=wanted.former, backlog=backlog, patience=patience)
@@ -122,6 +127,22 @@ def open_bucket(settings: S3) -> Bucket:
     except ModuleNotFoundError as error:
         raise SetupError(f"s3 needs {error.name}: pip install 'longshore[s3]'") from None
     return Bucket(settings)
+
+
+def output_target(settings: Settings) -> Callable[[str], Target] | None:
+    """Makes the place of a job's file, by its path; None: there is no store for them. Raises SetupError."""
+    if settings.outputs.store == "s3":
+        from consumer.sinks.s3 import S3Target
+
+        bucket = open_bucket(settings.s3)
+        return lambda path: S3Target(bucket, path, kind="application/octet-stream")
+    if settings.outputs.store == "file" and settings.files.directory is not None:
+        from consumer.sinks.file import FileTarget
+        from consumer.sinks.hand import Hand
+
+        directory, hand = settings.files.directory, Hand("outputs")
+        return lambda path: FileTarget(directory, path, hand, fresh=True, whole=True)
+    return None
 
 
 SINKS: dict[str, Callable[[Stores], MakeSink]] = {

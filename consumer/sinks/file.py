@@ -10,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from consumer.model import Claim
 from consumer.sinks.hand import Hand
-from consumer.storage_path import path_of
 from consumer.storing import Away
 
 CLEAN_SECONDS = 3600.0
@@ -22,15 +20,16 @@ T = TypeVar("T")
 
 
 class FileTarget:
-    """One attempt's log below `directory`. Folders are made with mode 0700, files with 0600."""
+    """A log, or another file, below `directory`. Folders are made with mode 0700, files with 0600."""
 
     part = 1
     resumes = True
 
-    def __init__(self, directory: Path, template: str, claim: Claim, hand: Hand, *, fresh: bool) -> None:
-        self._path = directory.absolute() / path_of(template, claim.queue, claim.id, claim.attempt)
+    def __init__(self, directory: Path, path: str, hand: Hand, *, fresh: bool, whole: bool = False) -> None:
+        """`fresh`: what lies there is replaced. `whole`: a part of it is worth nothing, and is deleted."""
+        self._path = directory.absolute() / path
         self._hand = hand
-        self._fresh = fresh
+        self._fresh, self._whole = fresh, whole
         self._handle: int | None = None
         self.url: str | None = self._path.as_uri()
 
@@ -53,8 +52,14 @@ class FileTarget:
 
     async def abandon(self) -> None:
         """Close it."""
+
+        def let_go() -> None:
+            if self._handle is not None and self._whole:
+                os.unlink(self._path)
+            self._close()
+
         with contextlib.suppress(Away):
-            await self._do(self._close)
+            await self._do(let_go)
 
     def _open(self) -> int:
         if self._handle is None:

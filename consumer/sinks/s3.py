@@ -6,31 +6,38 @@ A part that comes twice replaces itself. An upload that nobody completes stays u
 from __future__ import annotations
 
 import gzip
-import hashlib
 from xml.sax.saxutils import escape
 
 from consumer.bucket import Answer, Bucket, child
-from consumer.model import Claim
-from consumer.storage_path import path_of
 from consumer.storing import Refused
 
 PART = 5 * 1024 * 1024
 """The least that S3 takes for a part; it takes 10,000 of them."""
+TEXT = "text/plain; charset=utf-8"
 MARK = "x-amz-meta-longshore"
 _GONE = "the upload is gone: somebody else has ended it"
 
 
 class S3Target:
-    """One attempt's log in a bucket: one PUT if it is small, else a multipart upload."""
+    """A log, or another file, in a bucket: one PUT if it is small, else a multipart upload."""
 
     part = PART
     resumes = True
 
-    def __init__(self, bucket: Bucket, template: str, claim: Claim, *, compress: bool) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        path: str,
+        mark: str = "",
+        *,
+        compress: bool = False,
+        kind: str = "text/plain; charset=utf-8",
+    ) -> None:
+        """`mark`: whose it is, for whoever finds an object under the same key. `kind`: its media type."""
         self._bucket = bucket
-        self._key = bucket.key(path_of(template, claim.queue, claim.id, claim.attempt))
-        whose = f"{claim.queue}\0{claim.id}\0{claim.attempt}\0{claim.created}"
-        self._mark = hashlib.sha256(whose.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        self._key = bucket.key(path)
+        self._mark = mark
+        self._kind = kind
         self._compress = compress
         self._upload = ""
         self._etags: list[str] = []
@@ -85,7 +92,7 @@ class S3Target:
 
     @property
     def _headers(self) -> dict[str, str]:
-        return {"Content-Type": "text/plain; charset=utf-8", MARK: self._mark}
+        return {"Content-Type": self._kind, MARK: self._mark}
 
     async def _put_whole(self, data: bytes) -> None:
         headers = self._headers

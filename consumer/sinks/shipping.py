@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from consumer.model import Claim, LogPosition, Place
 from consumer.ports import Records
-from consumer.storing import Away, Refused
+from consumer.storing import Away, Refused, Target
 from consumer.tasks import end
 from enqueue.record import Link
 
@@ -37,29 +37,6 @@ OWN_GAPS = ("cap", "store_unavailable", "not_stored")
 
 T = TypeVar("T")
 _log = structlog.get_logger("longshore.sinks")
-
-
-class Target(Protocol):
-    """One log's place in a store. Raises Away, Refused."""
-
-    url: str | None
-    """Where it can be found."""
-    part: int
-    """Bytes that it takes at a time: exactly so many until the last ones."""
-    resumes: bool
-    """It can tell what a former consumer has stored."""
-
-    async def stored(self) -> int:
-        """Bytes that a former consumer has stored of this attempt's log."""
-
-    async def put(self, offset: int, data: bytes, *, last: bool) -> None:
-        """Store bytes at their offset; `last`: nothing follows. A repeat does no harm."""
-
-    async def close(self, size: int) -> None:
-        """The log is so long, and ends here."""
-
-    async def abandon(self) -> None:
-        """Let go of what is held; the log goes on elsewhere, or can't be stored. Never raises."""
 
 
 class Store:

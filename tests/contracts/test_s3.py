@@ -14,6 +14,7 @@ from consumer.settings_sinks import S3
 from consumer.sinks.record import RecordSink
 from consumer.sinks.s3 import PART, S3Target
 from consumer.sinks.shipping import WINDOW, Backlog, ShippingSink, Store
+from consumer.storage_path import mark_of, path_of
 from support.consuming import until
 from support.logs import MemoryRecords
 from support.s3_server import S3Server
@@ -34,8 +35,14 @@ def settings(s3_server: S3Server) -> S3:
     return S3(bucket=s3_server.make_bucket(), prefix="logs/", endpoint=s3_server.endpoint)
 
 
+def target_of(settings: S3, claim: Claim = JOB) -> S3Target:
+    whose = claim.queue, claim.id, claim.attempt
+    path, mark = path_of(settings.log_path, *whose), mark_of(*whose, claim.created)
+    return S3Target(Bucket(settings), path, mark, compress=settings.gzip)
+
+
 def sink_of(settings: S3, start: LogPosition | None = None, records: MemoryRecords | None = None) -> ShippingSink:
-    target = S3Target(Bucket(settings), settings.log_path, JOB, compress=settings.gzip)
+    target = target_of(settings)
     backlog = Backlog(records, JOB) if records else None
     return ShippingSink(Store("s3"), target, start=start or LogPosition(), backlog=backlog, patience=30)
 
@@ -100,7 +107,7 @@ async def test_a_log_that_was_completed_before_its_job_ended_is_known(settings: 
     assert again.link.problem is None
     assert again.link.bytes == 4
     other = Claim(id=JOB.id, queue=JOB.queue, attempt=1, token="t", job=None, created="another job of this id")
-    target = S3Target(Bucket(settings), settings.log_path, other, compress=False)
+    target = target_of(settings, other)
     assert await target.stored() == 0
     await target.abandon()
 
@@ -115,7 +122,7 @@ async def test_a_missing_bucket_is_told_without_secrets(settings: S3) -> None:
 
 async def test_a_server_that_is_away_is_told() -> None:
     settings = S3(bucket="bucket", endpoint="http://127.0.0.1:9")
-    target = S3Target(Bucket(settings), settings.log_path, JOB, compress=False)
+    target = target_of(settings)
     sink = ShippingSink(Store("s3"), target, start=LogPosition(), backlog=None, patience=0.3)
     await sink.write(b"one\n")
     await sink.finish()

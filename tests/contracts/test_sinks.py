@@ -18,6 +18,7 @@ from consumer.sinks.file import FileTarget
 from consumer.sinks.hand import Hand
 from consumer.sinks.record import RecordSink
 from consumer.sinks.shipping import Backlog, ShippingSink, Store
+from consumer.storage_path import path_of
 from consumer.storing import Away, Refused
 from support.logs import MemoryRecords, claim, source
 
@@ -80,7 +81,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         store, hand = Store("file"), Hand("test")
 
         def make(start: LogPosition) -> ShippingSink:
-            target = FileTarget(tmp_path / "logs", "{queue}/{job}/{attempt}.log", JOB, hand, fresh=not start.bytes)
+            path = path_of("{queue}/{job}/{attempt}.log", JOB.queue, JOB.id, JOB.attempt)
+            target = FileTarget(tmp_path / "logs", path, hand, fresh=not start.bytes)
             return ShippingSink(store, target, start=start, backlog=backlog(), patience=10)
 
         return Place(make, (tmp_path / "logs/q/~2E.~2Fa~20job/2.log").read_bytes, records=records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -49,3 +50,36 @@ async def test_a_sink_that_cant_work_fails_no_job(redis_url: str, tmp_path: Path
     assert outcome.succeeded
     assert record.log.complete == "no_gap_seen"
     assert "Not a directory" in str(record.log.links[0].problem)
+
+
+async def test_what_a_job_leaves_is_kept_or_told(redis_url: str, tmp_path: Path) -> None:
+    """Odd names, a link to elsewhere, a file that is too large, one that isn't asked for, and none at all."""
+    (tmp_path / "secret").write_text("not for you")
+    flags: dict[str, Any] = {
+        "outputs": {"store": "file", "max_bytes": 1000, "max_files": 6},
+        "files": {"directory": tmp_path / "kept"},
+    }
+    commands = [
+        'cd "$LONGSHORE_OUTPUTS"',
+        "mkdir -p a/b && printf one > a/b/one.txt && : > empty.txt",
+        f"ln -s {tmp_path}/secret link.txt && mkfifo pipe.txt",
+        "head -c 2000 /dev/zero > large.txt && printf x > other.xml",
+        "printf odd > \"$(printf '\\377 \\n.txt')\"",
+        "exit 3",
+    ]
+    async with consuming(redis_url, **flags), aio.connect(redis_url) as queue:
+        handle = await queue.enqueue(Job.load({"commands": commands, "outputs": {"include": ["*.txt"]}}))
+        none = await queue.enqueue(Job.load({"commands": ["true"], "outputs": True}))
+        assert (await handle.wait(30)).exit_code == 3
+        assert (await none.wait(30)).succeeded
+        outputs = {output.name: output for output in (await handle.record()).outputs}
+        assert (await none.record()).outputs == ()
+    assert sorted(outputs) == ["\\xff \n.txt", "a/b/one.txt", "empty.txt", "large.txt", "link.txt", "pipe.txt"]
+    assert path_in(outputs["a/b/one.txt"].url).read_bytes() == b"one"
+    assert path_in(outputs["empty.txt"].url).read_bytes() == b""
+    assert path_in(outputs["\\xff \n.txt"].url).read_bytes() == b"odd"
+    assert outputs["a/b/one.txt"].sha256 == hashlib.sha256(b"one").hexdigest()
+    assert outputs["link.txt"].problem == "not kept: a symbolic link, which isn't followed"
+    assert outputs["pipe.txt"].problem == "not kept: no regular file"
+    assert outputs["large.txt"].problem == "not kept: all together would be more than 1,000 bytes"
+    assert not [path for path in (tmp_path / "kept").rglob("*") if "large" in path.name or "other" in path.name]

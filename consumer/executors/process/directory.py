@@ -2,6 +2,7 @@
 
 <directory>/work    working directory     <directory>/home    HOME       <directory>/outcome   $LONGSHORE_OUTCOME
 <directory>/tmp     TMPDIR                <directory>/*.sh    the scripts
+<directory>/outputs $LONGSHORE_OUTPUTS, if the job asks for it
 <directory>/handed  what a job type hands to the job
 <directory>/attempt.json                  whose it is; nothing of the job's but a digest
 <directory>/journal   see journal.py       <directory>/log        the output
@@ -216,7 +217,7 @@ class AttemptDirectory:
         _delete(self.path)
 
     def _fill(self, plan: Plan) -> None:
-        for name in ("home", "tmp", "work"):
+        for name in ("home", "tmp", "work", *(("outputs",) if plan.job.outputs else ())):
             (self.path / name).mkdir(mode=0o700)
         os.mkfifo(self.path / "control", 0o600)
         for name, commands in (

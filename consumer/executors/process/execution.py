@@ -13,10 +13,11 @@ from typing import Any
 from consumer.errors import ExecutorFault
 from consumer.executors.process.directory import AttemptDirectory
 from consumer.executors.process.journal import Journal, kill_leftovers
+from consumer.executors.process.leavings import read_files
 from consumer.executors.process.notify import Notifier
 from consumer.executors.process.output import Output
 from consumer.executors.process.request import NOT_STARTABLE
-from consumer.model import Exit, LogPart, Plan, signal_name
+from consumer.model import Exit, LogPart, OutputPart, Plan, signal_name
 from consumer.outcome_file import CAP, parse
 from consumer.tasks import end
 from enqueue.record import Reason, Tally, Where
@@ -67,6 +68,10 @@ class ProcessExecution:
     def logs(self, after: str = "") -> AsyncIterator[LogPart]:
         """The output until its end."""
         return self._output.read(after)
+
+    def outputs(self) -> AsyncIterator[OutputPart]:
+        """What the job left in its directory for them."""
+        return read_files(self._directory.path / "outputs")
 
     def watched(self, seconds: float) -> None:
         """Its log always comes as it is written."""

@@ -41,6 +41,7 @@ class ProcessExecutor:
     name = "process"
     portable = False
     silent = False
+    collects = True
     trouble = None
 
     def __init__(self, settings: Process, consumer: str) -> None:

@@ -72,5 +72,7 @@ def _environment(scope: str, plan: Plan, directory: Path) -> dict[str, str]:
     environment |= plan.job.env
     environment |= {v.name: v.value for v in plan.job.variables if v.scope in ("all", scope)}
     environment |= {handed.variable: str(directory / "handed" / handed.name) for handed in plan.handed}
+    if plan.job.outputs is not None:
+        environment["LONGSHORE_OUTPUTS"] = str(directory / "outputs")
     environment["LONGSHORE_OUTCOME"] = str(directory / "outcome")  # last: stray processes are known by it
     return environment

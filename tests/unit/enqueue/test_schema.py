@@ -49,6 +49,7 @@ FULL: dict[str, Any] = {
     "tags": ["customer:7", "nightly"],
     "reply_to": "answers",
     "logs": ["record", "file"],
+    "outputs": {"include": ["*.xml"], "max_bytes": 1000},
 }
 JOB = jsonschema.Draft202012Validator(schema.job_schema())
 RECORD = jsonschema.Draft202012Validator(schema.record_schema())

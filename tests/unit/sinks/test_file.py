@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from consumer.model import Claim
 from consumer.settings import Settings
 from consumer.settings_sinks import Files
 from consumer.sinks.file import FileTarget, clean
@@ -44,8 +43,7 @@ def test_a_sink_without_its_place_is_refused() -> None:
 
 
 async def test_files_are_ours_alone_and_a_link_is_not_followed(tmp_path: Path) -> None:
-    claim = Claim(id="j", queue="q", attempt=1, token="t", job=None)
-    target = FileTarget(tmp_path / "logs", "{queue}/{job}/{attempt}.log", claim, Hand("test"), fresh=True)
+    target = FileTarget(tmp_path / "logs", "q/j/1.log", Hand("test"), fresh=True)
     await target.put(0, b"text", last=True)
     await target.close(4)
     path = tmp_path / "logs/q/j/1.log"
@@ -55,7 +53,7 @@ async def test_files_are_ours_alone_and_a_link_is_not_followed(tmp_path: Path) -
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Away, match="symbolic link"):
-        await FileTarget(tmp_path / "logs", "{queue}/{job}/{attempt}.log", claim, Hand("test"), fresh=True).stored()
+        await FileTarget(tmp_path / "logs", "q/j/1.log", Hand("test"), fresh=True).stored()
     assert not (tmp_path / "elsewhere").exists()
 
 
