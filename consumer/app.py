@@ -23,7 +23,7 @@ from typing import TypeVar
 import structlog
 
 from consumer.errors import ExecutorFault
-from consumer.executors import make_executor
+from consumer.executors import make_autoscaler, make_executor
 from consumer.extras import Extras
 from consumer.follow_up import FollowUps
 from consumer.logs.follow import Desk, Follower
@@ -31,7 +31,17 @@ from consumer.model import Claim
 from consumer.observing import Observing
 from consumer.outputs import Collector
 from consumer.own_secrets import own_secrets
-from consumer.ports import Executor, Meter, Queue, Records, Reloading, ReplyingQueue, SweepingExecutor, TellingRecords
+from consumer.ports import (
+    Executor,
+    MeasuringQueue,
+    Meter,
+    Queue,
+    Records,
+    Reloading,
+    ReplyingQueue,
+    SweepingExecutor,
+    TellingRecords,
+)
 from consumer.queues import open_queue
 from consumer.reload import Live
 from consumer.sentry import Sentry
@@ -129,6 +139,11 @@ async def run_consumer(
         if settings.reload_interval:
             helpers.append(asyncio.create_task(live.watch(settings.reload_interval), name="settings"))
         try:
+            if settings.scaling.deployment is not None and isinstance(queue, MeasuringQueue):
+                scaler = make_autoscaler(settings, queue, lambda: worker.settings.concurrency, lambda: worker.busy)
+                await scaler.open()
+                observing.also(scaler.measures)
+                helpers.append(asyncio.create_task(scaler.run(), name="autoscaler"))
             await worker.run()
         finally:
             await end(*helpers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -108,6 +108,11 @@ class Observing:
         self._metrics.ask(desk.measures)
         if isinstance(self._executor, MeasuredExecutor):
             self._metrics.ask(self._executor.measures)
+
+    def also(self, measures: Callable[[], Iterable[Measure]]) -> None:
+        """Show these too."""
+        if self._metrics is not None:
+            self._metrics.ask(measures)
 
     async def close(self) -> None:
         """Answer no more."""

@@ -29,6 +29,7 @@ from consumer.settings_faktory import url_from
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from consumer.settings_rq import Rq as Rq
+from consumer.settings_scaling import Scaling as Scaling
 from consumer.settings_sentry import Sentry as Sentry
 from consumer.settings_sinks import S3 as S3
 from consumer.settings_sinks import Console as Console
@@ -188,6 +189,7 @@ class Settings(BaseSettings):
     faktory: Faktory = Faktory()
     docker: Docker = Docker()
     kubernetes: Kubernetes = Kubernetes()
+    scaling: Scaling = Scaling()
 
     @field_validator("queues", mode="before")
     @classmethod

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from consumer.errors import SetupError
-from consumer.ports import Executor
+from consumer.ports import Executor, MeasuringQueue
 from consumer.settings import Settings
 from enqueue.errors import UsageError
+
+if TYPE_CHECKING:
+    from consumer.executors.kubernetes.autoscale import Autoscaler
 
 
 def _process(settings: Settings) -> Executor:
@@ -44,6 +48,17 @@ EXECUTORS: dict[str, Callable[[Settings], Executor]] = {
     "kubernetes": _kubernetes,
     "null": _null,
 }
+
+
+def make_autoscaler(
+    settings: Settings, queue: MeasuringQueue, slots: Callable[[], int], busy: Callable[[], int]
+) -> Autoscaler:
+    """What scales the consumers' Deployment. Raises SetupError."""
+    try:
+        from consumer.executors.kubernetes.autoscale import Autoscaler
+    except ModuleNotFoundError as error:
+        raise SetupError(f"scaling.deployment: needs {error.name}: pip install 'longshore[consumer]'") from None
+    return Autoscaler(settings, queue, slots, busy)
 
 
 def make_executor(settings: Settings) -> Executor:

@@ -64,7 +64,7 @@ class Installed:
 
 
 async def install(admin: Path, overlay: str) -> Installed:
-    """Apply it, without consumers: there is no image of ours here. To be removed by `remove`."""
+    """Apply it, without consumers: there is no image of ours here, and no node for them. To be removed by `remove`."""
     mark = secrets.token_hex(4)
     own, jobs = f"longshore-test-{mark}", f"longshore-test-{mark}-jobs"
     moved = []
@@ -76,6 +76,7 @@ async def install(admin: Path, overlay: str) -> Installed:
                 item["metadata"]["name"] = own
             if item["kind"] == "Deployment":
                 item["spec"]["replicas"] = 0
+                item["spec"]["template"]["spec"]["nodeSelector"] = {"longshore.dev/none": "here"}
             moved.append(item)
     found = Installed(admin, own, jobs, moved)
     try:

@@ -42,13 +42,14 @@ class Lease:
         holder: str,
         seconds: float,
         *,
+        doing: str = "sweep",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.holder = f"{holder}_{uuid.uuid4().hex[:12]}"
         self.acquired = asyncio.Event()
         """Set when it becomes ours; for whoever waits to clear."""
         self._api, self._namespace, self._name = api, namespace, name
-        self._seconds, self._clock = seconds, clock
+        self._seconds, self._clock, self._doing = seconds, clock, doing
         self._renewed: float | None = None
         self._known: dict[str, Any] = {}
         self._observed: tuple[Any, float] | None = None
@@ -68,7 +69,7 @@ class Lease:
                 except ExecutorFault as fault:
                     log.debug("the Lease %s can't be asked for: %s", self._name, fault)
                 if held and not self.held:
-                    log.warning("the Lease %s is lost: another consumer may sweep now", self._name)
+                    log.warning("the Lease %s is lost: another consumer may %s now", self._name, self._doing)
                 # A holder that couldn't renew tries again soon: its time is short.
                 fresh = self._renewed is not None and self._clock() < self._renewed + self._seconds / 6
                 await asyncio.sleep(self._seconds / (3 if fresh or self._renewed is None else 15))
@@ -111,7 +112,7 @@ class Lease:
             if error.status not in (404, 409):
                 raise
             return  # another one was quicker
-        log.info("the Lease %s is ours: this consumer sweeps", self._name)
+        log.info("the Lease %s is ours: this consumer is the one to %s", self._name, self._doing)
         self.acquired.set()
 
     def _validity(self, spec: dict[str, Any]) -> float:

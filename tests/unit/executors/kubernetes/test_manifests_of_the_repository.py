@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from consumer.executors.kubernetes.rights import RIGHTS
-from consumer.settings import Kubernetes, load_settings
+from consumer.settings import Kubernetes, Scaling, load_settings
 from support.fakekube import FakeKube
 from support.kubernetes import plan_of, read
 
@@ -95,3 +95,18 @@ def test_keda_counts_by_the_slots_that_there_are() -> None:
     slots = next(int(entry["value"]) for entry in container["env"] if entry["name"] == "LONGSHORE_CONCURRENCY")
     assert int(scaled["spec"]["triggers"][0]["metadata"]["threshold"]) < slots
     assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+
+
+def test_the_autoscaler_has_the_rights_that_its_settings_need() -> None:
+    [patch], [deployment] = objects("overlays/high-availability/deployment.yaml"), objects("base/deployment.yaml")
+    [container] = patch["spec"]["template"]["spec"]["containers"]
+    env = {entry["name"]: entry["value"] for entry in container["env"]}
+    role, binding = objects("overlays/high-availability/autoscaler.yaml")
+    scale, create, lease = role["rules"]
+    assert env["LONGSHORE_SCALING_DEPLOYMENT"] == deployment["metadata"]["name"]
+    assert (scale["resources"], scale["verbs"]) == (["deployments/scale"], ["get", "update"])
+    assert scale["resourceNames"] == [deployment["metadata"]["name"]]
+    assert (create["verbs"], lease["verbs"]) == (["create"], ["get", "update"])
+    assert lease["resourceNames"] == [Scaling().lease]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == deployment["metadata"]["namespace"]
+    assert binding["subjects"] == objects("base/rbac.yaml")[2]["subjects"]
