@@ -60,6 +60,7 @@ class Position:
         self._now = _Second(b"")  # the last line's
         self._jump: Jump | None = None
         self._latest = b""  # the last line's second, as written
+        self._pattern = b"", re.compile(b"")  # of the beginnings of lines of that second
         self._floor = -1  # up to this second, it isn't known which lines were read
         self._floor_at = b""  # the last second, as written, that raised it
         self._stepped = False
@@ -125,11 +126,22 @@ class Position:
     def feed(self, chunk: bytes) -> list[LogPart | Jump]:
         """What is new in a chunk, without timestamps."""
         data = self._rest + chunk if self._rest else chunk
-        lines = data.split(b"\n")
-        self._rest = lines.pop()
+        at, end, slow = 0, data.rfind(b"\n") + 1, 0
+        self._rest = data[end:]
         parts: list[LogPart | Jump] = []
-        for line in lines:
-            if self._open is None and not self._left and not self._part:  # the short way
+        while at < end:
+            short = self._open is None and not self._left and not self._part
+            if short and at >= slow and self._latest and data.startswith(self._latest, at):
+                last = max(data.rfind(b"\n" + self._latest, at, end), at - 1) + 1
+                stop = data.find(b"\n", last) + 1
+                if text := self._run_of(data[at:stop], last - at):
+                    parts.append(text)
+                    at = stop
+                    continue
+                slow = stop
+            stop = data.find(b"\n", at) + 1
+            line, at = data[at : stop - 1], stop
+            if short:
                 stamp, text = _split(line)
                 if stamp:
                     self._count(stamp)
@@ -143,6 +155,31 @@ class Position:
             self._piece(self._rest, parts, ends=False)
             self._rest = b""
         return _joined(parts)
+
+    def _run_of(self, block: bytes, last: int) -> bytes:
+        """The text of whole lines that are all of the last line's second, as most are; empty if they aren't.
+
+        `last`: where the last of them begins. What `_count` does for a line is done for all at once.
+        """
+        if self._pattern[0] != self._latest:
+            stamp = re.escape(self._latest) + rb"[.0-9]{0,10}(?:Z|[+-]\d\d:\d\d) "
+            self._pattern = self._latest, re.compile(b"\n" + stamp)
+        lines = block.count(b"\n")
+        text, found = self._pattern[1].subn(b"\n", b"\n" + block)
+        if found != lines:
+            return b""
+        stamp, _ = _split(block[last : last + _STAMP_LENGTH + 1])
+        run, at = 0, last
+        while block.startswith(stamp + b" ", at):
+            run += 1
+            if not at:
+                run += self._run if stamp == self._stamp else 0
+                break
+            at = block.rfind(b"\n", 0, at - 1) + 1
+        self._total += lines
+        self._now.lines += lines
+        self._stamp, self._run = stamp, run
+        return text[1:]
 
     def finish(self) -> list[LogPart | Jump]:
         """The connection has ended with the log: its last line may lack the newline."""

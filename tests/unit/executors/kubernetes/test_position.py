@@ -194,3 +194,16 @@ def test_words_of_the_kubelet_are_not_the_pods() -> None:
     assert position.feed(b"unable to retrieve container logs for containerd://abc\n") == []
     assert position.refused
     assert position.feed(b"something without a timestamp\n") == [b"something without a timestamp\n"]
+
+
+@given(drawn=st.lists(st.tuples(steps, texts), max_size=60), cut=st.integers(0, 3000))
+def test_lines_of_one_second_at_once_or_one_by_one(drawn: list[tuple[int, bytes]], cut: int) -> None:
+    data = served(written(drawn), None)
+    at_once, one_by_one = Position(), Position()
+    parts = [*at_once.feed(data[:cut]), *at_once.feed(data[cut:])]
+    single = [part for n in range(len(data)) for part in one_by_one.feed(data[n : n + 1])]
+    assert b"".join(part for part in parts if isinstance(part, bytes)) == b"".join(
+        part for part in single if isinstance(part, bytes)
+    )
+    assert [part for part in parts if isinstance(part, Jump)] == [part for part in single if isinstance(part, Jump)]
+    assert (at_once.place, at_once.since) == (one_by_one.place, one_by_one.since)
