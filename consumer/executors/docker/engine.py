@@ -75,14 +75,17 @@ class _Client(aiodocker.Docker):
     """Streams as they come: aiodocker decodes logs and keeps whole archives in memory."""
 
     @asynccontextmanager
-    async def stream(
-        self, path: str, params: Mapping[str, str], *, versioned: bool = True
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        async with self._query(path, params=dict(params), timeout=_OPEN, versioned_api=versioned) as response:
+    async def _query(self, *arguments: Any, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with super()._query(*arguments, **more) as response:
             try:
                 yield response
             finally:
-                response.close()  # aiodocker leaves that to us
+                response.release()  # aiodocker leaves that to us
+
+    def stream(
+        self, path: str, params: Mapping[str, str], *, versioned: bool = True
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._query(path, params=dict(params), timeout=_OPEN, versioned_api=versioned)
 
 
 class Engine:

@@ -10,13 +10,13 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from consumer.errors import ExecutorFault
+from consumer.errors import ExecutorFault, Unrunnable
 from consumer.executors.docker.container import Containers, Step
 from consumer.executors.docker.engine import Engine, EngineError
 from consumer.executors.docker.logs import follow
 from consumer.executors.docker.news import News
 from consumer.executors.docker.told import Told, read_told
-from consumer.executors.docker.verdict import State, exit_of, init_exit, not_started, state_of
+from consumer.executors.docker.verdict import Ended, State, exit_of, init_exit, not_started, state_of
 from consumer.model import Exit, LogPart, Plan
 from consumer.tasks import end
 from enqueue.record import Reason, Where
@@ -30,14 +30,6 @@ TAKEN_SECONDS = 5.0
 
 Fetch = Callable[[Callable[[str], None]], Awaitable[Containers]]
 """Pulls what is missing, telling what it waits for, and creates the containers."""
-
-
-class Ended(Exception):
-    """There is no main step to wait for."""
-
-    def __init__(self, exit: Exit) -> None:
-        super().__init__(exit.message)
-        self.exit = exit
 
 
 class ContainerExecution:
@@ -162,8 +154,13 @@ class ContainerExecution:
     async def remove(self, *, failed: bool = False) -> None:
         """Delete the containers and their volumes. Raises EngineError."""
         await self.detach()
-        for name in reversed(self.names):  # the volumes are the main one's
-            await self._engine.delete(name)
+        for step in (self._containers.init, self._containers.main):  # the volumes are the main one's
+            if step is None:
+                continue
+            state = self._state(step)
+            if state is not None and state.begun and not state.over:
+                await self._engine.kill(state.id, "SIGKILL")  # else some engines wait for its grace
+            await self._engine.delete(step.name)
 
     async def detach(self) -> None:
         """Let go: what runs runs on."""
@@ -203,6 +200,8 @@ class ContainerExecution:
             return await self._verdict()
         except Ended as ended:
             return ended.exit
+        except Unrunnable as error:
+            return Exit(reason=error.reason, message=str(error), started=False)
         except EngineError as error:
             raise ExecutorFault(str(error), started=self._begun, down=error.down) from None
 
@@ -274,7 +273,7 @@ class ContainerExecution:
             self._wait_for("another consumer has created it and is about to start it")
             await self._news.changed(min(left, 0.2))
             await self._news.insist(lambda: self._look(step))
-        state = self._state(step)
+        state, self._ours = self._state(step), True
         if step.name in self._missing or state is None:
             raise ExecutorFault(f"the container {step.name} was removed before its start")
         if not state.fresh:

@@ -89,6 +89,8 @@ class Sweeper:
             elif one.id not in self._suspects:
                 suspects.add(one.id)
             elif not self._held(one.name):
+                if one.running:
+                    await self._engine.kill(one.id, "SIGKILL")
                 await self._engine.delete(one.id)
                 log.info("swept the container %s, left of the job %s", one.name, one.key.id)
         self._suspects = suspects

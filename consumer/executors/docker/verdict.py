@@ -35,6 +35,14 @@ _PASSING = re.compile(
 )
 
 
+class Ended(Exception):
+    """There is no main step to wait for."""
+
+    def __init__(self, exit: Exit) -> None:
+        super().__init__(exit.message)
+        self.exit = exit
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """A container as it was last seen."""
