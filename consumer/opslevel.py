@@ -58,6 +58,11 @@ class LegacyJob(Job):
         return self.call
 
 
+def is_legacy(job: Job | None) -> bool:
+    """It came as OpsLevel's job type."""
+    return isinstance(job, LegacyJob)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What the operator says of `legacy` jobs. `url`: given as FAKTORY_URL to those that ask; empty: to none."""

@@ -14,9 +14,10 @@ import structlog
 from consumer.errors import SetupError
 from consumer.logs.mask import Mask, current
 from consumer.model import Settlement
+from consumer.opslevel import LEGACY, is_legacy
 from consumer.settings_sentry import Sentry as Section
 from consumer.telemetry import release
-from enqueue.job import JOB_NAME
+from enqueue.job import JOB_NAME, Job
 
 log = structlog.get_logger()
 
@@ -141,5 +142,5 @@ class Sentry:
         return value
 
 
-def _kind(job: object) -> str:
-    return "legacy" if type(job).__name__ == "LegacyJob" else JOB_NAME
+def _kind(job: Job | None) -> str:
+    return LEGACY if is_legacy(job) else JOB_NAME

@@ -13,6 +13,7 @@ import typer
 
 from enqueue.cli_options import DEFAULT_URL, JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
 from enqueue.errors import UsageError
+from enqueue.groups import Groups
 from enqueue.logs import LogCheck, LogLine
 from enqueue.record import epoch, rfc3339
 from enqueue.terminal import shown
@@ -81,8 +82,11 @@ def print_log(
             out.flush()
     else:
         colours = out.isatty()
+        groups = Groups() if colours and not as_json else None
         for line in handle.log_lines(**wanted):
-            out.write((_json_of(line) if as_json else _text_of(line, stamps, colours)) + b"\n")
+            text = _json_of(line) if as_json else _text_of(line, stamps, colours, groups)
+            if text is not None:
+                out.write(text + b"\n")
             if follow or colours:
                 out.flush()
     if as_json and checks:
@@ -94,9 +98,14 @@ def print_log(
     return any(check.damaged for check in checks)
 
 
-def _text_of(line: LogLine, stamps: bool, colours: bool) -> bytes:
+def _text_of(line: LogLine, stamps: bool, colours: bool, groups: Groups | None) -> bytes | None:
     stamp = f"{_stamp(line.at) or '-':24} ".encode() if stamps else b""
-    return stamp + (line.note.encode() if line.note else shown(line.data, colours=colours))
+    if line.note:
+        return stamp + line.note.encode()
+    text: bytes | None = shown(line.data, colours=colours)
+    if groups is not None and text is not None:
+        text = groups.shown(text)
+    return None if text is None else stamp + text
 
 
 def _stamp(at: float | None) -> str | None:

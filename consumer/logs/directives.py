@@ -33,6 +33,7 @@ MAX_NAME = 256
 
 _SET = re.compile(rb"::set-outcome-var\s([\w-]+)=(.*)", re.DOTALL)
 _START = re.compile(rb"::start-multiline-outcome-var\s([\w-]+)")
+_TRACE = re.compile(rb"\+\s")
 _END = b"::end-multiline-outcome-var"
 
 
@@ -55,6 +56,7 @@ class Directives:
     `changed` is called whenever a variable has a new value: somebody stores them then, and sets `stored` to the
     `version` that the stored ones had. `learn` is told each value that is to be masked from now on, and at how many
     bytes of what `feed` is about to return. `ask` reads `::enqueue`: whether a line is one, and why it is refused.
+    `traced`: what a shell prints of its commands (`+ ...`) is no part of a block, as with OpsLevel's runner.
     """
 
     def __init__(
@@ -62,10 +64,13 @@ class Directives:
         changed: Callable[[], None] | None = None,
         learn: Callable[[bytes, int], None] | None = None,
         ask: Callable[[bytes], tuple[bool, str | None]] = lambda line: (False, None),
+        *,
+        traced: bool = False,
     ) -> None:
         self._changed = changed
         self._learn = learn
         self._ask = ask
+        self._traced = traced
         self._masks = 0
         self._out = 0  # bytes of what is about to be returned
         self.notices: list[Notice] = []
@@ -211,6 +216,8 @@ class Directives:
         return self._refused(f"outcome variable '{key[:80].decode()}' refused: {problem}")
 
     def _line_in_block(self, line: bytes) -> bytes:
+        if self._traced and _TRACE.match(line):
+            return line
         if line.startswith(_END):
             block = self._open.pop()
             if not block.refused and self._values[block.key].endswith(b"\n"):

@@ -17,6 +17,7 @@ from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
 from consumer.model import Claim, LogPosition, Measure
+from consumer.opslevel import is_legacy
 from consumer.ports import Execution, LinkedSink, Processor, Sink, is_linked, is_storing
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
@@ -102,7 +103,9 @@ class Follower:
         self._secrets = Mask(secrets, self._desk.hidden)
         self._changed = asyncio.Event()
         self._enqueuer = Enqueuer(follow_ups or FollowUps((), 0, claim.queue), claim)
-        self._directives = Directives(self._changed.set, self._secrets.learn, self._enqueuer.follow_ups.read)
+        self._directives = Directives(
+            self._changed.set, self._secrets.learn, self._enqueuer.follow_ups.read, traced=is_legacy(claim.job)
+        )
         before = claim.history if claim.history and claim.history.attempt == claim.attempt else None
         self._former: dict[str, str] = before.variables if before else {}
         self._former_notices = before.notices if before else ()

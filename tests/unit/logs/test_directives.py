@@ -280,3 +280,10 @@ def test_no_notice(line: str) -> None:
     directives = Directives()
     assert run(line + "\n", directives) == ({}, line + "\n")
     assert directives.notices == []
+
+
+def test_of_opslevels_jobs_a_shells_trace_is_no_part_of_a_block() -> None:
+    text = "::start-multiline-outcome-var a\n+ echo x\nx\n++ y\n+ echo ::end-multiline-outcome-var\n"
+    found, log = run(text + "::end-multiline-outcome-var\n", Directives(traced=True))
+    assert found == {"a": "x\n++ y"}
+    assert log == "+ echo x\n+ echo ::end-multiline-outcome-var\n"
