@@ -9,7 +9,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 from consumer.errors import ExecutorFault
@@ -18,12 +18,13 @@ from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.events import told_by_events
 from consumer.executors.kubernetes.logs import Streams, follow
 from consumer.executors.kubernetes.manifest import Manifest
+from consumer.executors.kubernetes.outputs import read_outputs
 from consumer.executors.kubernetes.status import Container, Pod, pod_of
 from consumer.executors.kubernetes.steps import StepLog
 from consumer.executors.kubernetes.sweep import Leftovers
 from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
 from consumer.executors.kubernetes.watch import Informer
-from consumer.model import Exit, Gap, LogPart, Plan
+from consumer.model import Exit, Gap, LogPart, OutputPart, Plan
 from enqueue.record import Reason, Where
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,10 @@ class PodExecution:
                     if isinstance(part, Gap) and (step, reached) == ("init", "main"):
                         continue  # a former consumer has read it
                     yield part
+
+    def outputs(self) -> AsyncIterator[OutputPart]:
+        """What the collector of the ended pod has handed over."""
+        return read_outputs(self._api, self._namespace, self._pod.name)
 
     def watched(self, seconds: float) -> None:
         """Somebody reads the log as it is written, for so long."""

@@ -47,6 +47,7 @@ class KubernetesExecutor:
     detachable = True
     portable = True
     silent = False
+    collects = True
 
     def __init__(self, settings: Kubernetes, consumer: str, profiles: Iterable[str] = ()) -> None:
         """`profiles`: those of job types, beside the settings' own."""

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors import names
 from consumer.executors.counting import counted
+from consumer.executors.kubernetes.outputs import add_collector
 from consumer.executors.kubernetes.policy import policy_refusals
 from consumer.executors.kubernetes.profiles import violations
 from consumer.executors.kubernetes.site import Site, site_of, toleration_of, volume_of
@@ -210,6 +211,11 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
         volumes.append({"name": "files", "secret": {"secretName": name, "items": items}})
     spec = _spec(plan, site)
     spec |= {"containers": [main], "volumes": volumes} | ({"initContainers": inits} if inits else {})
+    if job.outputs is not None:
+        extra: dict[str, Any] = {"imagePullPolicy": pull_policy(settings.outputs_image, None, settings)}
+        add_collector(
+            spec, plan, settings, empty, extra | ({"securityContext": site.security} if site.security else {})
+        )
     pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(plan, settings, name), "spec": spec}
     if site.template:
         pod = _with_template(pod, site)
