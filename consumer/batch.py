@@ -26,11 +26,21 @@ class Batcher(Generic[Item, Result]):
 
     async def put(self, item: Item) -> Result:
         """Hand in one item; returns when its batch is done. Cancelling the caller doesn't take the item back."""
+        return await self._add(item)
+
+    async def put_all(self, items: Sequence[Item]) -> list[Result | Exception]:
+        """Hand in several, without a task for each; a result, or its exception, for each in order."""
+        futures = [self._add(item) for item in items]
+        if futures:
+            await asyncio.wait(futures)
+        return [future.result() if (error := _error_of(future)) is None else error for future in futures]
+
+    def _add(self, item: Item) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._task is None:
             self._task = asyncio.create_task(self._run())
-        return await future
+        return future
 
     async def _run(self) -> None:
         try:
@@ -52,3 +62,11 @@ class Batcher(Generic[Item, Result]):
             for _, future in self._waiting:  # only if this task itself was cancelled
                 future.cancel()
             self._waiting = []
+
+
+def _error_of(future: asyncio.Future[Result]) -> Exception | None:
+    """Raises CancelledError if the batch was cancelled."""
+    error = future.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return error

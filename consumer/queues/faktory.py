@@ -8,6 +8,7 @@ happens when a reservation ends: the job goes to the retries, and comes again.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import secrets
 import socket
@@ -22,6 +23,7 @@ from consumer.errors import SetupError
 from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queue_order import QueueOrder
 from consumer.queues.faktory_connection import Fetcher, Link, beats
+from consumer.queues.faktory_resolving import Resolving, Rest
 from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords, Held
 from consumer.queues.faktory_words import MARGIN, Warnings, ack_of, bury_of, claim_of, ending_of, is_acked
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
@@ -92,8 +94,7 @@ class FaktoryQueue:
         self._trouble: QueueUnavailable | None = None
         self._arrivals: deque[tuple[bytes | Oversize, float]] = deque()
         self._ready: deque[Claim] = deque()
-        self._resolving = 0
-        self._unstored = 0  # of these, the ones that the store of Records didn't take at the first try: it is away
+        self._resolving = Resolving(self._resolved, self._spawn, self._news)
         self._warnings = Warnings()
         self._held: dict[str, Held] = {}
         self._look_at = 0.0
@@ -205,13 +206,13 @@ class FaktoryQueue:
     @property
     def _waiting(self) -> int:
         """What may still become a claim: FETCHes in flight, and answers that aren't claims yet."""
-        return sum(fetcher.busy for fetcher in self._fetchers) + len(self._arrivals) + self._resolving
+        return sum(fetcher.busy for fetcher in self._fetchers) + len(self._arrivals) + self._resolving.count
 
     def _fetch_more(self, slots: int) -> list[Fetcher]:
         """Have as many FETCHes in flight as there are slots and as the queues seem to fill; returns who can't yet."""
-        if self._unstored:  # should we die, what came and isn't claimed waits for the end of its reservation
+        if self._resolving.unstored:  # should we die, what came and isn't claimed waits for its reservation's end
             return []
-        wanted = min(self._width, slots - self._resolving) - sum(fetcher.busy for fetcher in self._fetchers)
+        wanted = min(self._width, slots - self._resolving.count) - sum(fetcher.busy for fetcher in self._fetchers)
         idle = [fetcher for fetcher in self._fetchers if not (fetcher.busy or fetcher.connecting)] if wanted > 0 else []
         idle.sort(key=lambda fetcher: not fetcher.usable)
         for fetcher in idle[:wanted]:
@@ -254,14 +255,17 @@ class FaktoryQueue:
                 self._trouble = QueueUnavailable(f"Faktory at {self.address} drops our connections: {reply}")
 
     def _read_arrivals(self) -> None:
+        fresh: list[tuple[Fetched, str]] = []
         while self._arrivals:
             reply, since = self._arrivals.popleft()
             try:
-                self._take_in(decode(reply), since)
+                self._take_in(decode(reply), since, fresh)
             except ProtocolError as error:
                 self._trouble = QueueUnavailable(str(error))
+        if fresh and self._records is not None:
+            self._spawn(self._resolving.take(self._records, fresh))
 
-    def _take_in(self, fetched: Fetched, since: float) -> None:
+    def _take_in(self, fetched: Fetched, since: float, fresh: list[tuple[Fetched, str]]) -> None:
         jid, until = fetched.jid, since + fetched.reserve_for
         if held := self._held.get(jid):  # its reservation had ended: the coming ACK settles the new one
             held.until, held.failures = until, fetched.failures
@@ -278,8 +282,7 @@ class FaktoryQueue:
         if self._records is None:
             self._ready.append(self._claim_of(fetched, token, time.time(), None))
         else:
-            self._resolving += 1
-            self._spawn(self._resolve(self._records, fetched, token))
+            fresh.append((fetched, token))
 
     def _claim_of(self, fetched: Fetched, token: str, now: float, state: ClaimState | None) -> Claim:
         known: dict[str, Any] = (
@@ -303,30 +306,27 @@ class FaktoryQueue:
             log.info("settling_for_the_dead", count=len(untold))
             self._spawn(self._delivery.inherit(records, untold))
 
-    async def _resolve(self, records: FaktoryRecords, fetched: Fetched, token: str) -> None:
-        jid, now, pause, away, state = fetched.jid, time.time(), 0.2, 0, None
-        try:
-            while state is None:
-                try:
-                    state = await records.claim(fetched, token)
-                except Exception as error:  # the job is ours for as long as its reservation lasts: try on
-                    if not self._unstored:
-                        log.warning("records_unavailable", job_id=jid, error=str(error))
-                    self._unstored, away = self._unstored + 1 - away, 1
-                    await asyncio.sleep(pause)
-                    pause = min(5.0, pause * 2)
-            if state.verdict == "ours":
-                return await self._admit(self._claim_of(fetched, token, now, state))
-            del self._held[jid]
-            if state.verdict in ("final", "failed"):
-                log.info("job_came_again_after_its_end", job_id=jid)
-                done = state.verdict == "final" or is_acked(self._claim_of(fetched, token, now, state).job)
-                self._spawn(self._delivery.send([ack_of(jid) if done else bury_of(fetched)]))
-            else:  # its consumer's ACK ends our reservation as well, since it goes by the jid
-                log.info("job_is_run_by_another_consumer", job_id=jid)
-        finally:
-            self._resolving, self._unstored = self._resolving - 1, self._unstored - away
-            self._news.set()
+    def _resolved(self, fetched: Fetched, token: str, now: float, state: ClaimState) -> Rest | None:
+        """What the store of Records said of it. Answers with what is still to be done before it is a claim."""
+        jid = fetched.jid
+        if state.verdict == "ours":
+            claim = self._claim_of(fetched, token, now, state)
+            if self._waits(claim):
+                return functools.partial(self._admit, claim)
+            self._ready.append(claim)
+            return None
+        del self._held[jid]
+        if state.verdict in ("final", "failed"):
+            log.info("job_came_again_after_its_end", job_id=jid)
+            done = state.verdict == "final" or is_acked(self._claim_of(fetched, token, now, state).job)
+            self._spawn(self._delivery.send([ack_of(jid) if done else bury_of(fetched)]))
+        else:  # its consumer's ACK ends our reservation as well, since it goes by the jid
+            log.info("job_is_run_by_another_consumer", job_id=jid)
+        return None
+
+    def _waits(self, claim: Claim) -> bool:
+        """It may have to wait for a limit: `_admit` decides."""
+        return False
 
     def _late(self, claim: Claim) -> bool:
         held = self._held.get(claim.id)

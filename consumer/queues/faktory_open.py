@@ -104,6 +104,9 @@ class FaktoryWithRecords(FaktoryQueue):
         claim = super()._claim_of(fetched, token, now, state)
         return replace(claim, refusal=NO_LIMITS) if key_of(claim) and self.store is None else claim
 
+    def _waits(self, claim: Claim) -> bool:
+        return self._limits is not None and needs_place(claim)
+
     async def _admit(self, claim: Claim) -> None:
         """Ready to run, unless it has to wait for its limit."""
         verdict = "ours"

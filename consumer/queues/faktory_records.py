@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 import uuid
@@ -93,12 +92,12 @@ class FaktoryRecords(RecordStore):
         ending = self._endings.get(claim.token)
         return [ttl, "", "", "0", "", "", ending.dumps() if ending else ""]
 
-    async def claim(self, fetched: Fetched, token: str) -> ClaimState:
-        """Take a fetched job in the store's view; atomic.
+    async def claim(self, fetched: Sequence[tuple[Fetched, str]]) -> Sequence[ClaimState | Exception]:
+        """Take fetched jobs, each under its token, in the store's view; each is atomic.
 
-        Its payload stays in the store while it runs, so that another consumer can go on with it.
+        Their payloads stay in the store while they run, so that another consumer can go on with them.
         """
-        return await self._claims.put((fetched, token))
+        return await self._claims.put_all(fetched)
 
     async def _claim_many(self, batch: Sequence[tuple[Fetched, str]]) -> Sequence[ClaimState | Exception]:
         answers = await patiently("claim", lambda: run_all(self.redis, self._script_claim, self._calls(batch)))
@@ -151,9 +150,9 @@ class FaktoryRecords(RecordStore):
         late = time.time() + MARGIN
         return [untold_of(r[0].decode(), r[1].decode(), r[2], late=float(r[3]) < late) for r in rows]
 
-    async def told(self, ending: Ending) -> None:
+    async def told(self, endings: Sequence[Ending]) -> Sequence[Exception | None]:
         """Faktory has been told: there is nothing left for another consumer to do."""
-        await self._tellings.put(ending)
+        return await self._tellings.put_all(endings)
 
     async def _tell_many(self, batch: Sequence[Ending]) -> Sequence[Exception | None]:
         calls = [([wire.faktory_job_key(ending.jid)], [ending.jid, ending.token]) for ending in batch]
@@ -170,14 +169,19 @@ class FaktoryRecords(RecordStore):
         signals = {b"lost": Signal.LOST, b"cancel": Signal.CANCEL}
         return {c.token: signals[a] for c, a in zip(claims, answers, strict=True) if a in signals}
 
-    async def settle(self, settlement: Settlement, ending: Ending) -> None:
-        """Store the final Record, or the one of a job that will be tried again, and its `ending`. Raises ClaimLost."""
-        self._endings[settlement.claim.token] = ending
+    async def settle(self, ends: Sequence[tuple[Settlement, Ending]]) -> Sequence[Exception | None]:
+        """Store final Records, or those of jobs that will be tried again, and their endings; ClaimLost of the lost."""
+        for settlement, ending in ends:
+            self._endings[settlement.claim.token] = ending
         try:
-            await self.write(settlement.claim, settlement.record)
+            refused = await self._writes.put_all([(settlement.claim, settlement.record) for settlement, _ in ends])
         finally:
-            del self._endings[settlement.claim.token]
-        self._recent.add((settlement, ending))
+            for settlement, _ in ends:
+                self._endings.pop(settlement.claim.token, None)
+        for end, error in zip(ends, refused, strict=True):
+            if error is None:
+                self._recent.add(end)
+        return refused
 
     async def settle_again(self) -> None:
         """The store was set back: what it has forgotten of the last settlements is written once more."""
@@ -187,10 +191,11 @@ class FaktoryRecords(RecordStore):
         forgotten = [recent[(place - 2) // 3] for place in await self._script_forgotten(keys=[], args=args)]
         if forgotten:
             log.warning("redis_lost_writes", settled_again=len(forgotten), fix=FIX)
-        for settlement, ending in forgotten:
-            with contextlib.suppress(ClaimLost):
-                await self.settle(settlement, ending)
-                await self.told(ending)
+        refused = await self.settle(forgotten)
+        for error in refused:
+            if error is not None and not isinstance(error, ClaimLost):
+                raise error
+        await self.told([ending for (_, ending), error in zip(forgotten, refused, strict=True) if error is None])
         self.rewound.clear()  # not before: a store that is away again is asked once more
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import structlog
 
@@ -21,6 +21,7 @@ from enqueue.wire.faktory_fetched import Fetched
 from enqueue.wire.resp import Failed
 
 log = structlog.get_logger()
+Item = TypeVar("Item")
 
 _REMEMBERED = 10_000
 
@@ -71,8 +72,8 @@ class Taken(Protocol):
 class FaktoryRecords(Protocol):
     """Where the Records of Faktory's jobs are kept."""
 
-    async def claim(self, fetched: Fetched, token: str) -> ClaimState:
-        """Take a fetched job, atomically."""
+    async def claim(self, fetched: Sequence[tuple[Fetched, str]]) -> Sequence[ClaimState | Exception]:
+        """Take fetched jobs under their tokens, each atomically."""
 
     async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
         """Up to `slots` claims of dead consumers, now ours."""
@@ -83,10 +84,10 @@ class FaktoryRecords(Protocol):
     async def untold(self, queues: Sequence[str]) -> Sequence[Ending]:
         """What dead consumers have recorded and may not have told Faktory: ours to tell."""
 
-    async def settle(self, settlement: Settlement, ending: Ending) -> None:
-        """Store the Record of an attempt's end, and what Faktory is to be told. Raises ClaimLost."""
+    async def settle(self, ends: Sequence[tuple[Settlement, Ending]]) -> Sequence[Exception | None]:
+        """Store the Records of attempts that ended, and what Faktory is to be told; ClaimLost of the lost."""
 
-    async def told(self, ending: Ending) -> None:
+    async def told(self, endings: Sequence[Ending]) -> Sequence[Exception | None]:
         """Faktory has been told."""
 
 
@@ -123,31 +124,28 @@ class Delivery:
         self, records: FaktoryRecords, settlements: Sequence[Settlement], now: float, failures: Mapping[str, int]
     ) -> dict[str, Exception]:
         """Write the Records; {token: error} of those that were refused or couldn't be written until `closing`."""
-
-        async def one(settlement: Settlement) -> Exception | None:
-            count = failures.get(settlement.claim.id, 0)
-            pause, ending = 0.2, ending_of(settlement, late=False, now=now, failures=count)
-            while True:
-                try:
-                    await records.settle(settlement, ending)
-                    return None
-                except (QueueUnavailable, OSError) as error:
-                    if await self._closed_within(pause):
-                        return error
-                    pause = min(5.0, pause * 2)
-                except Exception as error:
-                    if not isinstance(error, ClaimLost):
-                        log.error("record_refused", job_id=settlement.claim.id, error=str(error))
-                    return error
-
-        results = await asyncio.gather(*map(one, settlements))
-        return {s.claim.token: e for s, e in zip(settlements, results, strict=True) if e is not None}
+        todo = [(s, ending_of(s, late=False, now=now, failures=failures.get(s.claim.id, 0))) for s in settlements]
+        refused: dict[str, Exception] = {}
+        pause = 0.2
+        while todo:
+            errors = await _each(records.settle, todo)
+            away = [(end, e) for end, e in zip(todo, errors, strict=True) if isinstance(e, (QueueUnavailable, OSError))]
+            for (settlement, _), error in zip(todo, errors, strict=True):
+                if error is None or isinstance(error, (QueueUnavailable, OSError)):
+                    continue
+                if not isinstance(error, ClaimLost):
+                    log.error("record_refused", job_id=settlement.claim.id, error=str(error))
+                refused[settlement.claim.token] = error
+            if away and await self._closed_within(pause):
+                return refused | {settlement.claim.token: error for (settlement, _), error in away}
+            todo, pause = [end for end, _ in away], min(5.0, pause * 2)
+        return refused
 
     async def tell(self, records: FaktoryRecords | None, endings: Sequence[Ending]) -> dict[str, Exception]:
         """`send`, and note in the Records who was told: until then another consumer would tell it in our place."""
         refused = await self.send(endings)
         if records is not None:
-            await asyncio.gather(*(self._note(records, e) for e in endings if e.token not in refused))
+            await self._note(records, [ending for ending in endings if ending.token not in refused])
         return refused
 
     async def inherit(self, records: FaktoryRecords, endings: Sequence[Ending]) -> None:
@@ -156,15 +154,14 @@ class Delivery:
         await self.send([Ending("", jid, (wire.mutate("discard", "scheduled", jid=jid),)) for jid in pushed])
         await self.tell(records, endings)
 
-    async def _note(self, records: FaktoryRecords, ending: Ending) -> None:
-        pause = 0.2
-        while True:
-            try:
-                return await records.told(ending)
-            except (QueueUnavailable, OSError):
-                if await self._closed_within(pause):
-                    return None
-                pause = min(5.0, pause * 2)
+    async def _note(self, records: FaktoryRecords, endings: Sequence[Ending]) -> None:
+        todo, pause = list(endings), 0.2
+        while todo:
+            errors = await _each(records.told, todo)
+            todo = [e for e, x in zip(todo, errors, strict=True) if isinstance(x, (QueueUnavailable, OSError))]
+            if todo and await self._closed_within(pause):
+                return
+            pause = min(5.0, pause * 2)
 
     async def send(self, endings: Sequence[Ending]) -> dict[str, Exception]:
         """Send until the server has taken each, with rising pauses; gives up only on `closing`.
@@ -223,6 +220,16 @@ class Delivery:
         except TimeoutError:
             return False
         return True
+
+
+async def _each(
+    work: Callable[[Sequence[Item]], Awaitable[Sequence[Exception | None]]], items: Sequence[Item]
+) -> Sequence[Exception | None]:
+    """What concerns all concerns each."""
+    try:
+        return await work(items)
+    except Exception as error:
+        return [error] * len(items)
 
 
 def _refusal(ending: Ending, command: bytes, reply: Failed) -> ProtocolError:

@@ -78,14 +78,14 @@ async def faktory_side(
     claims = []
     for jid in ("ended", "runs"):
         token = uuid.uuid4().hex
-        await store.claim(Fetched({"jid": jid, "queue": "q"}, 100), token)
+        await store.claim([(Fetched({"jid": jid, "queue": "q"}, 100), token)])
         claims.append(Claim(jid, "q", 1, token, Job(image="x", commands=("true",))))
         await store.write(claims[-1], record_claimed(claims[-1], "c", "null", ""))
     await log(store, claims[0])
     settlement: Settlement = ended(claims[0], SUCCESS, Verdict.DONE)
     ending = Ending(claims[0].token, "ended", (b"ACK",))
-    await store.settle(settlement, ending)
-    await store.told(ending)
+    assert await store.settle([(settlement, ending)]) == [None]
+    await store.told([ending])
     flags = {"queue_url": "faktory://nowhere.invalid", "queues": "q"}
     url = reader_of(redis_url, redis_client)
 

@@ -142,7 +142,7 @@ async def test_what_the_dead_one_recorded_is_told_in_its_place(
     settlement = replace(ended(claim, outcome, verdict), infrastructure=how == "infrastructure")
     ending = ending_of(settlement, late=False, now=time.time() + 3600)
     assert dead.store is not None
-    await dead.store.settle(settlement, ending)
+    assert await dead.store.settle([(settlement, ending)]) == [None]
     if told:
         assert await dead._delivery.send([ending]) == {}
     key = f"longshore:job:{claim.id}"
@@ -174,7 +174,7 @@ async def test_what_failed_for_good_is_buried_when_it_comes_again_untold(server:
     claim = await claim_one(dead)
     failed = ended(claim, Outcome(status=Status.FAILED, reason="exit_code", exit_code=1), Verdict.BURY)
     assert dead.store is not None
-    await dead.store.settle(failed, ending_of(failed, late=False, now=time.time()))
+    assert await dead.store.settle([(failed, ending_of(failed, late=False, now=time.time()))]) == [None]
     await dead.drain()
     server.fake.expire(claim.id)
     server.fake.promote()

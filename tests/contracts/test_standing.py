@@ -63,7 +63,8 @@ class Faktory:
 
     async def claim(self) -> Claim:
         token = uuid.uuid4().hex
-        state = await self.records.claim(Fetched({"jid": "j", "queue": "q"}, 100), token)
+        [state] = await self.records.claim([(Fetched({"jid": "j", "queue": "q"}, 100), token)])
+        assert not isinstance(state, Exception)
         assert state.verdict == "ours"
         claimed = Claim("j", "q", state.attempt, token, JOB, history=state.record)
         await self.records.write(claimed, record_claimed(claimed, "c", "null", ""))
@@ -71,7 +72,7 @@ class Faktory:
 
     async def end(self, claim: Claim, outcome: Outcome, verdict: Verdict) -> None:
         settlement = Settlement(claim, verdict, outcome, final(claim, outcome, verdict))
-        await self.records.settle(settlement, Ending(claim.token, claim.id, (b"ACK",)))
+        assert await self.records.settle([(settlement, Ending(claim.token, claim.id, (b"ACK",)))]) == [None]
 
 
 def final(claim: Claim, outcome: Outcome, verdict: Verdict) -> Record:

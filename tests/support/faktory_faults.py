@@ -40,24 +40,26 @@ class Store:
     async def untold(self, queues: Sequence[str]) -> Sequence[Ending]:
         return []
 
-    async def told(self, ending: Ending) -> None:
-        self.told_of.append(ending.jid)
+    async def told(self, endings: Sequence[Ending]) -> Sequence[Exception | None]:
+        self.told_of += [ending.jid for ending in endings]
+        return [None] * len(endings)
 
-    async def claim(self, fetched: Fetched, token: str) -> ClaimState:
-        if self.claim_errors:
-            raise self.claim_errors.pop(0)
+    async def claim(self, fetched: Sequence[tuple[Fetched, str]]) -> Sequence[ClaimState | Exception]:
+        return [self.claim_errors.pop(0) if self.claim_errors else self._state() for _ in fetched]
+
+    def _state(self) -> ClaimState:
         attempt = self.record.attempt if self.record else 0
         return ClaimState(attempt + 1, self.record, self.cancelled, self.verdict)
 
     async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
         return {claim.token: Signal.CANCEL for claim in claims}
 
-    async def settle(self, settlement: Settlement, ending: Ending) -> None:
-        if self.refusal:
-            raise self.refusal
-        if self.server:
-            self.order = self.server.verbs("FETCH", "PUSHB")
-        self.settled.append(settlement)
+    async def settle(self, ends: Sequence[tuple[Settlement, Ending]]) -> Sequence[Exception | None]:
+        if not self.refusal:
+            if self.server:
+                self.order = self.server.verbs("FETCH", "PUSHB")
+            self.settled += [settlement for settlement, _ in ends]
+        return [self.refusal] * len(ends)
 
 
 class Opened:

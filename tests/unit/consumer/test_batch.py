@@ -70,3 +70,17 @@ async def test_end_asks_until_a_task_has_really_ended() -> None:
     await asyncio.sleep(0)
     await end(task)
     assert task.cancelled()
+
+
+async def test_several_items_are_handed_in_at_once_and_each_has_its_own_answer() -> None:
+    sizes: list[int] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int | Exception]:
+        sizes.append(len(items))
+        return [ValueError(str(item)) if item % 2 else item * 10 for item in items]
+
+    batcher: Batcher[int, int] = Batcher(flush, limit=3)
+    found = await batcher.put_all([0, 1, 2, 3])
+    assert [str(answer) for answer in found] == ["0", "1", "20", "3"]
+    assert sizes == [3, 1]
+    assert await batcher.put_all([]) == []
