@@ -25,7 +25,6 @@ from consumer.queue_order import QueueOrder
 from consumer.section import Section
 from consumer.settings_docker import Docker as Docker
 from consumer.settings_faktory import Faktory as Faktory
-from consumer.settings_faktory import url_from
 from consumer.settings_job_types import JobType, TypeName
 from consumer.settings_kubernetes import Kubernetes as Kubernetes
 from consumer.settings_rq import Rq as Rq
@@ -36,6 +35,7 @@ from consumer.settings_sinks import Console as Console
 from consumer.settings_sinks import Files as Files
 from consumer.settings_sinks import Outputs as Outputs
 from consumer.settings_table import PREFIX, problems_in
+from enqueue.backends import faktory_url_from
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
 from enqueue.files import load_yaml
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
         sources = init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
         if any("queue_url" in source() for source in sources):
             return sources
-        url = url_from(os.environ)
+        url = faktory_url_from(os.environ)
         return (*sources, InitSettingsSource(settings_cls, {"queue_url": url} if url else {}))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
 
 from consumer.section import Section
-from enqueue.errors import UsageError
 
 
 class Faktory(Section):
@@ -40,19 +38,3 @@ class Faktory(Section):
     def ca(self) -> str | None:
         """The file as text."""
         return str(self.ca_file) if self.ca_file else None
-
-
-def url_from(environment: Mapping[str, str]) -> str | None:
-    """Faktory's URL as its own clients find it: FAKTORY_PROVIDER names the variable that holds it, else FAKTORY_URL.
-
-    Raises UsageError, which never quotes a value, for a provider that can't be followed.
-    """
-    provider = environment.get("FAKTORY_PROVIDER")
-    if not provider:
-        return environment.get("FAKTORY_URL") or None
-    if ":" in provider:
-        raise UsageError("FAKTORY_PROVIDER: must be the name of the variable that holds the URL, not the URL itself")
-    url = environment.get(provider)
-    if not url:
-        raise UsageError(f"FAKTORY_PROVIDER: names {provider[:80]}, which isn't set")
-    return url

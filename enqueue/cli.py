@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from enqueue.cli_logs import logs, print_log
-from enqueue.cli_options import DEFAULT_URL, FileOption, JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
+from enqueue.cli_options import FileOption, JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
 from enqueue.cli_seal import SealKey, keygen, seal
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UsageError
 
@@ -40,7 +40,7 @@ app.command()(logs)
 def enqueue(
     file: FileOption,
     queue: Annotated[str, typer.Option("--queue", "-q", help="The queue to put it on.")] = "default",
-    queue_url: QueueUrl = DEFAULT_URL,
+    queue_url: QueueUrl = None,
     records_url: RecordsUrl = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The job's id, if it shall not be a random one.")] = None,
     key: Annotated[str | None, typer.Option(help="The same key is the same job, for as long as it is kept.")] = None,
@@ -64,9 +64,7 @@ def enqueue(
 
 
 @app.command()
-def show(
-    job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None, as_json: JsonFlag = False
-) -> None:
+def show(job_id: JobId, queue_url: QueueUrl = None, records_url: RecordsUrl = None, as_json: JsonFlag = False) -> None:
     """Print all that is known of a job."""
     with producer_at(queue_url, records_url) as producer:
         record = producer.handle(job_id).record
@@ -84,7 +82,7 @@ def wait(
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Give up after so many seconds, with exit code 124.")
     ] = None,
-    queue_url: QueueUrl = DEFAULT_URL,
+    queue_url: QueueUrl = None,
     records_url: RecordsUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -106,7 +104,7 @@ def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only those that are queued, running, failed and so on.")] = None,
     queue: Annotated[str | None, typer.Option("--queue", "-q", help="Only those of this queue.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
-    queue_url: QueueUrl = DEFAULT_URL,
+    queue_url: QueueUrl = None,
     records_url: RecordsUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -123,7 +121,7 @@ def list_jobs(
 
 @app.command()
 def explain(
-    job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None, as_json: JsonFlag = False
+    job_id: JobId, queue_url: QueueUrl = None, records_url: RecordsUrl = None, as_json: JsonFlag = False
 ) -> None:
     """Say why a job isn't running, or why it failed."""
     with producer_at(queue_url, records_url) as producer:
@@ -132,7 +130,7 @@ def explain(
 
 
 @app.command()
-def cancel(job_id: JobId, queue_url: QueueUrl = DEFAULT_URL, records_url: RecordsUrl = None) -> None:
+def cancel(job_id: JobId, queue_url: QueueUrl = None, records_url: RecordsUrl = None) -> None:
     """Cancel a job: a queued one never starts, a running one is told to stop."""
     with producer_at(queue_url, records_url) as producer:
         if not producer.handle(job_id).cancel():

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from enqueue.cli_options import DEFAULT_URL, JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
+from enqueue.cli_options import JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
 from enqueue.errors import UsageError
 from enqueue.groups import Groups
 from enqueue.logs import LogCheck, LogLine
@@ -45,7 +45,7 @@ def logs(
         bool, typer.Option("--timestamps", "-t", help="With the time at which each line was stored.")
     ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="The bytes as they are, with all that steers a terminal.")] = False,
-    queue_url: QueueUrl = DEFAULT_URL,
+    queue_url: QueueUrl = None,
     records_url: RecordsUrl = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
 
 QueueUrl = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--queue-url",
         envvar="LONGSHORE_QUEUE_URL",
-        help="redis://, rediss://, unix:// (RQ); faktory://, tcp:// (Faktory).",
+        help="redis://, rediss://, unix:// (RQ); faktory://, tcp:// (Faktory). Else as Faktory's clients find it "
+        "(FAKTORY_PROVIDER, FAKTORY_URL), else redis://localhost:6379/0.",
     ),
 ]
 RecordsUrl = Annotated[
@@ -25,9 +27,10 @@ FileOption = Annotated[str, typer.Option("--file", "-f", help="A job file, YAML 
 DEFAULT_URL = "redis://localhost:6379/0"
 
 
-def producer_at(url: str, records: str | None) -> Any:
-    """A producer; where the queue keeps the Records itself, no other place counts."""
-    from enqueue.backends import RQ_SCHEMES
+def producer_at(url: str | None, records: str | None) -> Any:
+    """A producer; where the queue keeps the Records itself, no other place counts. Raises UsageError."""
+    from enqueue.backends import RQ_SCHEMES, faktory_url_from
     from enqueue.client import connect
 
+    url = url or faktory_url_from(os.environ) or DEFAULT_URL
     return connect(url, records=None if url.split(":", 1)[0] in RQ_SCHEMES else records)

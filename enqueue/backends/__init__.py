@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from enqueue.errors import UsageError
@@ -38,3 +39,19 @@ def _scheme(what: str, url: str) -> str:
         return urlsplit(url).scheme
     except ValueError as error:
         raise UsageError(f"the {what} URL can't be read: {error}") from None
+
+
+def faktory_url_from(environment: Mapping[str, str]) -> str | None:
+    """Faktory's URL as its own clients find it: FAKTORY_PROVIDER names the variable that holds it, else FAKTORY_URL.
+
+    Raises UsageError, which never quotes a value, for a provider that can't be followed.
+    """
+    provider = environment.get("FAKTORY_PROVIDER")
+    if not provider:
+        return environment.get("FAKTORY_URL") or None
+    if ":" in provider:
+        raise UsageError("FAKTORY_PROVIDER: must be the name of the variable that holds the URL, not the URL itself")
+    url = environment.get(provider)
+    if not url:
+        raise UsageError(f"FAKTORY_PROVIDER: names {provider[:80]}, which isn't set")
+    return url

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from enqueue.cli_options import producer_at
+
 BASE = [sys.executable, "-m", "enqueue.cli"]
 
 
@@ -92,3 +94,26 @@ def test_the_way_of_a_job_by_commands_alone(redis_url: str, tmp_path: Path) -> N
     finally:
         consumer.terminate()
         assert consumer.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "faktory"),
+    [
+        ({}, None),
+        ({"FAKTORY_URL": "tcp://faktory.example:7419"}, "faktory.example"),
+        (
+            {"FAKTORY_PROVIDER": "MINE", "MINE": "tcp://mine.example:7419", "FAKTORY_URL": "tcp://not.example"},
+            "mine.example",
+        ),
+    ],
+)
+def test_the_producer_finds_faktory_as_its_own_clients_do(
+    environment: dict[str, str], faktory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FAKTORY_URL", "FAKTORY_PROVIDER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = producer_at(None, None)._faktory
+    assert (found.address.host if found else None) == faktory
+    assert producer_at("redis://redis.example", None)._faktory is None
