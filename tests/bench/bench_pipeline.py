@@ -1,21 +1,29 @@
-"""Megabytes per CPU second of the log's whole way: source, lines, directives, mask, batches, a sink that only counts.
+"""Megabytes per CPU second of the log's whole way: a pod's timestamps, lines, directives, mask, batches, a sink.
 
-python tests/bench/bench_pipeline.py [megabytes] [chunk in KiB]
+    python tests/bench/bench_pipeline.py rate [megabytes]      # the sink only counts
+    python tests/bench/bench_pipeline.py memory                # a million lines at once, one line of 100 MB, drops
+
+Bytes are those of the job's own output; the kubelet's timestamps come on top.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import string
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 
+from consumer.executors.kubernetes.position import Position
 from consumer.logs.directives import Directives
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline
+from consumer.model import Claim, LogPart, LogPosition, Place
+from consumer.queues.none import NoRecords
+from consumer.sinks.record import RecordSink
 
 LINE = 100
 
@@ -26,7 +34,7 @@ class Count:
     def __init__(self) -> None:
         self.bytes = 0
 
-    async def write(self, block: bytes) -> None:
+    async def write(self, block: bytes, place: Place | None = None) -> None:
         """Count it."""
         self.bytes += len(block)
 
@@ -48,21 +56,42 @@ def log_of(size: int, rng: random.Random, *, tokens: bool = False) -> bytes:
     return "".join(lines).encode()
 
 
-async def source(data: bytes, chunk: int, times: int) -> AsyncIterator[bytes]:
-    """As a pod or a process would give it, in chunks that cut lines."""
+def stamped(log: bytes) -> bytes:
+    """The same as a kubelet sends it: 20,000 lines a second."""
+    lines = log.splitlines(keepends=True)
+    return b"".join(
+        b"2026-11-21T08:%02d:%02d.%09dZ " % (n // 1_200_000, n // 20_000 % 60, n % 20_000 * 50_000 + 7) + line
+        for n, line in enumerate(lines)
+    )
+
+
+async def source(data: bytes, chunk: int, times: int) -> AsyncIterator[LogPart]:
+    """As a process would give it, in chunks that cut lines."""
     for _ in range(times):
         for at in range(0, len(data), chunk):
             yield data[at : at + chunk]
             await asyncio.sleep(0)
 
 
-def rate(megabytes: int, chunk: int, data: bytes, secrets: list[str]) -> float:
-    """MB per CPU second."""
+async def from_pod(data: bytes, chunk: int, times: int) -> AsyncIterator[LogPart]:
+    """The same of a pod: each time one container's log, its timestamps taken off."""
+    for _ in range(times):
+        position = Position()
+        for at in range(0, len(data), chunk):
+            for part in position.feed(data[at : at + chunk]):
+                if isinstance(part, bytes):
+                    yield part
+            await asyncio.sleep(0)
+
+
+def rate(megabytes: int, chunk: int, data: bytes, secrets: list[str], *, pod: bool = False) -> float:
+    """MB of output per CPU second."""
     times = max(megabytes * 1_000_000 // len(data), 1)
     sink = Count()
     pipeline = Pipeline([Directives(), Mask(secrets)], [sink])
+    given = from_pod(stamped(data), chunk, times) if pod else source(data, chunk, times)
     began = time.process_time()
-    position = asyncio.run(pipeline.run(source(data, chunk, times)))
+    position = asyncio.run(pipeline.run(given))
     took = time.process_time() - began
     assert not position.gaps, position.gaps
     assert position.bytes == sink.bytes
@@ -85,21 +114,90 @@ def speed(action: Callable[[], object], size: int) -> float:
     return rounds * size / 1e6 / (time.process_time() - began)
 
 
-def main() -> None:
-    """Print a table."""
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    chunk = (int(sys.argv[2]) if len(sys.argv) > 2 else 64) * 1024
+def rates(megabytes: int) -> None:
+    """A table by the number of secrets."""
+    chunk = 64 * 1024
     rng = random.Random(1)
-    data = log_of(4_000_000, rng)
+    data, tokens = log_of(4_000_000, rng), log_of(4_000_000, rng, tokens=True)
     print(f"{megabytes} MB in chunks of {chunk // 1024} KiB, lines of {LINE} bytes: MB per CPU second")
-    tokens = log_of(4_000_000, rng, tokens=True)
-    print("secrets  variants  mask alone  whole pipeline  with a UUID in each line")
+    print("secrets  variants  mask alone  pipeline  with a UUID in each line  from a pod, with timestamps")
     for count in (0, 1, 5, 20, 50):
         secrets = ["".join(rng.choices(string.ascii_letters + string.digits, k=32)) for _ in range(count)]
         variants = len(Mask(secrets).variants)
         alone = f"{mask_rate(data, secrets):10.0f}" if count else "         -"
-        plain, with_tokens = (rate(megabytes, chunk, log, secrets) for log in (data, tokens))
-        print(f"{count:7}  {variants:8}  {alone}  {plain:14.0f}  {with_tokens:24.0f}")
+        plain, uuids = (rate(megabytes, chunk, log, secrets) for log in (data, tokens))
+        pod = rate(megabytes, chunk, data, secrets, pod=True)
+        print(f"{count:7}  {variants:8}  {alone}  {plain:8.0f}  {uuids:24.0f}  {pod:27.0f}")
+
+
+async def one_line(size: int) -> AsyncIterator[LogPart]:
+    """A line that doesn't end."""
+    for _ in range(size // 65_536):
+        yield b"x" * 65_536
+        await asyncio.sleep(0)
+    yield b"\n"
+
+
+async def drops(seconds: float) -> AsyncIterator[LogPart]:
+    """A line now and then, which is to be stored within a second; three of them here."""
+    for n in range(3):
+        yield b"drop %d\n" % n
+        await asyncio.sleep(seconds)
+
+
+class Arrivals(NoRecords):
+    """Records that note when a line came."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+        self.bytes = 0
+
+    async def append(self, claim: Claim, data: bytes, position: LogPosition) -> None:
+        """Note it."""
+        self.at.append(time.monotonic())
+        self.bytes += len(data)
+
+
+def memory() -> None:
+    """What each kind of log takes of time and memory, through the sink that stores logs beside the Record."""
+    rng = random.Random(1)
+    data = log_of(4_000_000, rng)
+    claim = Claim(id="j", queue="q", attempt=1, token="t", job=None)
+    print("log                        lines        MB  CPU s  growth of memory, MB  delay of a line, s")
+    kinds: dict[str, Callable[[], AsyncIterator[LogPart]]] = {
+        "a million lines at once": lambda: source(data, 65_536, 25),
+        "one line of 100 MB": lambda: one_line(100 * 2**20),
+        "a line every 6 s": lambda: drops(6),
+    }
+    rate(8, 65_536, data, ["hunter22-hunter22"])  # what is loaded once
+    for name, make in kinds.items():
+        records = Arrivals()
+        pipeline = Pipeline([Directives(), Mask(["hunter22-hunter22"])], [RecordSink(records, claim)])
+        before, began, start = _peak(), time.process_time(), time.monotonic()
+        position = asyncio.run(pipeline.run(make()))
+        took = time.process_time() - began
+        assert not [gap for gap in position.gaps if gap["reason"] != "cap"], position.gaps
+        assert records.bytes == position.bytes
+        delay = max(at - start - 6 * n for n, at in enumerate(records.at)) if "every" in name else None
+        growth = _peak() - before
+        print(
+            f"{name:24} {position.lines:9,} {position.bytes / 1e6:9.1f} {took:6.2f} {growth:21.1f}"
+            f"  {'-' if delay is None else f'{delay:.2f}':>18}"
+        )
+
+
+def _peak() -> float:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print a table."""
+    what = sys.argv[1] if len(sys.argv) > 1 else "rate"
+    if what == "memory":
+        memory()
+    else:
+        rates(int(sys.argv[2]) if len(sys.argv) > 2 else 100)
 
 
 if __name__ == "__main__":
