@@ -169,7 +169,7 @@ def _ruled_out_together(variants: tuple[bytes, ...]) -> tuple[_Grams | None, tup
         if len(words) - len(bare) < _FEW:
             words = bare
         rest = set(variants).difference(words)
-        if len(words) >= _FEW and (len(rest) < 2 * _FEW or stride == _STRIDES[-1]):
+        if len(words) >= _FEW and (len(rest) < 4 or stride == _STRIDES[-1]):
             return _Grams(words, _GRAM, stride, bare=len(words) == len(bare)), tuple(rest)
     return None, variants
 
