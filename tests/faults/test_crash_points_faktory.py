@@ -14,6 +14,8 @@ import pytest_asyncio
 import redis
 
 from enqueue import aio
+from enqueue.backends.faktory_aio import AsyncFaktoryClient
+from enqueue.wire import faktory as wire
 from support.consuming import until
 from support.crash_cases import EARLY, JOB, Pods, finish, settings_for
 from support.crashing import Nursery, nursery
@@ -154,3 +156,36 @@ async def test_who_dies_with_what_was_fetched_and_not_noted(
     assert violations(history) == []
     assert len(kube.created) == 1
     assert history.last(handle.id)["attempt"] == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_who_dies_around_the_reply_to_opslevel(
+    when: str, consumers: Nursery, fake: FakeFaktory, redis_url: str, tmp_path: Path
+) -> None:
+    """Another one sends it (again): whoever reads the replies can tell by its jid that it is the same one."""
+    history, pods = History(slots=5), Pods()
+    pods.go_on.set()
+    async with (
+        monitored(redis_url, history),
+        WitnessedKube(history, script=pods) as kube,
+        FaktoryProxy("127.0.0.1", fake.port, history) as proxy,
+        AsyncFaktoryClient(fake.url) as producer,
+    ):
+        jid, payload = wire.new_jid(), {"image": "busybox", "commands": ["run"]}
+        custom = {"opslevel-runner-job-id": 7}
+        job = {"jid": jid, "queue": "legacy", "jobtype": "legacy", "args": [payload], "custom": custom, "retry": 0}
+        await producer.push(job)
+        options = {"records_url": redis_url, "queues": ("legacy",), "faktory": {"opslevel_queue": "app"}}
+        first = await consumers.start(settings_for(kube, proxy.url, tmp_path, "first", **options), ("S8 reply", when))
+        assert await first.ended() == -signal.SIGKILL
+        assert list(fake.working) == [jid]
+        second = await consumers.start(settings_for(kube, proxy.url, tmp_path, "second", **options))
+        await until(lambda: not fake.working)
+        replies = [job for job in fake.queues["app"] if job["jobtype"] == "Runners::Faktory::ReportJobOutcome"]
+        second.send(signal.SIGTERM)
+        assert await second.ended() == 0
+    assert [reply["args"][0]["outcome"] for reply in replies] == ["failed"] * len(replies)
+    assert len(replies) == (2 if when == "after" else 1)
+    assert len({reply["jid"] for reply in replies}) == 1
+    assert len(kube.created) == 1
+    assert (fake.dead, fake.retries) == ([], [])

@@ -17,7 +17,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,17 @@ def _status(*words: str) -> Matches:
     return lambda _self, _claim, record, **__: record.status.value in words
 
 
+def _reply(_self: Any, commands: Sequence[bytes], *_: Any, **__: Any) -> bool:
+    return any(command.startswith(b"PUSH") and b"ReportJobOutcome" in command for command in commands)
+
+
 def points() -> dict[str, tuple[Any, str, Matches]]:
     """step -> (where, method, which calls)."""
     from consumer import run
     from consumer.executors.kubernetes.api import Api
     from consumer.executors.kubernetes.execution import PodExecution
     from consumer.queues.faktory import FaktoryQueue
+    from consumer.queues.faktory_connection import Link
     from consumer.queues.faktory_records import FaktoryRecords
     from consumer.queues.faktory_settling import Delivery
     from consumer.queues.records import RecordStore
@@ -70,6 +75,7 @@ def points() -> dict[str, tuple[Any, str, Matches]]:
         "S7 outcome": (FaktoryRecords, "settle", _always),
         "S8 rq": (RqQueue, "settle", _always),
         "S8 faktory": (Delivery, "send", _always),
+        "S8 reply": (Link, "exchange", _reply),
         "S9 delete": (Api, "request", _request("DELETE", "pods")),
     }
 
