@@ -23,7 +23,7 @@ BENCH ?= pipeline
 # What `make proof` runs on: rq, or faktory, and how; see the head of tests/soak/queue_proof.py.
 PROOF ?= rq
 
-.PHONY: help venv test lint types imports docs-check licences audit-deps unit test-stores test-cluster bench proof demo format lock clean
+.PHONY: sbom help venv test lint types imports docs-check licences audit-deps unit test-stores test-cluster bench proof demo format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -81,6 +81,14 @@ licences: $(STAMP) ## the licences of all that is installed are among those that
 audit-deps: $(STAMP) ## known vulnerabilities in the locked requirements, by pip-audit; says so if it can't ask
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/python requirements/audit.py $(BIN)/uv tool run --quiet pip-audit@2.10.1
+
+# What is in the image, as the lock has it: CycloneDX, by a tool of its own that nothing else depends on.
+sbom: $(STAMP) ## a bill of materials of the locked requirements, dist/sbom.json
+	@$(BIN)/python -m pip install --quiet uv
+	@mkdir -p dist
+	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/consumer.txt \
+	  --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json
+	@echo "wrote dist/sbom.json"
 
 unit: $(STAMP) ## the plain test suite alone
 	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal -m "not cluster and not faktory and not docker" $(PYTEST_ARGS)

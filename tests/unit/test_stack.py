@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import typer.main
 import yaml
@@ -37,25 +40,53 @@ def script_lines(text: str) -> Iterator[list[str]]:
             yield shlex.split(found[1].replace("$$", "$"))
 
 
+def test_the_stack_fits_the_compose_specification() -> None:
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    problems = list(jsonschema.Draft202012Validator(schema).iter_errors(STACK))
+    assert not problems, [f"{list(problem.absolute_path)}: {problem.message}" for problem in problems]
+    broken = STACK | {"services": SERVICES | {"redis": SERVICES["redis"] | {"porst": []}}}
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(broken))
+
+
 def test_the_services() -> None:
-    assert set(SERVICES) == {"redis", "faktory", "rq-dashboard", "consumer-rq", "consumer-faktory", "producer"}
+    consumers = {"consumer-rq", "consumer-faktory", "consumer-k3s"}
+    assert set(SERVICES) == {"redis", "faktory", "rq-dashboard", "producer", "prometheus", "grafana", "k3s", *consumers}
+    assert {name for name in SERVICES if "profiles" in SERVICES[name]} == {"k3s", "consumer-k3s"}
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert {port.rsplit(":", 1)[1] for port in ports} == {"6379", "7419", "7420", "9181"}
+    assert {port.rsplit(":", 1)[1] for port in ports} == {"6379", "7419", "7420", "9181", "9090", "3000"}
     assert all(port.startswith("127.0.0.1:") for port in ports)
+    volumes, configs = set(), set()
     for service in SERVICES.values():
         for needed, how in service.get("depends_on", {}).items():
             assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[needed]
-    assert set(STACK["volumes"]) == {"redis", "faktory"}
+        for source in (volume.split(":")[0] for volume in service.get("volumes", [])):
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), source
+            elif not source.startswith("${"):
+                volumes.add(source)
+        configs |= {config["source"] for config in service.get("configs", [])}
+    assert (set(STACK["volumes"]), set(STACK["configs"])) == (volumes, configs)
 
 
-@pytest.mark.parametrize("name", ["consumer-rq", "consumer-faktory"])
+def test_prometheus_asks_the_consumers_where_they_listen() -> None:
+    config = yaml.safe_load(STACK["configs"]["prometheus"]["content"])
+    (port,) = re.findall(r"LONGSHORE_METRICS_PORT=(\d+)", (ROOT / "Dockerfile").read_text())
+    (targets,) = [one["targets"] for scrape in config["scrape_configs"] for one in scrape["static_configs"]]
+    assert targets == [f"consumer-rq:{port}", f"consumer-faktory:{port}"]
+    for name in ("grafana-datasource", "grafana-dashboards", "k3s-namespace"):
+        assert yaml.safe_load(STACK["configs"][name]["content"])
+
+
+@pytest.mark.parametrize("name", ["consumer-rq", "consumer-faktory", "consumer-k3s"])
 def test_the_consumers_commands_are_known(name: str) -> None:
     command = SERVICES[name]["command"]
     parses(command)
     flags = {command[i][2:].replace("-", "_"): command[i + 1] for i in range(1, len(command), 2)}
+    flags.pop("kubernetes_namespace", None)
     settings = Settings(**flags)
-    assert settings.executor == "process"
+    assert settings.executor == ("kubernetes" if name == "consumer-k3s" else "docker")
     assert bool(settings.records_url) == settings.queue_url.startswith("tcp:")
+    assert SERVICES[name]["read_only"]
 
 
 def test_the_producers_commands_are_known() -> None:
@@ -70,7 +101,8 @@ def test_the_producers_commands_are_known() -> None:
 
 def test_the_image_is_small_and_not_root() -> None:
     text = (ROOT / "Dockerfile").read_text()
-    assert "--require-hashes -r /tmp/requirements.txt" in text
+    assert text.count("--require-hashes -r requirements/") == text.count("pip install --no-deps --require-hashes") == 2
+    assert "HEALTHCHECK" in text
     assert "USER 65532:65532" in text
     assert 'ENTRYPOINT ["longshore"]' in text
     for source in re.findall(r"^COPY ([^-].*) \S+$", text, re.MULTILINE):

@@ -43,7 +43,7 @@ class EngineError(ExecutorFault):
     @property
     def gone(self) -> bool:
         """What was asked for isn't there."""
-        return self.status == 404
+        return self.status == 404 or "no such container" in str(self)
 
     @property
     def taken(self) -> bool:
