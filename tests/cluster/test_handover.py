@@ -124,3 +124,47 @@ async def test_all_pods_in_flight_change_hands(
     assert violations(history) == []
     assert {outcome.status.value for outcome in outcomes} == {"succeeded"}
     assert len({event.uid for event in history.of(What.CREATED)}) == count
+
+
+async def test_a_rolling_restart_and_a_kill_under_load(
+    start: Start, redis_url: str, simulated: str, admin: Api, tmp_path: Path
+) -> None:
+    """Two consumers, each replaced by a new one as a rollout does it, then one is killed: no job notices."""
+    queue, history, handles = f"longshore-test-{secrets.token_hex(6)}", History(slots=500), []
+    watching = asyncio.create_task(watch_pods(admin, simulated, history, queue))
+    enough = asyncio.Event()
+    pods = {"annotations": {"lab/run-for": "1s"}, "log_streams": 0}
+
+    async def load(producer: aio.AsyncQueue) -> None:
+        while not enough.is_set():
+            handles.append(await producer.enqueue(Job(commands=["true"])))
+            await asyncio.sleep(0.05)  # a steady load, as far as the machine allows
+
+    try:
+        async with monitored(redis_url, history), aio.connect(redis_url, queue=queue) as producer:
+            loading = asyncio.create_task(load(producer))
+            living = [await start(name, queue, **pods) for name in ("a", "b")]
+            for name, how in (("c", signal.SIGTERM), ("d", signal.SIGTERM), ("e", signal.SIGKILL)):
+                living.append(await start(name, queue, **pods))
+                await until(lambda name=name: b"consumer_started" in (tmp_path / f"{name}.log").read_bytes(), 60)
+                old = living.pop(0)
+                old.send_signal(how)
+                assert await old.wait() == (0 if how is signal.SIGTERM else -how)
+            enough.set()
+            await loading
+            outcomes = [await handle.wait(90) for handle in handles]
+            gone = len(handles)
+            await until(lambda: watching.done() or len({e.uid for e in history.of(What.DELETED)}) == gone, 90)
+            assert not watching.done(), watching.exception()
+            for process in living:
+                process.terminate()
+                assert await process.wait() == 0
+            history.accepted = {handle.id for handle in handles}
+            keep_all(redis_url, history)
+    finally:
+        enough.set()
+        await end(watching)
+    assert violations(history) == []
+    assert {outcome.status.value for outcome in outcomes} == {"succeeded"}
+    assert len({event.uid for event in history.of(What.CREATED)}) == len(handles)
+    print(f"{len(handles)} jobs, none lost, none doubled")
