@@ -13,6 +13,7 @@ import typer
 
 from enqueue.cli_logs import logs, print_log
 from enqueue.cli_options import FileOption, JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
+from enqueue.cli_outputs import outputs
 from enqueue.cli_seal import SealKey, keygen, seal
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UsageError
 
@@ -34,6 +35,7 @@ _BAD_USAGE: Any = typer.BadParameter.__base__
 app.command()(keygen)
 app.command()(seal)
 app.command()(logs)
+app.command()(outputs)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from enqueue.job import Job
 from enqueue.logs import LogCheck, LogLine, LogView, seconds_of
 from enqueue.order import Again, Enqueued, Order, Placed, orders_of
 from enqueue.protocol import Ask, Command, Emit, Heard, Listen, Pause, Push, Step, Steps
-from enqueue.record import Outcome, Progress, Record, Status
+from enqueue.record import Outcome, Output, Progress, Record, Status
 from enqueue.wire import records as wire
 from enqueue.wire.rq import Serializer
 
@@ -287,6 +287,10 @@ class Handle:
     def progress(self) -> Progress | None:
         """How far the job says that it has come; None if it said nothing."""
         return self.record.progress
+
+    def outputs(self) -> tuple[Output, ...]:
+        """The files that the job left in $LONGSHORE_OUTPUTS; `enqueue.stored.fetch` reads one."""
+        return self.record.outputs
 
     def explain(self) -> Explanation:
         """Why the job isn't running, or why it failed. Raises UnknownJob, RecordsUnavailable, QueueUnavailable."""

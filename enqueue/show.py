@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,7 +12,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from enqueue.record import Attempt, Outcome, Progress, Record, Status
+from enqueue.record import Attempt, Outcome, Output, Progress, Record, Status
+from enqueue.terminal import shown
 
 COLOURS = {
     Status.QUEUED: "cyan",
@@ -41,9 +43,31 @@ def print_record(record: Record) -> None:
     if record.log.lines:
         lines = "1 line" if record.log.lines == 1 else f"{record.log.lines} lines"
         rows.append(("log", f"{lines}, {record.log.bytes} bytes, {record.log.complete}"))
+    rows += [(f"log in {link.sink}", _place(link.url, link.problem)) for link in record.log.links]
+    rows += [(f"output {_plain(output.name)}", _plain(_place(output.url, output.problem))) for output in record.outputs]
     for earlier in record.attempts[:-1] if record.status.final else record.attempts:
         rows.append((f"attempt {earlier.attempt}", _attempt(earlier)))
     _print(rows)
+
+
+def _place(url: str | None, problem: str | None) -> str:
+    return ": ".join(part for part in (url, problem) if part) or "written"
+
+
+def print_outputs(outputs: Sequence[Output]) -> None:
+    """The files that a job left, a line each."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("name", "bytes", "where"):
+        table.add_column(name, header_style="dim", overflow="fold")
+    for output in outputs:
+        size = "" if output.size is None else f"{output.size:,}"
+        table.add_row(Text(_plain(output.name)), size, Text(_plain(_place(output.url, output.problem))))
+    Console(highlight=False).print(table)
+
+
+def _plain(text: str) -> str:
+    """A job chooses the names of its files: nothing in them may steer a terminal."""
+    return shown(text.encode("utf-8", "replace"), colours=False).decode("utf-8", "replace")
 
 
 def _progress(progress: Progress | None) -> str | None:
