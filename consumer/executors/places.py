@@ -10,6 +10,7 @@ from enqueue.job import File, Job
 WORKDIR, HOME, TMP, SCRIPTS = "/workspace", "/home/longshore", "/tmp", "/run/longshore"
 MOST_FILES = 500
 """Each is a mount of its own, which the node makes one by one."""
+OUTPUTS = f"{SCRIPTS}/outputs"
 _TAKEN = ("/proc", "/sys", "/dev", SCRIPTS)
 _A_FILE = "another file of this job lies there already"
 

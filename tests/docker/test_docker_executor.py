@@ -17,7 +17,8 @@ from consumer.executors.docker.check import check_engine
 from consumer.executors.docker.executor import OURS, DockerExecutor
 from consumer.executors.docker.sweep import Sweeper
 from consumer.findings import Level
-from consumer.model import AttemptKey, Standing
+from consumer.model import AttemptKey, Found, Standing
+from consumer.ports import is_collecting
 from consumer.queues.none import NoRecords
 from consumer.settings import Docker
 from enqueue.record import Reason
@@ -245,3 +246,21 @@ async def test_check_says_what_is_there_and_what_is_missing(running: Harness, tm
         await DockerExecutor(Docker(host=f"unix://{tmp_path}/none.sock"), "x").open()
     with pytest.raises(SetupError, match="registry_config"):
         await DockerExecutor(Docker(registry_config=tmp_path / "none"), "x").open()
+
+
+async def test_what_the_main_step_leaves_is_handed_over(running: Harness) -> None:
+    execution = await running.start(
+        'cd "$LONGSHORE_OUTPUTS" && mkdir a && printf one > a/one && ln -s /etc/passwd link && exit 3', outputs={}
+    )
+    await read(execution)
+    assert (await execution.wait()).code == 3
+    assert is_collecting(execution)
+    found: dict[bytes, bytes] = {}
+    name = b""
+    async for part in execution.outputs():
+        if isinstance(part, Found):
+            name = part.name
+            found[name] = (part.problem or "").encode()
+        else:
+            found[name] += part
+    assert found == {b"a/one": b"one", b"link": b"not kept: a symbolic link, which isn't followed"}

@@ -17,7 +17,7 @@ from consumer.errors import Unrunnable
 from consumer.executors import names
 from consumer.executors.counting import counted
 from consumer.executors.docker.archive import Entry, packed
-from consumer.executors.places import HOME, SCRIPTS, TMP, misplaced, place_of, scratch_of, workdir_of
+from consumer.executors.places import HOME, OUTPUTS, SCRIPTS, TMP, misplaced, place_of, scratch_of, workdir_of
 from consumer.executors.policy import image_refusals, metadata_refusals
 from consumer.executors.resources import resources_of
 from consumer.model import Plan
@@ -186,6 +186,8 @@ class _Builder:
         job, first = self._job, step == "init" or self._job.init is None
         mode = 0o755 if self._restricted else 0o777
         found = [Entry(SCRIPTS, 0o755, 0)]
+        if job.outputs is not None and step == "main":
+            found.append(Entry(OUTPUTS, mode, self._user))
         own = [Entry(path, 0o1777 if path == TMP else mode, 0 if path == TMP else self._user) for path in self._scratch]
         for file in job.files:
             place = place_of(file, job)
@@ -221,6 +223,8 @@ class _Builder:
         found |= {v.name: v.value for v in job.variables if v.scope in ("all", step)}
         found |= {"LONGSHORE_JOB_ID": plan.id, "LONGSHORE_QUEUE": plan.queue, "LONGSHORE_ATTEMPT": str(plan.attempt)}
         found |= {"LONGSHORE_OUTCOME": outcome}
+        if job.outputs is not None and step == "main":
+            found["LONGSHORE_OUTPUTS"] = OUTPUTS
         found |= {handed.variable: f"{SCRIPTS}/{handed.name}" for handed in plan.handed}
         return {name: value for name, value in found.items() if name not in hidden}
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from consumer.errors import ExecutorFault, Unrunnable
@@ -15,9 +15,10 @@ from consumer.executors.docker.container import Containers, Step
 from consumer.executors.docker.engine import Engine, EngineError
 from consumer.executors.docker.logs import follow
 from consumer.executors.docker.news import News
+from consumer.executors.docker.outputs import read_outputs
 from consumer.executors.docker.told import Told, read_told
 from consumer.executors.docker.verdict import Ended, State, exit_of, init_exit, not_started, state_of
-from consumer.model import Exit, LogPart, Plan
+from consumer.model import Exit, LogPart, OutputPart, Plan
 from consumer.tasks import end
 from enqueue.record import Reason, Where
 
@@ -113,6 +114,10 @@ class ContainerExecution:
             async with contextlib.aclosing(parts):
                 async for part in parts:
                     yield part
+
+    def outputs(self) -> AsyncIterator[OutputPart]:
+        """What the ended main step has left."""
+        return read_outputs(self._engine, self._containers.main.name)
 
     def watched(self, seconds: float) -> None:
         """Its log always comes as it is written."""

@@ -41,6 +41,7 @@ class DockerExecutor:
     detachable = True
     portable = False
     silent = False
+    collects = True
 
     def __init__(self, settings: Docker, consumer: str) -> None:
         self._settings = settings

@@ -16,13 +16,13 @@ from typing import Any
 import aiohttp
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.places import OUTPUTS as PLACE
 from consumer.executors.tar_stream import read_tar
 from consumer.model import OutputPart, Plan
 from consumer.settings import Kubernetes
 from consumer.storing import Refused
 
 COLLECTOR, VOLUME = "longshore-outputs", "outputs"
-PLACE = "/run/longshore/outputs"
 GRACE = 30
 """Seconds that the kubelet gives the collector."""
 HEADERS = 1024 * 1024
