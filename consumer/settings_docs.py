@@ -120,7 +120,7 @@ def settings_page() -> str:
     """The whole page. Raises KeyError if the table of OpsLevel's flags names a setting that there isn't."""
     known = {setting.name: setting for setting in all_settings(Settings)}
     lines = [_HEAD, "## All settings", "", *_table(known.values())]
-    lines += ["", "## From OpsLevel's runner", "", "What else differs is in [faktory.md](faktory.md).", ""]
+    lines += ["", "## From OpsLevel's runner", "", "How to come over is in [migration.md](migration.md).", ""]
     lines += ["| its flag, or key of its file | its environment | here |", "|---|---|---|"]
     for flag, variable, became in OPSLEVEL:
         flags = ", ".join(f"`{part}`" for part in flag.split(", ") if part)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 import typer.main
 
-from consumer.settings import Settings
+from consumer.settings import Settings, load_settings
 from consumer.settings_docs import FLAGS, settings_page
 from consumer.settings_table import all_settings, problems_in
 from enqueue.cli import app
@@ -63,3 +67,17 @@ def test_a_variable_that_is_no_setting_is_refused_with_the_nearest_name(variable
 def test_what_others_set_is_left_alone(environment: dict[str, str]) -> None:
     """Settings, what a job is given, what Kubernetes makes of a Service of our name, what tests use."""
     assert problems_in(environment, Settings) == []
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+@pytest.mark.parametrize("page", ["settings.md", "migration.md", "job-types.md", "policy.md"])
+def test_the_settings_in_the_docs_are_settings(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^( *)```yaml\n(.*?)^ *```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    found = [textwrap.dedent(block) for _, block in blocks if not re.search(r"^ *apiVersion:", block, re.MULTILINE)]
+    assert found
+    for text in found:
+        (tmp_path / "longshore.yaml").write_text(text)
+        load_settings()
