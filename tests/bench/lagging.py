@@ -17,11 +17,11 @@ run_consumer = consumer.app.run_consumer
 FILE = sys.stderr
 
 
-async def sampled(*args: Any) -> None:
+async def sampled(*args: Any, **named: Any) -> None:
     """The consumer with a sampler beside it."""
     sampling = asyncio.create_task(sample())
     try:
-        await run_consumer(*args)
+        await run_consumer(*args, **named)
     finally:
         sampling.cancel()
 

@@ -21,6 +21,7 @@ class Pool:
         self._permits = asyncio.Semaphore(limit) if limit is not None else None
         self._idle: list[Connection] = []  # the last used one last
         self._open: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def ask(self, access: Access, method: str, target: str, head: bytes, body: bytes, seconds: float) -> Answer:
         """Ask for a target (path and query, encoded); `head`: header lines. The answer must be closed.
@@ -69,9 +70,7 @@ class Pool:
 
     def _known(self, access: Access) -> Connection | None:
         """An idle connection."""
-        now = asyncio.get_running_loop().time()
-        while self._idle and self._idle[0].idle_since < now - IDLE_SECONDS:
-            self._idle[0].abort()
+        self._drop_old()
         to = (access.host, access.tls, access.server_name)
         while self._idle:
             connection = self._idle.pop()
@@ -106,8 +105,11 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         """It is idle."""
-        connection.idle_since = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
         self._idle.append(connection)
+        if self._timer is None:
+            self._timer = loop.call_later(IDLE_SECONDS, self._tidy)
 
     def drop(self, connection: Connection) -> None:
         """It is gone, or not to be used any more."""
@@ -122,5 +124,19 @@ class Pool:
 
     def close(self) -> None:
         """End all connections."""
+        if self._timer is not None:
+            self._timer.cancel()
         for connection in list(self._open):
             connection.abort()
+
+    def _tidy(self) -> None:
+        """Each idle connection holds 256 KB with TLS: they go when there is nothing to do."""
+        self._timer = None
+        self._drop_old()
+        if self._idle:
+            self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._tidy)
+
+    def _drop_old(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._idle and self._idle[0].idle_since < now - IDLE_SECONDS:
+            self._idle[0].abort()

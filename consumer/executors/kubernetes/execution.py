@@ -18,6 +18,7 @@ from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.events import told_by_events
 from consumer.executors.kubernetes.logs import Streams, follow
 from consumer.executors.kubernetes.manifest import Manifest
+from consumer.executors.kubernetes.news import News
 from consumer.executors.kubernetes.outputs import read_outputs
 from consumer.executors.kubernetes.status import Container, Pod, pod_of
 from consumer.executors.kubernetes.steps import StepLog
@@ -25,6 +26,7 @@ from consumer.executors.kubernetes.sweep import Leftovers
 from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
 from consumer.executors.kubernetes.watch import Informer
 from consumer.model import Exit, Gap, LogPart, OutputPart, Plan
+from consumer.tasks import end as end_task
 from enqueue.record import Reason, Where
 
 log = logging.getLogger(__name__)
@@ -60,23 +62,23 @@ class PodExecution:
         self._plan, self._leftovers = plan, leftovers
         self._graces = {Trouble.NOW: 0.0, Trouble.PULL: pull_grace, Trouble.CONFIG: CONFIG_SECONDS}
         self._streams = streams
-        self._pod = pod
-        self._uid = pod.uid
-        self._missing = self._gone = self._unseen = self._removed = False
-        self._began = _begun(pod)
+        self._pod, self._uid = pod, pod.uid
+        self._missing = self._gone = self._unseen = self._removed = self._left = False
+        self._began = pod.begun
         self._stopped: float | None = None
         self._secret_at: float | None = None
         self.watched_until = 0.0
-        self._event = asyncio.Event()
-        self._task: asyncio.Task[Exit] | None = None
+        self.news = News()
+        self._begun_at = time.monotonic()
+        self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._judging: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Watch the pod from now on."""
         self._informer.listen(self._pod.name, self.heard)
         if (known := self._informer.get(self._pod.name)) is not None:
             self.heard(known, False)
-        self._task = asyncio.create_task(self._judge(), name=f"pod {self._pod.name}")
-        self._task.add_done_callback(self._ended)
+        self._look_at_it()
 
     def heard(self, pod: Pod, gone: bool) -> None:
         """News from the informer."""
@@ -84,12 +86,12 @@ class PodExecution:
             if not self._pod.over:  # what it said first of its end is the truth: later it may be deleted
                 self._pod = pod
             self._missing, self._unseen = gone, False
-            self._began = self._began or _begun(pod)
+            self._began = self._began or pod.begun
         elif gone and not pod.uid:
             self._missing = True
         else:
             return
-        self._notify()
+        self._look_at_it()
 
     @property
     def where(self) -> Where:
@@ -129,7 +131,7 @@ class PodExecution:
     def watched(self, seconds: float) -> None:
         """Somebody reads the log as it is written, for so long."""
         self.watched_until = time.monotonic() + seconds
-        self._notify()
+        self.news.tell()
 
     async def started(self) -> float:
         """Waits until the main step runs or has ended; seconds since the epoch by the node's clock.
@@ -139,17 +141,18 @@ class PodExecution:
         while True:
             if self._pod.started and self._pod.main is not None:
                 return self._pod.main.started_at or time.time()
-            if self._task is not None and self._task.done():
-                end = self._task.result()
+            if self._end.done():
+                end = self._end.result()
                 if not end.started:
                     raise ExecutorFault(end.message or "it has ended before its start", started=False)
                 return end.started_at or end.ended_at or time.time()
-            await self.changed()
+            await self.news.wait()
 
     async def wait(self) -> Exit:
         """The pod's Exit. Raises ExecutorFault if the API can't be asked."""
-        assert self._task is not None
-        return await asyncio.shield(self._task)
+        while not self._end.done():
+            await self.news.wait()
+        return self._end.result()
 
     async def stop(self, grace: float) -> None:
         """Delete the pod: TERM now, KILL after `grace` seconds (at least 1). Raises ApiError."""
@@ -162,7 +165,7 @@ class PodExecution:
         except BaseException:
             self._stopped = before  # so that it may be asked for again
             raise
-        self._notify()
+        self._look_at_it()
 
     async def remove(self, *, failed: bool = False) -> None:
         """Delete the pod and with it its Secret, unless it `failed` and is to be kept for now. Raises ApiError."""
@@ -181,9 +184,10 @@ class PodExecution:
     async def detach(self) -> None:
         """Let go of the pod; it runs on."""
         self._informer.unlisten(self._pod.name, self.heard)
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._left = True
+        if self._judging is not None:
+            await end_task(self._judging)
+        self.news.tell()
 
     async def ensure_secret(self, manifest: Manifest) -> None:
         """Create the pod's Secret, if it has one. Once there, it is right: it is immutable. Raises ApiError."""
@@ -201,15 +205,6 @@ class PodExecution:
             # The API repeats values that it doesn't like.
             raise ApiError(error.status, error.code, f"the Secret {self._pod.name} was refused: {error.code}") from None
 
-    async def changed(self, timeout: float | None = None) -> None:
-        """Waits for news of the pod, at most `timeout` seconds."""
-        event = self._event
-        try:  # not wait_for: before Python 3.12 it may swallow a cancellation
-            async with asyncio.timeout(timeout):
-                await event.wait()
-        except TimeoutError:
-            pass
-
     def container(self, step: str) -> Container | None:
         """The state of the step's container."""
         return self._pod.main if step == "main" else self._pod.init
@@ -217,26 +212,30 @@ class PodExecution:
     @property
     def ended(self) -> bool:
         """Nothing runs in this pod any more, or we know no better."""
-        return self._missing or self._gone or self._pod.over or (self._task is not None and self._task.done())
+        return self._missing or self._gone or self._pod.over or self._end.done() or self._left
 
-    def _notify(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
+    def _look_at_it(self) -> None:
+        """There is news. Judge it, unless that goes on or is over; a pod that just runs needs nobody who waits."""
+        self.news.tell()
+        if self._judging is None and not (self._left or self._end.done()):
+            self._judging = asyncio.create_task(self._judge(), name=f"pod {self._pod.name}")
 
-    def _ended(self, task: asyncio.Task[Exit]) -> None:
-        if not task.cancelled():
-            task.exception()  # `wait` tells it to whoever asks
-        self._notify()
-
-    async def _judge(self) -> Exit:
+    async def _judge(self) -> None:
         try:
-            end = await self._verdict()
-            return replace(end, started=end.started or (self._began and end.reason is not Reason.INIT_FAILED))
-        except ApiError as error:
-            raise ExecutorFault(str(error), started=self._began) from None
+            if (end := await self._verdict()) is None:
+                return
+            began = self._began and end.reason is not Reason.INIT_FAILED
+            self._end.set_result(replace(end, started=end.started or began))
+        except Exception as error:
+            known = isinstance(error, ApiError)
+            self._end.set_exception(ExecutorFault(str(error), started=self._began) if known else error)
+            self._end.exception()  # `wait` tells it to whoever asks
+        finally:
+            self._judging = None
+        self.news.tell()
 
-    async def _verdict(self) -> Exit:
-        begun = time.monotonic()
+    async def _verdict(self) -> Exit | None:
+        """The end, or None as long as nothing but news can bring it."""
         seen: dict[Reason, float] = {}
         deleting: float | None = None
         fresh = False
@@ -259,7 +258,7 @@ class PodExecution:
                         started=pod.started or pod.node is not None,
                     )
             elif not pod.started:
-                limit, trouble, given = begun + self._plan.start_timeout, trouble_of(pod), math.inf
+                limit, trouble, given = self._begun_at + self._plan.start_timeout, trouble_of(pod), math.inf
                 if trouble is not None and trouble[0] in self._graces:
                     kind, reason, _ = trouble
                     since = seen.setdefault(reason, now)
@@ -281,7 +280,9 @@ class PodExecution:
                 wakes.append(min(limit, given))
             if self._unseen:
                 wakes.append(now + UNSEEN_SECONDS)
-            await self.changed(max(0.0, min(wakes) - now) if wakes else None)
+            if not wakes:
+                return None
+            await self.news.wait(max(0.0, min(wakes) - now))
             fresh = False
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
@@ -298,7 +299,7 @@ class PodExecution:
                     told = True
             if self._pod.over and not self._missing:
                 return None
-            await self.changed(random.uniform(pause / 2, pause))
+            await self.news.wait(random.uniform(pause / 2, pause))
             pause = min(INSIST_CAP, pause * 2)
 
     async def _look(self) -> None:
@@ -314,10 +315,10 @@ class PodExecution:
         if found.uid == self._uid:
             self._unseen = self._missing or self._unseen
             self._pod, self._missing = found, False
-            self._began = self._began or _begun(found)
+            self._began = self._began or found.begun
         else:
             self._gone = True
-        self._notify()
+        self.news.tell()
 
     async def _give_up(self, reason: Reason, message: str) -> Exit:
         """It doesn't start: delete it, and make sure that it hasn't started at the last moment."""
@@ -326,7 +327,7 @@ class PodExecution:
         await self._insist(functools.partial(self._delete, self._stopped))
         until = time.monotonic() + self._stopped + GONE_SECONDS
         while not (self._missing or self._pod.over) and (left := until - time.monotonic()) > 0:
-            await self.changed(left)
+            await self.news.wait(left)
         self._gone = self._gone or self._missing
         pod = self._pod
         end = exit_of(pod, gone=self._gone, stopped=True) or Exit()
@@ -347,8 +348,3 @@ class PodExecution:
     @property
     def _path(self) -> str:
         return path_of(self._namespace, "pods", self._pod.name)
-
-
-def _begun(pod: Pod) -> bool:
-    """A command of the job has begun, be it the init step's: it isn't run again without leave."""
-    return pod.started or (pod.init is not None and pod.init.started)

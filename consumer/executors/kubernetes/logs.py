@@ -21,7 +21,6 @@ import aiohttp
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.position import ROTATED, Jump, Position
 from consumer.model import Gap, LogPart
-from consumer.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +62,9 @@ class Source(Protocol):
     async def changed(self, timeout: float | None = None) -> None:
         """Waits for news, at most `timeout` seconds."""
 
+    def news(self) -> asyncio.Future[None]:
+        """Done at the next news; for `asyncio.wait`, without a task for each log that waits."""
+
 
 class Streams:
     """How many logs may be followed at a time; whoever comes later waits for its turn, first come, first served."""
@@ -82,11 +84,7 @@ class Streams:
         self._waiting.append(place)
         try:
             while not (place.done() or source.watched() or source.ended()):
-                news = asyncio.ensure_future(source.changed())
-                try:
-                    await asyncio.wait({place, news}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    await end(news)
+                await asyncio.wait({place, source.news()}, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
             if place.done():
                 self.give_back()

@@ -96,6 +96,11 @@ class Pod:
         """The main container has begun."""
         return self.main is not None and self.main.started
 
+    @property
+    def begun(self) -> bool:
+        """A command of the job has begun, be it the init step's: it isn't run again without leave."""
+        return self.started or (self.init is not None and self.init.started)
+
 
 def pod_of(answer: bytes) -> Pod:
     """The same of a pod as JSON. Raises ValueError if it is no JSON object."""

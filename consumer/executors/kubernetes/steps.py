@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -30,5 +31,8 @@ class StepLog:
     def watched(self) -> bool:
         return time.monotonic() < self._execution.watched_until
 
+    def news(self) -> asyncio.Future[None]:
+        return self._execution.news.next()
+
     async def changed(self, timeout: float | None = None) -> None:
-        await self._execution.changed(timeout)
+        await self._execution.news.wait(timeout)

@@ -254,7 +254,7 @@ async def test_a_start_that_this_process_slept_through_is_seen_before_it_is_give
     execution = await executor.start(plan_of(start_timeout=30 if trouble else 0.5))
     await kube.until(lambda kube: bool(begun))
     while trouble and not (execution.container("main") and execution.container("main").reason):
-        await within(execution.changed())
+        await within(execution.news.wait())
     executor._opened[1].unlisten(execution.where.pod, execution.heard)
     begun[0].run()
     async with asyncio.timeout(20):

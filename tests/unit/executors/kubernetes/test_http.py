@@ -175,6 +175,24 @@ async def test_a_connection_is_used_again_until_it_is_old(monkeypatch: pytest.Mo
         pool.close()
 
 
+async def test_an_idle_connection_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = asyncio.Event()
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(PLAIN)
+        with contextlib.suppress(OSError):
+            await reader.read()
+        gone.set()
+
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.01)
+    pool = Pool(1)
+    async with serving(behave) as (access, _):
+        await ask(pool, access)
+        await asyncio.wait_for(gone.wait(), 20)
+        pool.close()
+
+
 async def test_a_connection_that_the_server_has_left_costs_one_try_but_of_a_create() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -11,6 +11,7 @@ import pytest
 from consumer.executors.kubernetes import logs
 from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.logs import Streams, follow
+from consumer.executors.kubernetes.news import News
 from support.fakekube import FakeKube
 from support.fakekubelet import FakePod
 from support.kubernetes import parts_of, read
@@ -23,7 +24,7 @@ class Steady:
 
     def __init__(self, readable: bool = True, ended: bool = True) -> None:
         self.is_readable, self.is_ended = readable, ended
-        self.event = asyncio.Event()
+        self.told = News()
         self.finished_at: float | None = None
         self.is_watched = False
 
@@ -35,8 +36,7 @@ class Steady:
 
     def set(self, readable: bool = True, ended: bool = True) -> None:
         self.is_readable, self.is_ended = readable, ended
-        self.event.set()
-        self.event = asyncio.Event()
+        self.told.tell()
 
     def ended_at(self) -> float | None:
         return self.finished_at
@@ -45,11 +45,10 @@ class Steady:
         return self.is_watched
 
     async def changed(self, timeout: float | None = None) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                await self.event.wait()
-        except TimeoutError:
-            pass
+        await self.told.wait(timeout)
+
+    def news(self) -> asyncio.Future[None]:
+        return self.told.next()
 
 
 @pytest.fixture(autouse=True)
