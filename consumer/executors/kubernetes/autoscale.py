@@ -98,6 +98,8 @@ class Autoscaler:
             if said != self._told:
                 log.warning("nothing is scaled now: %s", said)
             self._told = said
+        except Exception:
+            log.exception("scaling failed; it is tried again")
 
 
 def _words(queues: Mapping[str, Backlog]) -> str:
