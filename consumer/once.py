@@ -10,13 +10,15 @@ import uuid
 from typing import BinaryIO
 
 from consumer.executors import make_executor
-from consumer.extras import Extras
+from consumer.extras import Extras, collect_nothing
 from consumer.logs.follow import Desk, Follower
 from consumer.model import Claim, Settlement, Stop
+from consumer.outputs import Collector
 from consumer.own_secrets import own_secrets
 from consumer.queues.none import NoRecords
 from consumer.run import Tools, run_job
 from consumer.settings import Settings
+from consumer.sinks import output_target
 from consumer.sinks.console import ConsoleSink
 from consumer.switch import Switch
 from consumer.unseal import Keys
@@ -31,6 +33,8 @@ async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
     """
     here = settings.process.model_copy(update={"detach": False})  # nobody comes back for it
     executor = make_executor(settings.model_copy(update={"process": here}))
+    target = output_target(settings)
+    collect = Collector(settings.outputs, target).collect if target is not None else collect_nothing
     settled: list[Settlement] = []
 
     async def settle(settlement: Settlement) -> None:
@@ -51,7 +55,7 @@ async def run_once(job: Job, settings: Settings, out: BinaryIO) -> Record:
             follower=lambda claim: Follower(claim, lambda claim, former: [ConsoleSink(out)], settings.logs, desk),
             settle=settle,
             requeues=False,
-            extras=Extras(unseal=keys.open),
+            extras=Extras(unseal=keys.open, collect=collect),
         )
         await run_job(claim, tools, switch)
     finally:

@@ -51,15 +51,14 @@ class FileTarget:
         await self._do(sync)
 
     async def abandon(self) -> None:
-        """Close it."""
+        """Close it, and don't wait for that: the disk may hang."""
 
         def let_go() -> None:
             if self._handle is not None and self._whole:
                 os.unlink(self._path)
             self._close()
 
-        with contextlib.suppress(Away):
-            await self._do(let_go)
+        self._hand.later(let_go)
 
     def _open(self) -> int:
         if self._handle is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_Task = tuple[Callable[[], Any], asyncio.Future[Any] | None, asyncio.AbstractEventLoop | None]
 
 
 class Hand:
@@ -16,10 +17,13 @@ class Hand:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._todo: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], asyncio.AbstractEventLoop]] = (
-            queue.SimpleQueue()
-        )
+        self._todo: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+
+    def later(self, action: Callable[[], object]) -> None:
+        """Once all that came before is done; nobody waits for it, nor hears of its error."""
+        if self._thread is not None:
+            self._todo.put((action, None, None))
 
     async def do(self, action: Callable[[], T]) -> T:
         """Its result, or its error."""
@@ -34,12 +38,14 @@ class Hand:
     def _work(self) -> None:
         while True:
             action, future, loop = self._todo.get()
-            if future.cancelled():
+            if future is not None and future.cancelled():
                 continue
             try:
                 result, error = action(), None
             except Exception as problem:
                 result, error = None, problem
+            if loop is None or future is None:
+                continue
             try:
                 loop.call_soon_threadsafe(_tell, future, result, error)
             except RuntimeError:  # the loop is closed: nobody waits any more

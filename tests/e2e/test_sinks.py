@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from enqueue import Job, aio
 from enqueue.record import Status
-from support.consuming import consuming
+from support.consuming import consuming, until
 
 
 def path_in(url: str | None) -> Path:
@@ -83,3 +83,23 @@ async def test_what_a_job_leaves_is_kept_or_told(redis_url: str, tmp_path: Path)
     assert outputs["pipe.txt"].problem == "not kept: no regular file"
     assert outputs["large.txt"].problem == "not kept: all together would be more than 1,000 bytes"
     assert not [path for path in (tmp_path / "kept").rglob("*") if "large" in path.name or "other" in path.name]
+
+
+async def test_whoever_goes_on_reads_back_what_its_own_store_lacks(redis_url: str, tmp_path: Path) -> None:
+    """The next consumer has another folder: the part that the former one stored comes from the stream."""
+    gate = tmp_path / "gate"
+    commands = ["seq 5000", f"while [ ! -e {gate} ]; do sleep 0.05; done", "echo last"]
+    flags: dict[str, Any] = {"logs": {"sinks": ["record", "file"]}, "process": {"directory": tmp_path / "jobs"}}
+    async with aio.connect(redis_url) as queue:
+        handle = await queue.enqueue(Job(commands=commands, timeout=60))
+        async with consuming(redis_url, files={"directory": tmp_path / "one"}, **flags):
+            former = tmp_path / "one/default" / handle.id / "1.log"
+            await until(lambda: former.exists() and former.read_bytes().endswith(b"5000\n"))
+        gate.touch()
+        async with consuming(redis_url, files={"directory": tmp_path / "two"}, **flags):
+            assert (await handle.wait(30)).succeeded
+            record = await handle.record()
+    wanted = b"".join(b"%d\n" % n for n in range(1, 5001))
+    assert former.read_bytes() == wanted
+    assert path_in(record.log.links[0].url).read_bytes() == wanted + b"last\n"
+    assert record.log.links[0].problem is None

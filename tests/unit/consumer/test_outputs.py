@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ import pytest
 import consumer.outputs as module
 from consumer.executors.null import NullExecution
 from consumer.model import Claim, Found, OutputPart
+from consumer.once import run_once
 from consumer.outputs import Collector
-from consumer.settings import Outputs
+from consumer.settings import Outputs, Settings
 from consumer.storing import Away, Refused
 from enqueue.job import Job
 from enqueue.record import Output
@@ -125,3 +128,17 @@ async def test_trouble_is_told_and_never_raised(shelf: Shelf, trouble: Exception
 async def test_secrets_in_names_are_masked(shelf: Shelf) -> None:
     kept = await collect(shelf, Found(b"hunter2.txt"), mask=lambda text: text.replace("hunter2", "***"))
     assert kept[0].name == "***.txt"
+
+
+def texts(folder: Path) -> list[str]:
+    return [path.read_text() for path in folder.rglob("a")]
+
+
+async def test_a_job_that_is_tried_without_a_queue_has_its_files_kept_too(tmp_path: Path) -> None:
+    settings = Settings(outputs={"store": "file"}, files={"directory": tmp_path})
+    job = Job.load({"commands": ['printf one > "$LONGSHORE_OUTPUTS/a"'], "outputs": True})
+    record = await run_once(job, settings, io.BytesIO())
+    [output] = record.outputs
+    assert output.url is not None
+    assert output.url.startswith(tmp_path.as_uri())
+    assert texts(tmp_path) == ["one"]
