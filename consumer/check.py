@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import resource
 import tempfile
@@ -18,6 +19,7 @@ from consumer.job_types import sample
 from consumer.model import Claim, Plan
 from consumer.plan import plan_of
 from consumer.settings import Settings
+from consumer.unseal import Keys
 from enqueue.job import Job
 
 HIDDEN = "***"
@@ -52,7 +54,31 @@ def _settings(settings: Settings) -> list[Finding]:
     if settings.executor == "docker" and not settings.docker.allowed_images:
         text = "jobs may use any image (docker.allowed_images is empty)"
         found.append(Finding("settings", Level.WARNING, text, "list the images, such as ghcr.io/my-company/*"))
-    return found
+    return [*found, *_extras(settings)]
+
+
+def _extras(settings: Settings) -> Iterable[Finding]:
+    """What is switched on and needs a package or a file that may not be there."""
+    wanted = (
+        ("tracing", settings.tracing, "opentelemetry.exporter.otlp.proto.http", "tracing"),
+        ("sentry.dsn", settings.sentry.dsn or os.environ.get("SENTRY_DSN"), "sentry_sdk", "sentry"),
+        ("s3.bucket", settings.s3.bucket, "aiohttp_s3_client", "s3"),
+    )
+    for name, switched_on, module, extra in wanted:
+        if switched_on and not _is_there(module):
+            text = f"{name}: the package {module.split('.')[0]} isn't there, so the consumer won't start"
+            yield Finding("settings", Level.PROBLEM, text, f"pip install 'longshore[{extra}]'")
+    try:
+        Keys(settings.jobs.seal_keys).load()
+    except SetupError as error:
+        yield Finding("settings", Level.PROBLEM, str(error), "`longshore keygen` makes such a file")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is what holds it
+        return False
 
 
 def _types(settings: Settings) -> Iterable[Finding]:

@@ -26,7 +26,7 @@ BAD = {
 
 
 def main() -> int:
-    connection = Redis.from_url(URL)
+    connection = Redis.from_url(URL, socket_timeout=None)  # redis-py 8 gives up after 5 seconds else: we wait longer
     for serializer in (DefaultSerializer, JSONSerializer):
         queue = Queue("default", connection=connection, serializer=serializer)
 

@@ -206,3 +206,13 @@ async def test_job_types_are_tried_against_executor_and_policy(redis_url: str, t
     settings = load_settings(queue_url=redis_url, executor="process", job_types={"a": {"commands": ["true"]}})
     (found,) = [finding for finding in await check_setup(settings) if finding.area == "types"]
     assert found.text == "a: command in this host"
+
+
+async def test_what_a_switched_on_feature_lacks_is_named(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package, and the file with the keys."""
+    monkeypatch.setattr("consumer.check._is_there", lambda module: not module.startswith("opentelemetry"))
+    keys = {"seal_keys": "/nowhere/seal.keys"}
+    found = await check_setup(load_settings(queue_url=redis_url, executor="null", tracing=True, jobs=keys))
+    texts = [finding.text for finding in found if finding.level is Level.PROBLEM]
+    assert any(text.startswith("tracing: the package opentelemetry isn't there") for text in texts)
+    assert any(text.startswith("jobs.seal_keys: /nowhere/seal.keys can't be read") for text in texts)
