@@ -203,6 +203,7 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
         where=_place(executor, consumer),
         variables=history.variables if begun and history else Variables(),
         notices=history.notices if begun and history else (),
+        large=history.large if begun and history else (),
         attempts=history.attempts if history else (),
         log=Log(stream=stream) if stream else _NO_STREAM,
         tags=claim.job.tags if claim.job else (),
@@ -265,6 +266,7 @@ def record_ended(
                 "times": Times(queued=record.times.queued),
                 "progress": None,
                 "notices": (),
+                "large": (),
                 "log": log,
             }
         )

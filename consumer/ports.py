@@ -144,6 +144,14 @@ class Reloading(Protocol):
         """Use these for what begins later. Raises LongshoreError, and changes nothing, if they can't work."""
 
 
+@runtime_checkable
+class KeepingRecords(Protocol):
+    """Records that can keep large variables beside them, as long as them."""
+
+    async def keep(self, claim: Claim, variables: Mapping[str, str]) -> None:
+        """Store these. Raises ClaimLost."""
+
+
 class Execution(Protocol):
     """Something running: a pod, a container, a process."""
 

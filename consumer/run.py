@@ -37,6 +37,7 @@ from consumer.plan import plan_of
 from consumer.ports import Execution, Executor, Meter, Records
 from consumer.returned import returned
 from consumer.settings import Settings
+from consumer.spill import spilled
 from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
 from consumer.tasks import Beside, end
@@ -142,6 +143,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         record = record_ended(record, outcome, verdict, where, exit, told, time.time())
         lines = follower.mask(trace).splitlines()
         text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""
+        record = await spilled(tools.records, claim, record)
         settlement = Settlement(claim, verdict, outcome, record, text, infrastructure)
         await tools.settle(settlement)
         if outcome.status is Status.FAILED:
@@ -206,7 +208,7 @@ async def _tell_overdue(
     record = record_overdue(record, plan.timeout).model_copy(update={"variables": Variables(follower.masked)})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DOUBT):
-            await tools.records.write(claim, record)
+            await tools.records.write(claim, await spilled(tools.records, claim, record))
 
 
 async def _stop(execution: Execution, plan: Plan, ending: asyncio.Future[Exit]) -> None:
@@ -268,7 +270,7 @@ async def _watch(
         record = record_running(claimed, execution.where, started_at)
         said = {"variables": Variables(variables), "progress": follower.progress, "notices": follower.notices}
         update = {**said, "children": follower.children}
-        await tools.records.write(claim, record.model_copy(update=update))
+        await tools.records.write(claim, await spilled(tools.records, claim, record.model_copy(update=update)))
         return True
 
     try:

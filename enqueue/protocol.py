@@ -16,6 +16,7 @@ from enqueue.job import MAX_JOB_BYTES, Job
 from enqueue.logs import LogReader, LogView
 from enqueue.order import Order, Placed
 from enqueue.record import HINTS, Outcome, Reason, Record, Status, rfc3339
+from enqueue.variables import Variables
 from enqueue.wire import records as wire
 
 if TYPE_CHECKING:
@@ -273,6 +274,16 @@ def _entries(found: Any) -> Iterable[tuple[bytes, dict[bytes, bytes]]]:
             else:
                 pairs = iter(fields or ())
                 yield entry, dict(zip(pairs, pairs, strict=False))
+
+
+def whole(record: Record) -> Steps[Record]:
+    """The Record with its large variables; one that isn't there any more stays named in `large`."""
+    if not record.large:
+        return record
+    found = yield Command(("HMGET", wire.variables_key(record.id), *record.large))
+    read = {n: v.decode("utf-8", "replace") for n, v in zip(record.large, found, strict=True) if v is not None}
+    gone = tuple(name for name in record.large if name not in read)
+    return record.model_copy(update={"variables": Variables({**record.variables, **read}), "large": gone})
 
 
 def cancelled_record(record: Record, now: float) -> Record:

@@ -278,6 +278,8 @@ class Record(_Open):
     log: Log = Log()
     progress: Progress | None = None
     tags: tuple[str, ...] = ()
+    large: tuple[str, ...] = ()
+    """Names of variables that are kept beside the Record; empty once they are read."""
     parent: str | None = None
     children: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()

@@ -213,7 +213,10 @@ def reply_of(settlement: Settlement, fetched: Fetched) -> dict[str, Any] | None:
     if queue is None:
         return None
     seed = f"{claim.id}\n{claim.attempt}\n{wire.OUTCOME_NAME}"
-    return _reply(wire.OUTCOME_NAME, json.loads(settlement.record.dumps()), seed, queue, claim.id)
+    record = settlement.record
+    if record.large and record.status.final:  # who gets the reply may have no Redis to read them from
+        record = record.model_copy(update={"variables": settlement.outcome.variables, "large": ()})
+    return _reply(wire.OUTCOME_NAME, json.loads(record.dumps()), seed, queue, claim.id)
 
 
 def log_jobs_of(claim: Claim) -> MakeLogJob | None:

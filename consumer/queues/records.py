@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -116,6 +116,7 @@ class RecordStore:
         self._appends: Batcher[tuple[list[Any], list[Any]], bytes] = Batcher(self._append_many, limit=APPENDS)
         self._script_write = redis.register_script(scripts.WRITE)
         self._script_append = redis.register_script(scripts.APPEND)
+        self._script_keep = redis.register_script(scripts.KEEP)
         self._script_live = redis.register_script(scripts.LIVE)
 
     queues: Sequence[str] = ()
@@ -148,6 +149,15 @@ class RecordStore:
     async def write(self, claim: Claim, record: Record) -> None:
         """Store the Record of a job that goes on. Raises ClaimLost."""
         await self._writes.put((claim, record))
+
+    async def keep(self, claim: Claim, variables: Mapping[str, str]) -> None:
+        """Store large variables beside the Record. Raises ClaimLost."""
+        keys = [self.key_of(claim), wire.variables_key(claim.id)]
+        args: list[Any] = [claim.token, self._keep(claim)]
+        for name, value in variables.items():
+            args += [name, value.encode()]
+        if await patiently("keep variables", lambda: self._script_keep(keys=keys, args=args)) == b"lost":
+            raise ClaimLost(f"job {claim.id} is no longer ours")
 
     async def _write_many(self, batch: Sequence[tuple[Claim, Record]]) -> Sequence[Exception | None]:
         results: list[Exception | None] = [None] * len(batch)

@@ -46,7 +46,7 @@ local key, member = 'rq:job:' .. id, ARGV[1] .. ':' .. ARGV[3]
 local ttl = tonumber(ARGV[11])
 local final = status ~= 'queued' and status ~= 'scheduled'
 local whole = {key, key .. ':dependents', 'rq:job::' .. id .. ':dependencies', 'rq:results:' .. id,
-  'longshore:log:' .. id}
+  'longshore:log:' .. id, 'longshore:variables:' .. id}
 if redis.call('HGET', key, 'longshore_done') == token then return {'ok'} end
 local function leave_limit()
   if ARGV[21] == '' then return end
@@ -57,7 +57,7 @@ local function leave_limit()
 end
 local held = redis.call('ZSCORE', 'rq:wip:' .. queue, member)
 if redis.call('EXISTS', key) == 0 then
-  redis.call('DEL', 'rq:execution:' .. member, 'longshore:log:' .. id)
+  redis.call('DEL', 'rq:execution:' .. member, 'longshore:log:' .. id, 'longshore:variables:' .. id)
   redis.call('ZREM', 'rq:wip:' .. queue, member)
   redis.call('ZREM', 'rq:executions:' .. id, token)
   leave_limit()
@@ -108,6 +108,7 @@ local function again(pause, front)
   if not final or ttl < 0 then redis.call('EXPIRE', 'rq:results:' .. id, 31536000)
   else redis.call('EXPIRE', 'rq:results:' .. id, ttl) end
   redis.call('EXPIRE', 'longshore:log:' .. id, 31536000)
+  redis.call('EXPIRE', 'longshore:variables:' .. id, 31536000)
 end
 local function repetition()  -- seconds until the next one; nil if there is none
   local left = seconds(redis.call('HGET', key, 'repeats_left'))

@@ -41,6 +41,7 @@ redis.call('HSET', key, 'longshore', ARGV[2], 'longshore_status', ARGV[3])
 if ARGV[5] ~= '' then
   redis.call('EXPIRE', key, ARGV[5])
   redis.call('EXPIRE', 'longshore:log:' .. ARGV[4], ARGV[5])
+  redis.call('EXPIRE', 'longshore:variables:' .. ARGV[4], ARGV[5])
 end
 local over = {succeeded = true, failed = true, cancelled = true}
 if ARGV[6] == '' and (over[ARGV[3]] or ARGV[3] == 'queued') then  -- nobody needs to run it any more
@@ -50,6 +51,14 @@ if ARGV[6] == '' and (over[ARGV[3]] or ARGV[3] == 'queued') then  -- nobody need
 end
 redis.call('PUBLISH', 'longshore:record:' .. ARGV[4], ARGV[3])
 return {'ok'}
+"""
+
+KEEP = """
+-- KEYS: the job's hash, that of its large variables. 1 token, 2 ttl, names and values...
+if redis.call('HGET', KEYS[1], 'longshore_token') ~= ARGV[1] then return 'lost' end
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+return 'ok'
 """
 
 APPEND = """

@@ -10,7 +10,7 @@ from enqueue.backends import faktory_scripts as scripts
 from enqueue.errors import ProtocolError, RecordsUnavailable, UsageError
 from enqueue.explain import Facts, limited
 from enqueue.order import Order, Placed
-from enqueue.protocol import Ask, Command, Push, Steps, cancelled_record, checked
+from enqueue.protocol import Ask, Command, Push, Steps, cancelled_record, checked, whole
 from enqueue.record import Record, Status, Times, rfc3339
 from enqueue.wire import faktory as wire
 from enqueue.wire import records as record_wire
@@ -98,7 +98,7 @@ class FaktoryBackend:
         """Where a job stands. A job without a Record is taken to be queued: Faktory can't be asked."""
         self.needs_records()
         stored = yield Command(("HGET", record_wire.faktory_job_key(job_id), "longshore"))
-        return record_wire.read_record(stored) or Record(id=job_id)
+        return (yield from whole(record_wire.read_record(stored) or Record(id=job_id)))
 
     def records(self, job_ids: Sequence[str]) -> Steps[list[Record | None]]:
         """The Records of some jobs in one round trip; None for one that has none (any more)."""

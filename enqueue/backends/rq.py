@@ -11,7 +11,7 @@ from enqueue.backends import rq_scripts as scripts
 from enqueue.errors import UsageError
 from enqueue.explain import Facts, limited
 from enqueue.order import Order, Placed
-from enqueue.protocol import Command, Steps, cancelled_record, checked, unknown
+from enqueue.protocol import Command, Steps, cancelled_record, checked, unknown, whole
 from enqueue.record import HINTS, Reason, Record, Status, Times, rfc3339
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
@@ -79,7 +79,7 @@ class RqBackend:
         record = _record_of(job_id, row)
         if record is None:
             raise unknown(job_id)
-        return record
+        return (yield from whole(record))
 
     def records(self, job_ids: Sequence[str]) -> Steps[list[Record | None]]:
         """The same of some jobs in one round trip; None for one that isn't there."""

@@ -44,6 +44,11 @@ def log_key(job_id: str) -> str:
     return f"longshore:log:{job_id}"
 
 
+def variables_key(job_id: str) -> str:
+    """The hash of a job's large outcome variables, by name."""
+    return f"longshore:variables:{job_id}"
+
+
 def record_channel(job_id: str) -> str:
     """Channel that carries the job's status at each change of its Record."""
     return f"longshore:record:{job_id}"

@@ -48,6 +48,41 @@ async def test_a_job_goes_all_the_way(redis_url: str) -> None:
     assert record.where.executor == "process"
 
 
+async def test_large_variables_stand_beside_the_record_for_as_long(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    big = "é" * 5000
+    said = [f"echo ::set-outcome-var big={big}", "echo ::set-outcome-var small=1"]
+    job = Job(
+        commands=[
+            *said,
+            f"until [ -e {tmp_path}/go ]; do sleep 0.05; done",
+            "echo big2=" + "x" * 4080 + ' > "$LONGSHORE_OUTCOME"',
+        ]
+    )
+    async with consuming(redis_url), aio.connect(redis_url) as queue:
+        handle = await queue.enqueue(job)
+
+        async def told() -> bool:
+            return "big" in await handle.variables()
+
+        await until(told)
+        assert (await handle.record()).status is Status.RUNNING
+        (tmp_path / "go").touch()
+        outcome = await handle.wait(30)
+        record = await handle.record()
+        (listed,) = await queue.jobs(queue="default")
+    assert outcome.variables == {"big": big, "small": "1", "big2": "x" * 4080}
+    assert (record.variables, record.large) == (outcome.variables, ())
+    assert (listed.variables, listed.large) == ({"small": "1", "big2": "x" * 4080}, ("big",))
+    stored = json.loads(redis_client.hget(f"rq:job:{handle.id}", "longshore"))
+    assert set(stored["variables"]) == {"small", "big2"}
+    assert redis_client.hkeys(f"longshore:variables:{handle.id}") == [b"big"]
+    kept, own = redis_client.ttl(f"rq:job:{handle.id}"), redis_client.ttl(f"longshore:variables:{handle.id}")
+    assert 0 < kept == own
+    assert rq.job.Job.fetch(handle.id, connection=redis_client).return_value()["variables"]["big"] == big
+
+
 @pytest.mark.parametrize(
     ("job", "status", "reason", "code"),
     [
