@@ -26,6 +26,9 @@ log = structlog.get_logger()
 PATIENCE = 300.0
 """Seconds for which the end of a job waits for a queue that can't take its follow-ups."""
 
+PAUSE = 1.0
+"""Seconds until a queue that was away is asked again."""
+
 _LINE = re.compile(rb"::enqueue[ \t]+(\{.*)\Z", re.DOTALL)
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 
@@ -109,7 +112,7 @@ class Enqueuer:
                 if not patience:
                     return self._next > begun
                 if asyncio.get_running_loop().time() < until:
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(PAUSE)
                     continue
                 self._refuse(refused, error)
             except Exception as error:  # it must not cost the parent its own end

@@ -112,7 +112,8 @@ async def test_the_same_log_read_again_makes_no_other_jobs() -> None:
     assert retried.children == tuple(f"child-{n}" for n in range(6))
 
 
-async def test_a_queue_that_is_away_is_waited_for_at_the_end_only() -> None:
+async def test_a_queue_that_is_away_is_waited_for_at_the_end_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.follow_up.PAUSE", 0.01)
     queue = Queue(QueueUnavailable("away"), QueueUnavailable("away"))
     follower = await run(queue, f"::enqueue {ONE}\n")
     assert follower.children == ()

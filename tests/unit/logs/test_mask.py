@@ -71,7 +71,7 @@ def test_the_table_for_many_finds_the_same(secrets: list[bytes], text: bytes, cu
     assert masked(many, split(text, cuts)) == masked(few, [text])
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(SECRETS, TEXTS, CUTS, st.booleans())
 def test_ruling_out_words_together_changes_nothing(
     secrets: list[bytes], text: bytes, cuts: list[int], bare: bool
@@ -84,7 +84,7 @@ def test_ruling_out_words_together_changes_nothing(
     assert masked(mask, split(text, cuts)) == expected(mask.variants, text)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(SECRETS, SECRETS, st.lists(TEXTS, max_size=6), CUTS)
 def test_what_is_learned_counts_from_its_place_on_in_any_split(
     first: list[bytes], later: list[bytes], texts: list[bytes], cuts: list[int]
