@@ -208,6 +208,7 @@ async def test_leftovers_are_swept_and_nothing_else(running: Harness) -> None:
     kept, _, _ = (plan.id for plan in plans)
     held = await running.executor.start(replace(running.plan(commands=[FOREVER]), source="swept"))
     running.executions.append(held)
+    await held.started()
     records = Standings("swept", lambda key: Standing.HELD if key.id == kept else Standing.GONE)
     executor = running.executor
     sweeper = Sweeper(executor.engine, OURS, 60, executor._held)  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ class Harness:
         if self.image is not None:
             fields.setdefault("image", self.image)
         job = Job.load(fields)
-        name = f"{self.name}-job-{next(_numbers)}"
+        name = f"{self.name}-job-{os.getpid()}-{next(_numbers)}"  # several processes may test on one engine
         return Plan(name, "contract", 1, "tester", job, timeout=600, start_timeout=60, grace=10)
 
     async def start(self, *commands: str, **fields: Any) -> Execution:

@@ -163,7 +163,7 @@ class ContainerExecution:
             if step is None:
                 continue
             state = self._state(step)
-            if state is not None and state.begun and not state.over:
+            if state is not None and not state.over:
                 await self._engine.kill(state.id, "SIGKILL")  # else some engines wait for its grace
             await self._engine.delete(step.name)
 
