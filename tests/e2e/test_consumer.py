@@ -15,7 +15,8 @@ import pytest
 import redis
 import rq
 
-from enqueue import Job, Status, Variable, aio
+from enqueue import Job, LogCheck, Status, Variable, aio
+from enqueue.record import Tally
 from support.consuming import consuming, until
 from support.redis_server import RedisServer
 
@@ -35,16 +36,22 @@ async def test_a_job_goes_all_the_way(redis_url: str) -> None:
         env={"WHO": "world"},
         variables=[Variable(name="TOKEN", value="s3cret-token", sensitive=True)],
         files=[{"path": "conf/a.txt", "contents": "from a file\n", "mode": "0600"}],
+        count_output=True,
     )
     async with consuming(redis_url), aio.connect(redis_url) as queue:
         handle = await queue.enqueue(job)
         log = await read(handle.logs(follow=True))
         outcome = await handle.wait(30)
         record = await handle.record()
+        last = [line async for line in handle.log_lines(tail=1)]
+        check = await handle.check_log()
     assert log == b"hello world\nfrom a file\nthe secret is ***\n"
     assert (outcome.status, outcome.exit_code, outcome.variables) == (Status.SUCCEEDED, 0, {"answer": "4=2"})
     assert record.times.queued <= record.times.claimed <= record.times.started <= record.times.ended
-    assert (record.log.lines, record.log.complete, record.attempt) == (3, "no_gap_seen", 1)
+    assert (record.log.lines, record.log.complete, record.attempt) == (3, "complete", 1)
+    assert (record.log.written, record.log.read) == (Tally(lines=4, bytes=80), Tally(lines=4, bytes=80))
+    assert [(line.number, line.text) for line in last] == [(3, "the secret is ***")]
+    assert check == LogCheck("complete")
     assert record.where.executor == "process"
 
 
