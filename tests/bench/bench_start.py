@@ -61,7 +61,7 @@ async def start(server: RedisServer, rounds: int) -> None:
             settings["kubernetes"] = consumer_settings(mark, 10, stay=False)
         for name, chosen in settings.items():
             chosen["state_directory"] = str(server.directory / "state")
-            found = [await first_claim(server, chosen) for _ in range(rounds)]
+            found = [await first_claim(server, chosen) for _ in range(rounds + 1)][1:]  # the first one compiles
             times, cpu = sorted(took for took, _ in found), statistics.median(used for _, used in found)
             print(f"| {name} | {statistics.median(times):.2f} | {times[0]:.2f} | {times[-1]:.2f} | {cpu:.2f} |")
 

@@ -38,6 +38,14 @@ def fill(client: redis.Redis, queue: str, job: Job, count: int) -> list[str]:
     return ids
 
 
+def compiling() -> dict[str, str]:
+    """Our environment, but Python keeps what it has compiled, as pip does when it installs a package."""
+    cache = str(Path(tempfile.gettempdir()) / f"longshore-bench-pycache-{os.getuid()}")
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+        "PYTHONPYCACHEPREFIX": cache
+    }
+
+
 class ConsumerProcess:
     """One consumer on RQ. `settings` are those of a longshore.yaml.
 
@@ -66,7 +74,7 @@ class ConsumerProcess:
         command += [str(Path(__file__).parent / "lagging.py"), str(lag)] if lag else []
         command += [str(Path(sys.executable).parent / "longshore"), "run", "--config", str(config)]
         with self.log.open("wb") as log:
-            self.process = spawn(command, stderr=log, stdout=log)
+            self.process = spawn(command, stderr=log, stdout=log, env=compiling())
         self.pid = self.process.pid
         if ready:
             self.event("consumer_started")

@@ -1,6 +1,6 @@
 """Where the Kubernetes API is and who we are there.
 
-The `kubernetes` package (`kubernetes.aio.config`) reads kubeconfigs, exec plugins, OIDC and the pod's own account;
+What `plain_access` can't read, such as exec plugins and OIDC, the `kubernetes` package (`kubernetes.aio.config`) does;
 only the resulting host, certificates and token are taken from it. A token is read again at most each 60 s and once
 after a 401, as bound service account tokens and exec plugins want it.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from consumer.errors import SetupError
+from consumer.executors.kubernetes.plain_access import Plain, in_file, in_pod
 from consumer.settings import Kubernetes
 
 RELOAD_SECONDS = 60.0
@@ -105,14 +106,18 @@ class Access:
 
     async def _read(self) -> None:
         assert self._settings is not None
-        # Takes half a second to import: only whoever talks to a cluster pays.
+        path = _kubeconfig(self._settings)
+        plain = in_pod() if path is None else in_file(path, self._settings.context)
+        if plain is not None:
+            self._take(plain, path)
+            return
+        # Takes a quarter of a second to import: only whoever needs its help pays.
         from kubernetes.aio.client.configuration import Configuration
         from kubernetes.aio.config.config_exception import ConfigException
         from kubernetes.aio.config.incluster_config import load_incluster_config
         from kubernetes.aio.config.kube_config import load_kube_config
 
         found = type.__call__(Configuration)
-        path = _kubeconfig(self._settings)
         try:
             if path is None:
                 load_incluster_config(client_configuration=found, try_refresh_token=False)  # type: ignore[no-untyped-call]
@@ -150,6 +155,17 @@ class Access:
         self.server_name = found.tls_server_name
         self.tls = _context(found) if self.host.startswith("https") else None
         self._loaded = time.monotonic()
+
+    def _take(self, plain: Plain, path: str | None) -> None:
+        assert self._settings is not None
+        try:
+            self.tls = plain.context()
+        except (OSError, ssl.SSLError) as error:
+            raise SetupError(f"the cluster's certificates can't be read: {error}") from None
+        self.host, self.namespace = plain.host, self._settings.namespace or plain.namespace
+        self.token, self.proxy, self.server_name = plain.token, plain.proxy, plain.server_name
+        self.source = path or "the pod's service account"
+        self._loader, self._loaded = None, time.monotonic()
 
 
 def _pod_namespace() -> str:
