@@ -168,7 +168,7 @@ class Engine:
             with _told():
                 await self._client.containers.container(container).kill(signal=signal)
         except EngineError as error:
-            ended = error.status == 409 or "not running" in str(error) or "improper state" in str(error)
+            ended = error.status == 409 or "not running" in str(error) or "only kill running" in str(error)
             if not (error.gone or ended):
                 raise
 

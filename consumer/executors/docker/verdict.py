@@ -84,6 +84,7 @@ def state_of(found: Mapping[str, Any]) -> State:
     state = found.get("State") or {}
     status = str(state.get("Status") or "")
     ended = status in ("exited", "dead", "stopped", "removing")
+    began, finished = _moment(state.get("StartedAt")), _moment(state.get("FinishedAt"))
     return State(
         id=str(found.get("Id") or ""),
         name=str(found.get("Name") or "").lstrip("/"),
@@ -91,8 +92,8 @@ def state_of(found: Mapping[str, Any]) -> State:
         code=state.get("ExitCode") if ended else None,
         out_of_memory=bool(state.get("OOMKilled")),
         error=str(state.get("Error") or ""),
-        started_at=_moment(state.get("StartedAt")),
-        ended_at=_moment(state.get("FinishedAt")) if ended else None,
+        started_at=began,
+        ended_at=max(finished, began or 0.0) if ended and finished else None,  # Podman notes a start after it
         labels=(found.get("Config") or {}).get("Labels") or {},
     )
 
