@@ -36,6 +36,9 @@ PATIENCE = 20.0
 PART = 1.0
 """A log's end is waited for in parts of so many seconds: while this process stands still only one of them passes."""
 
+LONGEST = 300.0
+"""Seconds that a log gets after its job's end at most, however much still comes."""
+
 WATCHED = 15.0
 """Seconds for which a log counts as watched after its reader has said so."""
 
@@ -222,13 +225,16 @@ class Follower:
         self._task.add_done_callback(lambda _: self._desk.leave(self._claim.id, execution))
 
     async def finish(self, patience: float) -> None:
-        """Waits until the log has been read and stored to its end, at most `patience` seconds."""
-        if self._task is None:
+        """Waits until the log has been read and stored to its end: `LONGEST` s, or `patience` s without any news."""
+        if self._task is None or self._pipeline is None:
             return
-        while patience > 0 and not self._task.done():
-            part = min(PART, patience)
+        left, most, moved = patience, LONGEST, self._pipeline.moved
+        while left > 0 and most > 0 and not self._task.done():
+            part = min(PART, left)
             await asyncio.wait({self._task}, timeout=part)
-            patience -= part
+            left, most = left - part, most - part
+            if moved != self._pipeline.moved:
+                left, moved = patience, self._pipeline.moved
         if not self._task.done():
             self._cut = True
             await self.abandon()

@@ -95,6 +95,11 @@ class Pipeline:
         return Tally(lines=self._read_lines, bytes=self._read_bytes)
 
     @property
+    def moved(self) -> int:
+        """Grows for as long as the log comes or goes on to the sinks."""
+        return self._read_bytes + self._bytes
+
+    @property
     def tail(self) -> tuple[str, ...]:
         """The last lines, processed; of a very long line only its end."""
         lines = self._tail.removesuffix(b"\n").rsplit(b"\n", self._tail_lines)[-self._tail_lines :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 from urllib.parse import urlsplit
 
 from consumer.executors.kubernetes.access import Access
@@ -96,7 +97,8 @@ class Pool:
                 port,
                 ssl=access.tls,
                 server_hostname=name,
-                happy_eyeballs_delay=0.25,
+                # a race of one would be no race, and asyncio's leaves its socket open if it is cut at the wrong moment
+                happy_eyeballs_delay=None if _is_address(where.hostname or "") else 0.25,
             )
         except BaseException:
             connection.abort()
@@ -140,3 +142,11 @@ class Pool:
         now = asyncio.get_running_loop().time()
         while self._idle and self._idle[0].idle_since < now - IDLE_SECONDS:
             self._idle[0].abort()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

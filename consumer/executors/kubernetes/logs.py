@@ -32,7 +32,8 @@ PAUSE_FIRST, PAUSE_CAP = 0.2, 15.0
 END_SECONDS = 5.0
 """How long the status may lag behind the end of the log before the log is asked for again."""
 OPEN_SECONDS, STALL_SECONDS = 1.0, 15.0
-"""A log of a container that has ended, and that doesn't begin or says nothing for so long, is on a dead connection."""
+"""A log that is followed, and that doesn't begin or says nothing for so long after its container's end, is on a dead
+connection. One that is asked for after that may begin as late as any call's answer: the cluster is just busy."""
 ROTATED_BYTES = 4 * 2**20
 """Kubelets rotate logs at 10 MiB and may then end a connection early: after so much, the end is read once more."""
 GIVE_UP_SECONDS, REFUSED_SECONDS = 60.0, 2.0
@@ -130,12 +131,13 @@ async def follow(
         if position.since:
             query["sinceTime"] = position.since
         position.begin()
-        clean, grew, began = False, False, time.monotonic()
+        clean, grew, began = False, False, None
         patience = _Patience(source)
         try:
             async with contextlib.AsyncExitStack() as stack:
-                response = await patience.wait(stack.enter_async_context(opened))
-                patience.silence = STALL_SECONDS
+                opening = stack.enter_async_context(opened)
+                response = await (opening if ended_before else patience.wait(opening))
+                began, patience.silence = time.monotonic(), STALL_SECONDS
                 if response.status == 200:
                     while chunk := await patience.wait(response.content.readany()):
                         total += len(chunk)
@@ -174,7 +176,7 @@ async def follow(
                         yield part
                 return
         now = time.monotonic()
-        if grew or now - began > LIFE_SECONDS:
+        if grew or (began is not None and now - began > LIFE_SECONDS):
             pause, tried_since = PAUSE_FIRST, None
         if source.ended():
             tried_since = tried_since or now

@@ -38,6 +38,28 @@ async def test_a_log_isnt_given_up_for_a_time_in_which_nothing_could_be_read(mon
     assert (position.lines, position.gaps) == (1, ())
 
 
+async def test_a_log_that_still_comes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = asyncio.Event()
+
+    class Slow(Double):
+        async def logs(self, after: str = "") -> AsyncIterator[bytes]:
+            for _ in range(10):
+                await more.wait()
+                more.clear()
+                yield b"some\n"
+
+    async def wait(tasks: object, timeout: float) -> None:  # a second passes in which one more line comes
+        more.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("consumer.logs.follow.asyncio.wait", wait)
+    follower = Follower(claim(), lambda claim, former: [], Logs())
+    follower.start(Slow(Story()), LogPosition())
+    await follower.finish(2)
+    assert (follower.position().lines, follower.position().gaps) == (10, ())
+
+
 async def test_a_log_that_doesnt_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(Double):
         async def logs(self, after: str = "") -> AsyncIterator[bytes]:

@@ -149,6 +149,14 @@ async def test_a_failing_kubelet_is_asked_again(kube: FakeKube, api: Api) -> Non
     assert await read(follow(api, "jobs", "p", "main", Steady(), Streams(9))) == b"one\n"
 
 
+async def test_a_busy_cluster_may_answer_late(kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "OPEN_SECONDS", 0.01)
+    kube.fault("get pods/log", delay=0.2, times=100)
+    await ended_pod(kube, api, [(BASE, b"one\n")])
+    assert await read(follow(api, "jobs", "p", "main", Steady(), Streams(9))) == b"one\n"
+    assert kube.verbs().count("get pods/log") == 1
+
+
 @pytest.mark.parametrize("silent", ["before its first byte", "after it"])
 async def test_a_silent_connection_of_an_ended_container_is_given_up(
     kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch, silent: str
