@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import hypothesis
 import pytest
 import redis
 import redis.asyncio
+import structlog
 from hypothesis.configuration import set_hypothesis_home_dir
 
+from consumer import telemetry
 from support.ledger import pytest_configure, pytest_sessionfinish, pytest_testnodedown
 from support.redis_server import RedisServer
 from support.s3_server import s3_server
@@ -38,6 +41,22 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             handle = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
             os.write(handle, b"stop 0\n")
             os.close(handle)
+
+
+@pytest.fixture
+def own_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test may set the log up as a command does: it is set back, and no module keeps a logger of this test."""
+    before, root, ours = structlog.get_config(), logging.getLogger(), logging.getLogger("consumer")
+    handlers, level, least = root.handlers[:], ours.level, telemetry._least
+    configure = structlog.configure
+    monkeypatch.setattr(
+        structlog, "configure", lambda **settings: configure(**settings | {"cache_logger_on_first_use": False})
+    )
+    yield
+    configure(**before)
+    root.handlers[:] = handlers
+    ours.setLevel(level)
+    telemetry._least = least
 
 
 @pytest.fixture(scope="session")

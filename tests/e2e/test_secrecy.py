@@ -11,7 +11,6 @@ import aiohttp
 import pytest
 import redis
 import rq
-import structlog
 
 from consumer.sentry import Sentry
 from consumer.telemetry import set_up_logging
@@ -22,6 +21,7 @@ from support.secrecy import MINTED, PRINTING, SECRET, found_in, stored
 from support.sentry import DSN, Kept
 
 
+@pytest.mark.usefixtures("own_log")
 async def test_only_the_payload_holds_a_secret(
     redis_url: str,
     redis_client: redis.Redis,
@@ -42,7 +42,6 @@ async def test_only_the_payload_holds_a_secret(
             Variable(name="CHILD", value=json.dumps(child), sensitive=True),
         ],
     ).seal(public)
-    former = structlog.get_config()
     set_up_logging("debug", "json")
     flags: dict[str, Any] = {
         "jobs": {"seal_keys": tmp_path / "keys", "enqueue_to": ["default"]},
@@ -50,22 +49,19 @@ async def test_only_the_payload_holds_a_secret(
         "process": {"directory": tmp_path / "jobs"},
         "metrics_port": 0,
     }
-    try:
-        async with consuming(redis_url, **flags), aio.connect(redis_url) as queue:
-            handle = await queue.enqueue(job)
-            outcome = await handle.wait(30)
-            record = await handle.record()
-            (child_id,) = record.children
-            born = queue.handle(child_id)
-            assert (await born.wait(30)).succeeded
-            assert (await born.record()).parent == handle.id
-            log = b"".join([part async for part in handle.logs()])
-            said = "".join(capsys.readouterr())
-            port = next(line["port"] for line in map(json.loads, said.splitlines()) if line["event"] == "metrics")
-            async with aiohttp.request("GET", f"http://127.0.0.1:{port}/metrics") as answer:
-                metrics = await answer.read()
-    finally:
-        structlog.configure(**former)
+    async with consuming(redis_url, **flags), aio.connect(redis_url) as queue:
+        handle = await queue.enqueue(job)
+        outcome = await handle.wait(30)
+        record = await handle.record()
+        (child_id,) = record.children
+        born = queue.handle(child_id)
+        assert (await born.wait(30)).succeeded
+        assert (await born.record()).parent == handle.id
+        log = b"".join([part async for part in handle.logs()])
+        said = "".join(capsys.readouterr())
+        port = next(line["port"] for line in map(json.loads, said.splitlines()) if line["event"] == "metrics")
+        async with aiohttp.request("GET", f"http://127.0.0.1:{port}/metrics") as answer:
+            metrics = await answer.read()
     assert outcome.reason == "exit_code"
     assert log.count(b"***") >= 28
     assert b"it is ***\n" in log

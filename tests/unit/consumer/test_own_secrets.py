@@ -31,16 +31,15 @@ def test_passwords_in_urls_and_variables_that_are_named_like_secrets() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("own_log")
 def test_our_own_log_shows_neither_our_secrets_nor_those_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", out := io.StringIO())
-    former = structlog.get_config()
     token = current.set(Mask(['of the "job"']).mask_text)
     try:
         set_up_logging("info", "json", ["queue-password"])
         structlog.get_logger().warning("odd", error='of the "job"', at="redis://:queue-password@host")
     finally:
         current.reset(token)
-        structlog.configure(**former)
     said = json.loads(out.getvalue())
     assert (said["error"], said["at"]) == ("***", "redis://:***@host")
     assert masked(Mask(), b"bytes") == "bytes"

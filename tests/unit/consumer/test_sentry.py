@@ -72,9 +72,10 @@ def test_what_was_held_back_is_told_in_the_next(monkeypatch: pytest.MonkeyPatch)
     assert [event["tags"].get("suppressed") for event in kept.events] == [None, None, "2"]
 
 
+@pytest.mark.usefixtures("own_log")
 def test_a_bug_of_ours_comes_without_variables_or_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     reporter, kept = sentry()
-    former, token = structlog.get_config(), current.set(Mask(["job-secret"]).mask_text)
+    token = current.set(Mask(["job-secret"]).mask_text)
     set_up_logging("info", "json")
     report_bugs(reporter.bug)
     log = structlog.get_logger()
@@ -90,7 +91,6 @@ def test_a_bug_of_ours_comes_without_variables_or_secrets(capsys: pytest.Capture
     finally:
         report_bugs(None)
         current.reset(token)
-        structlog.configure(**former)
     assert [event["tags"]["event"] for event in kept.events] == ["helper_failed", "internal_error"]
     assert kept.events[0]["exception"]["values"][0]["value"].startswith("*** and ***, 18")
     sent = b"".join(kept.sent)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -10,18 +9,7 @@ import structlog
 from consumer import telemetry
 
 
-@pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A log that is set up anew, and set back."""
-    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
-    monkeypatch.setattr(telemetry, "_least", 0)
-    yield
-    structlog.configure(**before)
-    logging.getLogger().handlers[:] = handlers
-    logging.getLogger("consumer").setLevel(logging.NOTSET)
-
-
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("own_log")
 def test_the_level_of_the_log_may_change(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.set_up_logging("info", "json")
     log = structlog.get_logger()
@@ -35,7 +23,7 @@ def test_the_level_of_the_log_may_change(capsys: pytest.CaptureFixture[str]) -> 
     assert "third" in said
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("own_log")
 def test_each_line_says_which_job_whoever_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.set_up_logging("info", "json", ["s3cret-word"])
     with structlog.contextvars.bound_contextvars(job="j", queue="q", pod="p"):
