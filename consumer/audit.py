@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from consumer.audit_kinds import Looked
 from consumer.queues import audit_faktory, audit_rq, scheme_of
 from consumer.queues.audit import Reader, look_at_keys, look_at_limits, look_at_webhooks, text
-from consumer.queues.records import connect, unusable
+from consumer.queues.redis_server import connect, unusable
 from consumer.settings import Settings
 from enqueue.errors import UsageError
 from enqueue.wire import records as wire

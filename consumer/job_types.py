@@ -21,7 +21,8 @@ from consumer.settings_job_types import JobType
 from consumer.typed import Handed, TypedJob
 from enqueue.closed import nearest
 from enqueue.errors import InvalidJob
-from enqueue.job import JOB_NAME, Job, Variable
+from enqueue.job import JOB_NAME, Job
+from enqueue.job_parts import Variable
 from enqueue.wire.call import Call, the_job
 
 ARGUMENTS, CODE = "LONGSHORE_ARGS", "LONGSHORE_CODE"

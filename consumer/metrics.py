@@ -21,7 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from consumer.model import Backlog, Claim, Measure, Settlement
-from enqueue.record import HINTS, epoch
+from enqueue.record import HINTS
+from enqueue.times import epoch
 
 log = structlog.get_logger()
 

@@ -20,21 +20,16 @@ from consumer.model import Claim, Exit, LogPosition, Plan, Settlement, Stop
 from consumer.outcome import (
     failure_text,
     has_begun,
-    log_of,
     masked,
     outcome_of,
     outcome_of_fault,
     outcome_of_nothing,
-    record_claimed,
-    record_ended,
-    record_overdue,
-    record_running,
-    record_waiting,
     verdict_of,
     was_overdue,
 )
 from consumer.plan import plan_of
 from consumer.ports import Execution, Executor, Meter, Records
+from consumer.recording import log_of, record_claimed, record_ended, record_overdue, record_running, record_waiting
 from consumer.returned import returned
 from consumer.settings import Settings
 from consumer.spill import spilled
@@ -42,7 +37,8 @@ from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
 from consumer.tasks import Beside, end
 from consumer.wishes import refused_wishes
-from enqueue.record import Outcome, Reason, Record, Status, Where, epoch
+from enqueue.record import Outcome, Reason, Record, Status, Where
+from enqueue.times import epoch
 from enqueue.variables import Variables
 
 log = structlog.get_logger()

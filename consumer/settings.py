@@ -39,7 +39,7 @@ from enqueue.backends import faktory_url_from
 from enqueue.closed import kind_of, problems_of
 from enqueue.errors import UsageError
 from enqueue.files import load_yaml
-from enqueue.job import SinkName
+from enqueue.job_parts import SinkName
 
 DEFAULT_FILE = Path("longshore.yaml")
 """Read if it is there."""

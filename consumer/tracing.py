@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from consumer.errors import SetupError
 from consumer.model import Claim, Settlement
-from enqueue.record import Attempt, Status, epoch
+from enqueue.record import Attempt, Status
+from enqueue.times import epoch
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

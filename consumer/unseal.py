@@ -11,7 +11,8 @@ from typing import Any
 from consumer.errors import SetupError, Unrunnable
 from consumer.model import Claim
 from enqueue.errors import UsageError
-from enqueue.job import Job, Variable
+from enqueue.job import Job
+from enqueue.job_parts import Variable
 from enqueue.record import Reason
 from enqueue.seal import PRIVATE, key_bytes, key_id, nacl
 

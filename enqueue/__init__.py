@@ -18,7 +18,8 @@ from enqueue.errors import (
     UsageError,
 )
 from enqueue.explain import Cause, Explanation
-from enqueue.job import JOB_NAME, File, InitStep, Job, Limit, Retention, SecretReference, Variable
+from enqueue.job import JOB_NAME, Job
+from enqueue.job_parts import File, InitStep, Limit, Retention, SecretReference, Variable
 from enqueue.logs import LogCheck, LogLine
 from enqueue.order import Enqueued, Order
 from enqueue.pod import Resources, Toleration

@@ -15,8 +15,8 @@ from enqueue.cli_options import JobId, JsonFlag, QueueUrl, RecordsUrl, producer_
 from enqueue.errors import UsageError
 from enqueue.groups import Groups
 from enqueue.logs import LogCheck, LogLine
-from enqueue.record import epoch, rfc3339
 from enqueue.terminal import shown
+from enqueue.times import epoch, rfc3339
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from enqueue.protocol import Backend, Command, Steps
-from enqueue.record import Record, Status, epoch, rfc3339
+from enqueue.record import Record, Status
+from enqueue.times import epoch, rfc3339
 
 TAKEOVER = "another one goes on with the job within some 10 seconds, if there is one"
 

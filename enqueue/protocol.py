@@ -15,7 +15,8 @@ from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, Unknown
 from enqueue.job import MAX_JOB_BYTES, Job
 from enqueue.logs import LogReader, LogView
 from enqueue.order import Order, Placed
-from enqueue.record import HINTS, Outcome, Reason, Record, Status, rfc3339
+from enqueue.record import HINTS, Outcome, Reason, Record, Status
+from enqueue.times import rfc3339
 from enqueue.variables import Variables
 from enqueue.wire import records as wire
 

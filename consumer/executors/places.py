@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from enqueue.job import File, Job
+from enqueue.job import Job
+from enqueue.job_parts import File
 
 WORKDIR, HOME, TMP, SCRIPTS = "/workspace", "/home/longshore", "/tmp", "/run/longshore"
 MOST_FILES = 500

@@ -22,7 +22,8 @@ from consumer.ports import Execution, LinkedSink, Processor, Sink, is_linked, is
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
 from consumer.typed import TypedJob
-from enqueue.record import Link, Notice, Progress, rfc3339
+from enqueue.record import Link, Notice, Progress
+from enqueue.times import rfc3339
 
 log = structlog.get_logger()
 

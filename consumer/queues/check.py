@@ -13,7 +13,7 @@ from consumer.errors import SetupError
 from consumer.findings import Finding, Level, clock_finding
 from consumer.queues import scheme_of
 from consumer.queues.fitness import OLDEST
-from consumer.queues.records import connect
+from consumer.queues.redis_server import connect
 from consumer.settings import Settings
 from enqueue.backends.faktory_aio import dial
 from enqueue.errors import ProtocolError, QueueUnavailable

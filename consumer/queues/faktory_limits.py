@@ -16,7 +16,7 @@ from consumer.queues.faktory_connection import Link
 from consumer.queues.faktory_settling import Delivery
 from consumer.queues.faktory_words import Ending, parked_of
 from consumer.queues.limits import SWEEP_EVERY, Admission, Limits, key_of
-from consumer.queues.records import patiently
+from consumer.queues.redis_server import patiently
 from enqueue.errors import ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
 from enqueue.wire import records as record_wire

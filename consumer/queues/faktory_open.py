@@ -27,7 +27,7 @@ from consumer.queues.faktory_words import log_jobs_of
 from consumer.queues.fitness import require_fit
 from consumer.queues.limits import key_of, needs_place
 from consumer.queues.none import NoRecords
-from consumer.queues.records import connect, transient, unusable
+from consumer.queues.redis_server import connect, transient, unusable
 from consumer.settings import Settings
 from consumer.tasks import end
 from enqueue.errors import UsageError

@@ -20,7 +20,8 @@ from consumer.model import Claim, Settlement, Signal
 from consumer.queues import faktory_scripts as scripts
 from consumer.queues.faktory_words import MARGIN, Ending, untold_of
 from consumer.queues.recent import FIX, Recent
-from consumer.queues.records import WHILE_RUNNING, RecordStore, patiently, run_all
+from consumer.queues.records import WHILE_RUNNING, RecordStore
+from consumer.queues.redis_server import patiently, run_all
 from consumer.queues.standing import FAKTORY_STANDING
 from consumer.settings import Retention
 from enqueue.record import Record

@@ -14,7 +14,8 @@ from consumer.model import Claim, Settlement, Verdict
 from consumer.opslevel import LegacyJob, MakeLogJob, log_job, outcome_job
 from enqueue.errors import InvalidJob
 from enqueue.job import Job
-from enqueue.record import Fault, Record, Status, fault_of, rfc3339
+from enqueue.record import Fault, Record, Status, fault_of
+from enqueue.times import rfc3339
 from enqueue.wire import faktory as wire
 from enqueue.wire.call import Call, Load, the_job
 from enqueue.wire.faktory_fetched import REQUEUES, Fetched

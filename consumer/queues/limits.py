@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from consumer.model import Claim
-from enqueue.record import Record, Status, Times, rfc3339
+from enqueue.record import Record, Status, Times
+from enqueue.times import rfc3339
 
 SWEEP_EVERY = 5.0
 """Seconds between two looks for places whose holders are gone, and for jobs that were called and didn't come."""

@@ -23,7 +23,7 @@ from consumer.queues.backlog import rq_backlog
 from consumer.queues.fitness import require_fit
 from consumer.queues.limits import needs_place
 from consumer.queues.recent import FIX, Recent
-from consumer.queues.records import connect, patiently, run_all, transient, unusable
+from consumer.queues.redis_server import connect, patiently, run_all, transient, unusable
 from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import SETTLE
 from consumer.queues.rq_words import claim_of, settling

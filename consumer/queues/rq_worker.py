@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.queues.limits import SWEEP_EVERY, Limits
-from consumer.queues.records import transient
+from consumer.queues.redis_server import transient
 from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import MAINTAIN, PROMOTE
 from enqueue.wire import records as record_wire

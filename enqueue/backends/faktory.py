@@ -11,7 +11,8 @@ from enqueue.errors import ProtocolError, RecordsUnavailable, UsageError
 from enqueue.explain import Facts, limited
 from enqueue.order import Order, Placed
 from enqueue.protocol import Ask, Command, Push, Steps, cancelled_record, checked, whole
-from enqueue.record import Record, Status, Times, rfc3339
+from enqueue.record import Record, Status, Times
+from enqueue.times import rfc3339
 from enqueue.wire import faktory as wire
 from enqueue.wire import records as record_wire
 

@@ -12,7 +12,8 @@ from enqueue.errors import UsageError
 from enqueue.explain import Facts, limited
 from enqueue.order import Order, Placed
 from enqueue.protocol import Command, Steps, cancelled_record, checked, unknown, whole
-from enqueue.record import HINTS, Reason, Record, Status, Times, rfc3339
+from enqueue.record import HINTS, Reason, Record, Status, Times
+from enqueue.times import rfc3339
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from enqueue.errors import ProtocolError, QueueUnavailable, UsageError
 from enqueue.job import JOB_NAME, Job, reservation
-from enqueue.record import rfc3339
+from enqueue.times import rfc3339
 from enqueue.wire.resp import Failed, Reply
 from enqueue.wire.trace import current
 

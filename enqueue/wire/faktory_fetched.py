@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enqueue.errors import ProtocolError
-from enqueue.record import epoch
+from enqueue.times import epoch
 from enqueue.wire.resp import Oversize
 
 REQUEUES = "longshore_requeues"

@@ -25,7 +25,7 @@ from consumer.queues.rq import RqQueue
 from consumer.settings import Retention
 from consumer.worker import BEAT_INTERVAL
 from enqueue import Job, connect
-from enqueue.record import epoch
+from enqueue.times import epoch
 from support.consuming import until
 from support.redis_server import RedisServer
 

@@ -8,10 +8,10 @@ from consumer.audit import audit
 from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.model import Claim, Verdict
-from consumer.outcome import record_claimed, record_running
 from consumer.plan import plan_of
 from consumer.ports import Execution
 from consumer.queues.rq import RqQueue
+from consumer.recording import record_claimed, record_running
 from consumer.settings import Jobs, Kubernetes, Retention, load_settings
 from enqueue import Job, aio
 from support.consuming import until

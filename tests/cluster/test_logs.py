@@ -15,7 +15,7 @@ from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.executors.kubernetes.position import ROTATED
 from consumer.logs.pipeline import Pipeline
 from consumer.model import Gap, LogPart, Place
-from consumer.outcome import log_of
+from consumer.recording import log_of
 from consumer.settings import Kubernetes
 from enqueue.record import Tally
 from support.kubernetes import parts_of, plan_of, read

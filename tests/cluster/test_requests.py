@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from enqueue import Job, Status, aio
-from enqueue.record import epoch
+from enqueue.times import epoch
 from support.consuming import consuming, until
 
 pytestmark = pytest.mark.cluster

@@ -15,9 +15,10 @@ from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.executors.kubernetes.lease import Lease, leases_path
 from consumer.model import Claim, LogPosition, Settlement
-from consumer.outcome import log_of, outcome_of, record_claimed, record_ended, record_running, verdict_of
+from consumer.outcome import outcome_of, verdict_of
 from consumer.plan import plan_of
 from consumer.queues.rq import RqQueue
+from consumer.recording import log_of, record_claimed, record_ended, record_running
 from consumer.settings import Jobs, Kubernetes, Retention
 from enqueue import Job, aio
 from support.consuming import until

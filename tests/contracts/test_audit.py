@@ -17,10 +17,10 @@ import rq
 from consumer.audit import audit
 from consumer.audit_kinds import KINDS, Looked
 from consumer.model import Claim, LogPosition, Settlement, Verdict
-from consumer.outcome import record_claimed
 from consumer.queues.faktory_records import FaktoryRecords
 from consumer.queues.faktory_words import Ending
 from consumer.queues.rq import RqQueue
+from consumer.recording import record_claimed
 from consumer.settings import Retention, load_settings
 from consumer.show_audit import metrics, plain
 from enqueue import Job, UsageError

@@ -17,7 +17,7 @@ from consumer.model import Backlog
 from consumer.queues import open_queue
 from consumer.queues.faktory_open import FaktoryWithRecords
 from consumer.queues.faktory_records import FaktoryRecords
-from consumer.queues.records import connect
+from consumer.queues.redis_server import connect
 from consumer.queues.rq import RqQueue
 from consumer.settings import Retention, Settings
 from enqueue import Job, aio

@@ -16,7 +16,7 @@ import enqueue
 from enqueue import InvalidJob, Job, Order, ProtocolError, RecordsUnavailable, Status, UsageError, protocol
 from enqueue.backends.faktory_client import FaktoryClient
 from enqueue.order import Enqueued
-from enqueue.record import epoch
+from enqueue.times import epoch
 from enqueue.wire import records as wire
 from support.places import PLACES, Place, placing
 from support.redis_server import RedisServer

@@ -15,11 +15,11 @@ import redis
 
 from consumer.errors import ClaimLost
 from consumer.model import Claim, LogPosition, Settlement, Signal, Verdict
-from consumer.outcome import log_of, record_claimed, record_ended, record_running
 from consumer.queues.faktory_open import FaktoryWithRecords
 from consumer.queues.faktory_records import FaktoryRecords
 from consumer.queues.faktory_words import ending_of
-from consumer.queues.records import connect
+from consumer.queues.redis_server import connect
+from consumer.recording import log_of, record_claimed, record_ended, record_running
 from consumer.settings import Retention
 from consumer.tasks import end
 from enqueue.job import Job

@@ -12,10 +12,10 @@ import redis
 
 import enqueue
 from consumer.model import Claim, Verdict
-from consumer.outcome import record_claimed, record_running
 from consumer.queues.faktory_open import FaktoryWithRecords
 from consumer.queues.limits import Limits
 from consumer.queues.rq import RqQueue
+from consumer.recording import record_claimed, record_running
 from consumer.tasks import end
 from enqueue import Job, QueueUnavailable, Status, UsageError
 from enqueue.backends.faktory_client import FaktoryClient

@@ -19,8 +19,9 @@ from rq.serializers import JSONSerializer
 
 from consumer.errors import ClaimLost
 from consumer.model import Claim, LogPosition, Place, Settlement, Signal, Verdict
-from consumer.outcome import failure_text, log_of, record_claimed, record_ended, record_running
+from consumer.outcome import failure_text
 from consumer.queues.rq import RqQueue
+from consumer.recording import log_of, record_claimed, record_ended, record_running
 from consumer.settings import Retention
 from enqueue import Job, UsageError, connect
 from enqueue.record import Outcome, Reason, Record, Status, Where

@@ -18,10 +18,10 @@ from redis._parsers.base import BaseParser
 
 from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition, Settlement, Verdict
-from consumer.outcome import log_of, record_claimed, record_ended
 from consumer.queues import open_queue
-from consumer.queues.records import transient
+from consumer.queues.redis_server import transient
 from consumer.queues.rq import RqQueue
+from consumer.recording import log_of, record_claimed, record_ended
 from consumer.settings import Retention, Settings
 from enqueue import Job, Status, UsageError, aio, connect
 from enqueue.errors import QueueUnavailable

@@ -13,10 +13,10 @@ import redis.asyncio
 import rq
 
 from consumer.model import AttemptKey, Claim, LogPosition, Settlement, Standing, Verdict
-from consumer.outcome import log_of, record_claimed, record_ended
 from consumer.queues.faktory_records import FaktoryRecords
 from consumer.queues.faktory_words import Ending
 from consumer.queues.rq import RqQueue
+from consumer.recording import log_of, record_claimed, record_ended
 from consumer.settings import Retention
 from enqueue import Job
 from enqueue.errors import QueueUnavailable

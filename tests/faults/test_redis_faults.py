@@ -15,8 +15,8 @@ import structlog
 
 from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition, Settlement, Signal, Verdict
-from consumer.outcome import log_of, record_claimed, record_ended
 from consumer.queues import open_queue
+from consumer.recording import log_of, record_claimed, record_ended
 from consumer.settings import Settings
 from enqueue import Job, Outcome, Status, aio
 from enqueue.record import Where

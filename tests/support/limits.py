@@ -11,7 +11,7 @@ from typing import Any
 from consumer.model import Claim, Settlement, Verdict
 from consumer.queues.faktory_open import FaktoryWithRecords
 from consumer.queues.faktory_records import FaktoryRecords
-from consumer.queues.records import connect
+from consumer.queues.redis_server import connect
 from consumer.queues.rq import RqQueue
 from consumer.settings import Retention
 from consumer.tasks import end

@@ -9,7 +9,8 @@ import redis
 import rq
 
 from consumer.model import Claim, LogPosition, Settlement, Verdict
-from consumer.outcome import failure_text, log_of, record_claimed, record_ended
+from consumer.outcome import failure_text
+from consumer.recording import log_of, record_claimed, record_ended
 from enqueue.record import Outcome, Status, Where
 
 JOB = {"image": "alpine:3.20", "commands": ["echo hi"]}

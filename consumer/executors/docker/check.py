@@ -12,7 +12,7 @@ from consumer.executors.docker.images import check_config
 from consumer.findings import Finding, Level, clock_finding
 from consumer.settings import Docker
 from enqueue.images import parse_image
-from enqueue.record import epoch
+from enqueue.times import epoch
 
 AREA = "engine"
 

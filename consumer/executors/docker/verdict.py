@@ -17,7 +17,8 @@ from consumer.executors.docker.told import Told
 from consumer.executors.signals import signal_of_code
 from consumer.model import Exit, signal_name
 from enqueue.errors import LongshoreError
-from enqueue.record import Reason, epoch
+from enqueue.record import Reason
+from enqueue.times import epoch
 
 _NOT_STARTABLE = re.compile(
     r"executable file not found|no such file or directory|permission denied|exec format error|not a directory"

@@ -16,7 +16,7 @@ from consumer.executors.kubernetes.manifest import sample
 from consumer.executors.kubernetes.rights import RIGHTS, missing, sentence_of
 from consumer.findings import Finding, Level, clock_finding
 from consumer.settings import Kubernetes
-from enqueue.record import epoch
+from enqueue.times import epoch
 
 AREA = "cluster"
 

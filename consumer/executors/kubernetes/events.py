@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
-from enqueue.record import epoch
+from enqueue.times import epoch
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,8 @@ from consumer.executors.policy import pull_policy
 from consumer.executors.resources import resources_of
 from consumer.model import Plan
 from consumer.settings import Kubernetes
-from enqueue.job import InitStep, Job
+from enqueue.job import Job
+from enqueue.job_parts import InitStep
 from enqueue.record import Reason
 
 OUTCOME = "/dev/termination-log"

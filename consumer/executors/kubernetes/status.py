@@ -13,7 +13,7 @@ from consumer.executors import names
 from consumer.executors.kubernetes import answers
 from consumer.model import AttemptKey
 from consumer.outcome_file import CAP
-from enqueue.record import epoch
+from enqueue.times import epoch
 
 MAIN, INIT = "main", "init"
 

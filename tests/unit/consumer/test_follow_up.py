@@ -12,7 +12,7 @@ from consumer.follow_up import FollowUps
 from consumer.logs.directives import Directives
 from consumer.logs.follow import Follower
 from consumer.model import LogPosition
-from consumer.outcome import record_claimed
+from consumer.recording import record_claimed
 from consumer.settings import Logs
 from enqueue.errors import QueueUnavailable, RecordsUnavailable
 from enqueue.job import Job

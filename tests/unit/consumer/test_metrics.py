@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.metrics import MEASURES, Metrics
 from consumer.model import Backlog, Claim, Exit, Measure, Settlement, Verdict
-from consumer.outcome import record_claimed, record_ended, record_running
+from consumer.recording import record_claimed, record_ended, record_running
 from enqueue.record import Log, Outcome, Record, Status, Where
 
 NOW = time.time()

@@ -4,18 +4,8 @@ import pytest
 
 from consumer.errors import ExecutorFault, Unrunnable
 from consumer.model import Claim, Exit, LogPosition, Stop, Verdict
-from consumer.outcome import (
-    failure_text,
-    log_of,
-    masked,
-    outcome_of,
-    outcome_of_fault,
-    outcome_of_nothing,
-    record_claimed,
-    record_ended,
-    record_running,
-    verdict_of,
-)
+from consumer.outcome import failure_text, masked, outcome_of, outcome_of_fault, outcome_of_nothing, verdict_of
+from consumer.recording import log_of, record_claimed, record_ended, record_running
 from enqueue.job import Job
 from enqueue.record import HINTS, Attempt, Outcome, Reason, Record, Status, Tally, Where
 

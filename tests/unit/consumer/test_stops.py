@@ -18,7 +18,8 @@ from consumer.run import Tools, run_job
 from consumer.settings import load_settings
 from consumer.switch import Switch
 from enqueue.job import Job
-from enqueue.record import Outcome, Reason, Record, Status, Times, Where, rfc3339
+from enqueue.record import Outcome, Reason, Record, Status, Times, Where
+from enqueue.times import rfc3339
 
 CLAIM = Claim("j", "q", 1, "t", Job(commands=["true"]), claimed_at=1.0)
 

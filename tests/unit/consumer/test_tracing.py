@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from rq.serializers import JSONSerializer
 
 from consumer.model import Claim, Exit, LogPosition, Settlement, Verdict
-from consumer.outcome import log_of, record_claimed, record_ended, record_running
 from consumer.queues.faktory_open import FaktoryWithRecords
 from consumer.queues.rq import RqQueue
+from consumer.recording import log_of, record_claimed, record_ended, record_running
 from consumer.settings import Retention
 from consumer.tracing import Tracing
 from enqueue import Job, connect

@@ -16,7 +16,8 @@ from consumer.model import Claim
 from consumer.unseal import Keys, UnsealedJob
 from enqueue.cli import app
 from enqueue.errors import InvalidJob, UsageError
-from enqueue.job import Job, Variable
+from enqueue.job import Job
+from enqueue.job_parts import Variable
 from enqueue.record import Reason
 from enqueue.seal import new_key
 from enqueue.wire.call import Call

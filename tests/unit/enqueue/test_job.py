@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from enqueue.errors import InvalidJob
 from enqueue.images import parse_image
-from enqueue.job import Job, Variable, reservation
+from enqueue.job import Job, reservation
+from enqueue.job_parts import Variable
 
 GOOD = {"image": "alpine:3.20", "commands": ["echo hi"]}
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from enqueue.record import rfc3339
+from enqueue.times import rfc3339
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from consumer.logs.commands import MAX_NOTICE, MAX_PROGRESS
 from consumer.logs.follow import Desk, Follower
 from consumer.model import LogPosition
 from consumer.settings import Logs
-from enqueue.job import Job, Variable
+from enqueue.job import Job
+from enqueue.job_parts import Variable
 from support.logs import claim
 from support.story import Double, Story
 

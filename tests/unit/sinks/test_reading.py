@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from consumer.model import Claim, Gap, LogPosition
-from consumer.outcome import log_of
 from consumer.queues.log_entries import position_fields, position_of
+from consumer.recording import log_of
 from consumer.sinks.record import RecordSink
 from enqueue.logs import LogCheck, LogReader, LogView
 from enqueue.record import Log, Record, Status
