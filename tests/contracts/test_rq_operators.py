@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from rq.command import send_kill_horse_command, send_shutdown_command, send_stop
 
 from enqueue import Handle, Job, Outcome, Variable, connect
 from support.consuming import consuming, until
+from support.stock import dashboard
 
 
 async def info(url: str) -> str:
@@ -28,20 +27,6 @@ async def info(url: str) -> str:
     out, errors = await running.communicate()
     assert running.returncode == 0, errors.decode()
     return out.decode()
-
-
-@contextmanager
-def dashboard(url: str) -> Iterator[Any]:
-    """A client of the real rq-dashboard's application."""
-    from rq_dashboard.cli import make_flask_app
-    from rq_dashboard.web import setup_rq_connection
-
-    app = make_flask_app(None, None, None, "")
-    app.config["RQ_DASHBOARD_REDIS_URL"] = [url]
-    setup_rq_connection(app)
-    with app.app_context(), app.test_client() as client:
-        yield client
-        app.redis_conn.close()
 
 
 async def ended(handle: Handle) -> Outcome:

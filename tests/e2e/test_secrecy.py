@@ -19,6 +19,7 @@ from enqueue.seal import new_key
 from support.consuming import consuming
 from support.secrecy import MINTED, PRINTING, SECRET, found_in, stored
 from support.sentry import DSN, Kept
+from support.stock import dashboard
 
 
 @pytest.mark.usefixtures("own_log")
@@ -29,7 +30,9 @@ async def test_only_the_payload_holds_a_secret(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Sealed in the queue; Record, stream, RQ's result, our log, metrics, Sentry's envelopes, what is left on disk."""
+    """Sealed in the queue. Record, stream, RQ's result, our log, metrics, Sentry's envelopes, what is left on disk
+    logs in files and on standard output, rq-dashboard's pages.
+    """
     private, public = new_key()
     (tmp_path / "keys").write_text(private)
     kept = Kept()
@@ -47,6 +50,8 @@ async def test_only_the_payload_holds_a_secret(
         "jobs": {"seal_keys": tmp_path / "keys", "enqueue_to": ["default"]},
         "sentry": {"dsn": DSN},
         "process": {"directory": tmp_path / "jobs"},
+        "logs": {"sinks": ["record", "file", "console"]},
+        "files": {"directory": tmp_path / "logs"},
         "metrics_port": 0,
     }
     async with consuming(redis_url, **flags), aio.connect(redis_url) as queue:
@@ -58,7 +63,7 @@ async def test_only_the_payload_holds_a_secret(
         assert (await born.wait(30)).succeeded
         assert (await born.record()).parent == handle.id
         log = b"".join([part async for part in handle.logs()])
-        said = "".join(capsys.readouterr())
+        printed, said = capsys.readouterr()
         port = next(line["port"] for line in map(json.loads, said.splitlines()) if line["event"] == "metrics")
         async with aiohttp.request("GET", f"http://127.0.0.1:{port}/metrics") as answer:
             metrics = await answer.read()
@@ -75,6 +80,13 @@ async def test_only_the_payload_holds_a_secret(
     told = rq.job.Job.fetch(handle.id, connection=redis_client).latest_result().exc_string
     found = found_in("log", log) + found_in("RQ's result", told.encode())
     found += found_in("our log", (said + "".join(capsys.readouterr())).encode()) + found_in("metrics", metrics)
+    found += found_in("the console", printed.encode())
+    (file,) = (tmp_path / "logs").rglob(f"{handle.id}/*.log")
+    found += found_in("the file", file.read_bytes())
+    assert file.read_bytes().count(b"***") == printed.count("***") == log.count(b"***")
+    with dashboard(redis_url) as client:
+        for page in (f"/0/view/job/{handle.id}", f"/0/data/job/{handle.id}.json", "/0/data/workers.json"):
+            found += found_in("rq-dashboard", client.get(page, follow_redirects=True).data)
     for name, value in stored(redis_client, payload=("data",)):
         found += found_in(name, value)
     for envelope in kept.sent:

@@ -1,4 +1,4 @@
-"""What stock RQ does beside us: its workers' maintenance, its scheduler, and `rq info`."""
+"""What stock RQ does beside us: its workers' maintenance, its scheduler, `rq info`, and rq-dashboard."""
 
 from __future__ import annotations
 
@@ -6,14 +6,30 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 import rq
 from rq.group import Group
 from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
+
+
+@contextmanager
+def dashboard(url: str) -> Iterator[Any]:
+    """A client of the real rq-dashboard's application."""
+    from rq_dashboard.cli import make_flask_app
+    from rq_dashboard.web import setup_rq_connection
+
+    app = make_flask_app(None, None, None, "")
+    app.config["RQ_DASHBOARD_REDIS_URL"] = [url]
+    setup_rq_connection(app)
+    with app.app_context(), app.test_client() as client:
+        yield client
+        app.redis_conn.close()
 
 
 async def stock_beside(
