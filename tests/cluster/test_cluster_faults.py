@@ -140,7 +140,7 @@ async def restart(part: str) -> None:
 async def test_a_part_of_the_cluster_restarts_under_running_jobs(
     part: str, consumer: Events, redis_url: str, admin: Api, namespace: str, image: str
 ) -> None:
-    count = 3 * CONCURRENCY if part in ("kube-apiserver", "etcd") else 6  # these take longest to be back
+    count = {"kube-apiserver": 3 * CONCURRENCY, "etcd": 2 * CONCURRENCY}.get(part, 6)  # these take longest to be back
     async with aio.connect(redis_url) as queue:
         handles = await enqueue(queue, image, count)
         await until(lambda: running(handles, 4), 60)

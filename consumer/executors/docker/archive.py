@@ -38,7 +38,9 @@ def packed(entries: Iterable[Entry], root: str) -> bytes:
             else:
                 made.size = len(entry.contents)
                 archive.addfile(made, io.BytesIO(entry.contents))
-    return stream.getvalue()
+        end = archive.offset + 2 * tarfile.BLOCKSIZE
+    # Without what fills the last record: Podman stops reading at the archive's end, and fails if more is to come.
+    return stream.getvalue()[:end]
 
 
 async def end_of_file(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:

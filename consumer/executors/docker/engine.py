@@ -153,7 +153,15 @@ class Engine:
             return str((await self._client.containers.create(dict(body), name=name)).id)
 
     async def put(self, container: str, path: str, archive: bytes) -> None:
-        """Unpack a tar archive in a container."""
+        """Unpack a tar archive in a container. What the engine's own helper broke off is tried once more."""
+        try:
+            await self._put(container, path, archive)
+        except EngineError as error:
+            if "broken pipe" not in str(error):
+                raise
+            await self._put(container, path, archive)
+
+    async def _put(self, container: str, path: str, archive: bytes) -> None:
         with _told():
             await self._client.containers.container(container).put_archive(path, archive)  # type: ignore[no-untyped-call]
 

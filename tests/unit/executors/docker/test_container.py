@@ -143,6 +143,12 @@ async def chunks(*parts: bytes) -> Any:
         yield part
 
 
+def test_nothing_follows_an_archives_end() -> None:
+    archive = packed([Entry("/run/x", 0o600, 1, b"x")], "/run")
+    assert len(archive) == 4 * tarfile.BLOCKSIZE  # head, contents, two empty blocks
+    assert tarfile.open(fileobj=io.BytesIO(archive)).getnames() == ["x"]
+
+
 async def test_the_end_of_an_outcome_file_is_read() -> None:
     archive = packed([Entry("/run/x", 0o600, 1, b"x" * 10 + b"y" * CAP)], "/run")
     assert await end_of_file(chunks(archive[:700], archive[700:])) == (b"y" * CAP, True)
