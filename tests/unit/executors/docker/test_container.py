@@ -146,7 +146,8 @@ async def chunks(*parts: bytes) -> Any:
 def test_nothing_follows_an_archives_end() -> None:
     archive = packed([Entry("/run/x", 0o600, 1, b"x")], "/run")
     assert len(archive) == 4 * tarfile.BLOCKSIZE  # head, contents, two empty blocks
-    assert tarfile.open(fileobj=io.BytesIO(archive)).getnames() == ["x"]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as read:
+        assert read.getnames() == ["x"]
 
 
 async def test_the_end_of_an_outcome_file_is_read() -> None:
