@@ -291,7 +291,7 @@ class ContainerExecution:
         try:
             await self._engine.start(state.id)
         except EngineError as error:
-            if error.passing:  # it may have worked
+            if error.passing or "no such process" in str(error):  # it may have worked; Podman missed a quick end
                 await self._news.insist(lambda: self._look(step))
                 if not (found := self._state(step)) or found.fresh:
                     raise
