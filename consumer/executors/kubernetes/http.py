@@ -1,4 +1,4 @@
-"""HTTP/1.1 for short calls, parsed by httptools: for less CPU time than a general client takes.
+"""HTTP/1.1 for short calls, parsed by httptools.
 
 What lasts (a watch, a log that is followed) and what goes through a proxy is left to aiohttp. There are no redirects,
 cookies or encodings; answers are as long as they like, and read as they come.
