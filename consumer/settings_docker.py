@@ -9,9 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from consumer.section import Section
-from consumer.settings_kubernetes import Pattern, Quantities
-from enqueue.images import parse_image, parse_pattern
-from enqueue.quantity import amount
+from consumer.settings_containers import Pattern, Quantities, check_amounts, check_image
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 
@@ -81,19 +79,9 @@ class Docker(Section):
     @model_validator(mode="after")
     def _whole(self) -> Docker:
         for setting in ("requests", "limits", "limits_max"):
-            for name, quantity in getattr(self, setting).items():
+            for name in getattr(self, setting):
                 if name not in ("cpu", "memory"):
                     raise ValueError(f"{setting}: {name}: an engine knows cpu and memory only")
-                most = self.limits_max.get(name)
-                if most is not None and amount(quantity) > amount(most):
-                    raise ValueError(f"{setting}: {name}: {quantity} is more than {most} in limits_max")
-        if self.image is not None:
-            try:
-                image = parse_image(self.image)
-            except ValueError as error:
-                raise ValueError(f"image: {error}") from None
-            if self.allowed_images and not any(parse_pattern(text).matches(image) for text in self.allowed_images):
-                raise ValueError(f"image: {image} isn't among allowed_images")
-            if self.require_digest and not image.digest:
-                raise ValueError("image: must be named by its digest (name@sha256:...) because of require_digest")
+        check_amounts(self)
+        check_image(self)
         return self

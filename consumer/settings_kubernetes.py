@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from consumer.section import Section
-from enqueue.images import parse_image, parse_pattern
+from consumer.settings_containers import Pattern, Quantities, Quantity, check_amounts, check_image
 from enqueue.pod import Toleration
-from enqueue.quantity import amount
-
-
-def _quantity(text: str) -> str:
-    amount(text)
-    return text
-
-
-def _pattern(text: str) -> str:
-    parse_pattern(text)
-    return text
-
-
-Quantities = dict[str, Annotated[str, AfterValidator(_quantity)]]
-Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Kubernetes(Section):
@@ -93,7 +78,7 @@ class Kubernetes(Section):
     limits: Quantities = Field(
         {"memory": "1Gi", "ephemeral-storage": "10Gi"}, description="Resource limits of jobs that set none."
     )
-    volume_size: Annotated[str, AfterValidator(_quantity)] = Field(
+    volume_size: Quantity = Field(
         "10Gi", description="The most that a job may write to each of its empty volumes; 0: as much as there is."
     )
     limits_max: Quantities = Field(
@@ -122,24 +107,12 @@ class Kubernetes(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Kubernetes:
-        for setting in ("requests", "limits"):
-            for name, quantity in getattr(self, setting).items():
-                most = self.limits_max.get(name)
-                if most is not None and amount(quantity) > amount(most):
-                    raise ValueError(f"{setting}: {name}: {quantity} is more than {most} in limits_max")
+        check_amounts(self)
         for setting in ("allowed_node_selectors", "allowed_tolerations"):
             for text in getattr(self, setting):
                 if not text or text != text.strip():
                     raise ValueError(f"{setting}: '{text}' isn't a pattern")
-        if self.image is not None:
-            try:
-                image = parse_image(self.image)
-            except ValueError as error:
-                raise ValueError(f"image: {error}") from None
-            if self.allowed_images and not any(parse_pattern(text).matches(image) for text in self.allowed_images):
-                raise ValueError(f"image: {image} isn't among allowed_images")
-            if self.require_digest and not image.digest:
-                raise ValueError("image: must be named by its digest (name@sha256:...) because of require_digest")
+        check_image(self)
         return self
 
 
