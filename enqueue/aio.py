@@ -17,7 +17,7 @@ from enqueue.client import open_redis, unavailable
 from enqueue.errors import QueueUnavailable
 from enqueue.explain import Explanation, explain
 from enqueue.job import Job
-from enqueue.logs import LogCheck, LogLine, LogView, seconds_of
+from enqueue.logs import LogCheck, LogLine, LogView
 from enqueue.order import Again, Enqueued, Order, Placed, orders_of
 from enqueue.protocol import Ask, Command, Emit, Heard, Listen, Pause, Push, Step, Steps
 from enqueue.record import Outcome, Output, Progress, Record, Status
@@ -235,7 +235,7 @@ class AsyncHandle:
         (a timedelta: ago). `tail`: of what is there already, the last so many lines. `checked` is called at the end
         with how whole the log is. Raises UnknownJob, RecordsUnavailable, QueueUnavailable.
         """
-        view = LogView("bytes", since=seconds_of(since), tail=tail, checked=checked)
+        view = LogView("bytes", since=since, tail=tail, checked=checked)
         return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view), [])
 
     def log_text(
@@ -247,7 +247,7 @@ class AsyncHandle:
         checked: Callable[[LogCheck], None] | None = None,
     ) -> AsyncIterator[str]:
         """The same as text; bytes that are no UTF-8 are replaced, also where a character is cut."""
-        view = LogView("text", since=seconds_of(since), tail=tail, checked=checked)
+        view = LogView("text", since=since, tail=tail, checked=checked)
         return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view), [])
 
     def log_lines(
@@ -259,7 +259,7 @@ class AsyncHandle:
         checked: Callable[[LogCheck], None] | None = None,
     ) -> AsyncIterator[LogLine]:
         """The same line by line, with attempt, number and time."""
-        view = LogView("lines", since=seconds_of(since), tail=tail, checked=checked)
+        view = LogView("lines", since=since, tail=tail, checked=checked)
         return self._producer._run(protocol.follow(self._producer._backend, self.id, until_end=follow, view=view), [])
 
     async def check_log(self) -> LogCheck:

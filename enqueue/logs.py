@@ -175,21 +175,21 @@ class LogReader:
 class LogView:
     """What whoever reads a log wants of it, and in which form.
 
-    `since`: seconds since the epoch. `tail`: of what is there at first, the last so many lines. `checked` is called
-    once, at the end.
+    `since`: seconds since the epoch, a moment, or how long ago. `tail`: of what is there at first, the last so many
+    lines. `checked` is called once, at the end.
     """
 
     def __init__(
         self,
         form: Literal["bytes", "text", "lines"] = "bytes",
         *,
-        since: float | None = None,
+        since: float | datetime | timedelta | None = None,
         tail: int | None = None,
         checked: Callable[[LogCheck], None] | None = None,
     ) -> None:
         self.checked = checked
         self._form = form
-        self._since = since
+        self._since = _seconds_of(since)
         self._tail = tail
         self._backlog: deque[LogEntry] | None = None if tail is None else deque()
         self._size = 0  # lines in it
@@ -265,7 +265,7 @@ class LogView:
         return shown
 
 
-def seconds_of(since: float | datetime | timedelta | None) -> float | None:
+def _seconds_of(since: float | datetime | timedelta | None) -> float | None:
     """Seconds since the epoch; a timedelta is a time ago."""
     if isinstance(since, timedelta):
         return time.time() - since.total_seconds()
