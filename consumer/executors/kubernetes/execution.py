@@ -174,10 +174,14 @@ class PodExecution:
             return
         if not self._leftovers.settled(self._pod, failed=failed):
             return
-        if self._pod.over:
-            await self._delete(0)
-        elif not self._pod.deleting:
-            await self._delete(max(1, math.ceil(self._plan.grace)))
+        try:
+            if self._pod.over:
+                await self._delete(0)
+            elif not self._pod.deleting:
+                await self._delete(max(1, math.ceil(self._plan.grace)))
+        except BaseException:
+            self._leftovers.undeleted(self._uid)
+            raise
         self._removed = True
         self._leftovers.deleted(self._uid)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,10 +37,19 @@ class Leftovers:
         self._pods: dict[str, tuple[Pod, float]] = {}
 
     def settled(self, pod: Pod, *, failed: bool) -> bool:
-        """The pod is to be deleted, sooner or later. True: now."""
+        """The pod is to be deleted, sooner or later. True: now, by the caller, who says how it went."""
         kept = failed and pod.over and not pod.deleting and self._keep > 0
-        self._pods[pod.uid] = (pod, time.monotonic() + (self._keep if kept else 0.0))
+        self._pods[pod.uid] = (pod, time.monotonic() + self._keep if kept else math.inf)
         return not kept
+
+    def undeleted(self, uid: str) -> None:
+        """The caller couldn't delete it: it is due."""
+        if found := self._pods.get(uid):
+            self._pods[uid] = (found[0], time.monotonic())
+
+    def __contains__(self, uid: str) -> bool:
+        """Whether we see to it."""
+        return uid in self._pods
 
     def deleted(self, uid: str) -> None:
         """It has been seen to."""
@@ -49,7 +59,8 @@ class Leftovers:
         """Those whose time is over, and the oldest of those that are more than `most`."""
         now = time.monotonic()
         ordered = sorted(self._pods.values(), key=lambda entry: entry[1])
-        return [pod for i, (pod, until) in enumerate(ordered) if until <= now or i < len(ordered) - most]
+        kept = [(pod, until) for pod, until in ordered if until < math.inf]
+        return [pod for i, (pod, until) in enumerate(kept) if until <= now or i < len(kept) - most]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +184,7 @@ class Sweeper:
 
     def _may(self, pod: Pod) -> bool:
         """It is ours to sweep, now: time passes between the look and the deed."""
-        return self.lease.held and not self._informer.listened(pod.name)
+        return self.lease.held and not self._informer.listened(pod.name) and pod.uid not in self._leftovers
 
     async def _delete(self, pod: Pod, *, whole: bool) -> bool:
         """Delete this very pod, `whole`: unchanged since it was looked at. True if it is gone or going."""

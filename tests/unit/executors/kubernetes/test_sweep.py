@@ -312,6 +312,17 @@ def ended(uid: str, at: float | None = None) -> Pod:
     return Pod(uid, uid, phase="Failed", main=main, attempt=AttemptKey(uid, "q", 1))
 
 
+def test_a_pod_under_deletion_by_its_own_execution_is_due_to_nobody_else() -> None:
+    leftovers, pod = Leftovers(keep_failed=0), ended("a")
+    assert leftovers.settled(pod, failed=True)
+    assert leftovers.due(0) == []
+    assert "a" in leftovers
+    leftovers.undeleted("a")
+    assert leftovers.due(0) == [pod]
+    leftovers.deleted("a")
+    assert (leftovers.due(0), "a" in leftovers) == ([], False)
+
+
 def test_the_oldest_kept_pods_go_first() -> None:
     judge = Judge(Times(30, 60, keep_failed=1000, most_failed=2))
     pods = [ended(name, at) for name, at in (("young", 990.0), ("old", 900.0), ("oldest", 500.0), ("over", -100.0))]
