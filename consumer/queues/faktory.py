@@ -135,7 +135,7 @@ class FaktoryQueue:
             if self._look_at == 0.0 and self._records is not None and not self._ending:
                 break  # a consumer is gone: what it held comes first, and what is in flight with a later call
             if self._arrivals and not self._ending:  # the server finds more while we read what came
-                self._fetch_more(slots - len(self._arrivals))
+                self._fetch_more(slots)
             self._read_arrivals()
         trouble, self._trouble = self._trouble, None
         if not self._ready and trouble is not None:
@@ -212,7 +212,8 @@ class FaktoryQueue:
         """Have as many FETCHes in flight as there are slots and as the queues seem to fill; returns who can't yet."""
         if self._resolving.unstored:  # should we die, what came and isn't claimed waits for its reservation's end
             return []
-        wanted = min(self._width, slots - self._resolving.count) - sum(fetcher.busy for fetcher in self._fetchers)
+        free = slots - len(self._ready) - len(self._arrivals) - self._resolving.count
+        wanted = min(self._width, free) - sum(fetcher.busy for fetcher in self._fetchers)
         idle = [fetcher for fetcher in self._fetchers if not (fetcher.busy or fetcher.connecting)] if wanted > 0 else []
         idle.sort(key=lambda fetcher: not fetcher.usable)
         for fetcher in idle[:wanted]:
