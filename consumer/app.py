@@ -138,6 +138,12 @@ async def run_consumer(
             helpers.append(asyncio.create_task(executor.sweep(records), name="sweeper"))
         if settings.reload_interval:
             helpers.append(asyncio.create_task(live.watch(settings.reload_interval), name="settings"))
+        if settings.audit.interval:
+            from consumer.auditing import Auditor  # only whoever audits pays
+
+            auditor = Auditor(settings)
+            observing.also(auditor.measures)
+            helpers.append(asyncio.create_task(auditor.run(), name="auditor"))
         try:
             if settings.scaling.deployment is not None and isinstance(queue, MeasuringQueue):
                 scaler = make_autoscaler(settings, queue, lambda: worker.settings.concurrency, lambda: worker.busy)

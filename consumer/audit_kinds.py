@@ -161,8 +161,20 @@ there is more, the audit says so (`partial`), and calls nothing lost that may on
 
 It looks at claims, at jobs and where they stand, at limits, webhooks, logs and the keys' TTLs. It can't see \
 what lies in Faktory's own queues and sets (its protocol lists no jobs), jobs of stock RQ workers (their \
-affair), nor processes and containers. As a CronJob, or with `--prometheus` into the node exporter's folder for \
-text files, it is an alert: any value above 0 is one, and so is an old time.
+affair), nor processes and containers.
+
+## As an alert
+
+With `audit.interval: 600` (`LONGSHORE_AUDIT_INTERVAL`; off by default, on in `k8s/base`) the consumers audit \
+themselves: one of those that share queues, chosen by a key in Redis that it keeps, looks every ten minutes, warns in \
+its log (`audit_faults`), and shows `longshore_audit_faults{kind,sort}`, `longshore_audit_partial` and \
+`longshore_audit_time_seconds` on its [metrics port](metrics.md). If it ends, another one goes on. The alerts \
+LongshoreJobsLostOrDoubled, LongshoreAuditFaults and LongshoreAuditOld are in \
+[k8s/monitoring](../k8s/monitoring/alerts.yaml). It looks at 20,000 entries of a list at most (`audit.most`), since it \
+does so beside its jobs; who has more runs the command, as a CronJob, or with `--prometheus` into the node exporter's \
+folder for text files.
+
+## What it finds
 
 """
 

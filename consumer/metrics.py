@@ -40,7 +40,7 @@ BACKLOG_SECONDS, BACKLOG_PATIENCE = 10.0, 3.0
 LAG_SECONDS, LAGS = 1.0, 60
 """The event loop is looked at so often; the worst of so many looks is told."""
 
-MEASURES: dict[str, tuple[type, str]] = {
+MEASURES: dict[str, tuple[Any, str, *tuple[str, ...]]] = {
     "slots": (GaugeMetricFamily, "Jobs that this consumer may run at a time."),
     "slots_used": (GaugeMetricFamily, "Jobs that are being run."),
     "jobs_leaving": (GaugeMetricFamily, "Jobs that have ended, and whose pods are being removed."),
@@ -53,9 +53,20 @@ MEASURES: dict[str, tuple[type, str]] = {
     "log_bytes": (CounterMetricFamily, "Bytes of jobs' logs that were processed."),
     "log_waiting_bytes": (GaugeMetricFamily, "Bytes of logs that were read and not yet processed."),
     "log_lag_seconds": (GaugeMetricFamily, "For how long the log that waits the longest has waited."),
-    "api_requests": (CounterMetricFamily, "Requests to the Kubernetes API, by HTTP code (0: no answer)."),
-    "api_request_seconds": (CounterMetricFamily, "Seconds that these requests took, until the answer (or its head)."),
-    "api_retries": (CounterMetricFamily, "Requests to the Kubernetes API that were made again."),
+    "api_requests": (
+        CounterMetricFamily,
+        "Requests to the Kubernetes API, by HTTP code (0: no answer).",
+        "verb",
+        "resource",
+        "code",
+    ),
+    "api_request_seconds": (
+        CounterMetricFamily,
+        "Seconds that these requests took, until the answer (or its head).",
+        "verb",
+        "resource",
+    ),
+    "api_retries": (CounterMetricFamily, "Requests to the Kubernetes API that were made again.", "verb", "resource"),
     "api_throttled_seconds": (CounterMetricFamily, "Seconds that requests waited for our own rate limit."),
     "watch_up": (GaugeMetricFamily, "1 while a watch of the pods is open."),
     "watch_age_seconds": (GaugeMetricFamily, "Since the watch last brought something (bookmarks come every minute)."),
@@ -63,14 +74,17 @@ MEASURES: dict[str, tuple[type, str]] = {
     "watches": (CounterMetricFamily, "Watches of the pods that were opened."),
     "pods": (GaugeMetricFamily, "Pods of jobs that the watch knows, those of other consumers included."),
     "swept_pods": (CounterMetricFamily, "Pods that were left behind and that the sweeper deleted."),
-    "leader": (GaugeMetricFamily, "1 for the consumer that holds the Lease."),
+    "leader": (GaugeMetricFamily, "1 for the consumer that holds the Lease.", "lease"),
     "replicas_wanted": (GaugeMetricFamily, "Replicas that the autoscaler wants (its leader only)."),
     "replicas": (GaugeMetricFamily, "Replicas that the Deployment asks for, as the autoscaler found them."),
-    "queue_jobs": (GaugeMetricFamily, "Jobs that wait in the queue now."),
-    "queue_oldest_seconds": (GaugeMetricFamily, "Age of the job that has waited the longest."),
-    "queue_running": (GaugeMetricFamily, "Jobs of the queue that are claimed, by whichever consumer."),
+    "audit_faults": (GaugeMetricFamily, "What the last audit found.", "kind", "sort"),
+    "audit_partial": (GaugeMetricFamily, "1 if there was too much for the last audit to look at it all."),
+    "audit_time_seconds": (GaugeMetricFamily, "When the last audit ended, in seconds since the epoch."),
+    "queue_jobs": (GaugeMetricFamily, "Jobs that wait in the queue now.", "queue"),
+    "queue_oldest_seconds": (GaugeMetricFamily, "Age of the job that has waited the longest.", "queue"),
+    "queue_running": (GaugeMetricFamily, "Jobs of the queue that are claimed, by whichever consumer.", "queue"),
 }
-"""What is asked for when Prometheus asks, without `longshore_`: all that may stand there."""
+"""What is asked for when Prometheus asks, without `longshore_`: all that may stand there, with its labels."""
 
 
 class Metrics:
@@ -229,7 +243,7 @@ class _Standing(Collector):
         self._measures = measures
 
     def describe(self) -> Iterable[Any]:
-        return [kind(f"longshore_{name}", text) for name, (kind, text) in MEASURES.items()]
+        return [kind(f"longshore_{name}", text, labels=labels) for name, (kind, text, *labels) in MEASURES.items()]
 
     def collect(self) -> Iterable[Any]:
         families: dict[str, Any] = {}
@@ -237,10 +251,10 @@ class _Standing(Collector):
         for name, value, labels in self._measures():
             totals[name, labels] += value  # type: ignore[assignment]
         for (name, labels), value in totals.items():
-            kind, text = MEASURES[name]
+            kind, text, *names = MEASURES[name]
             family = families.get(name)
             if family is None:
-                names = [label for label, _ in labels]
                 family = families[name] = kind(f"longshore_{name}", text, labels=names)
-            family.add_metric([value for _, value in labels], value)
+            said = dict(labels)
+            family.add_metric([said[label] for label in names], value)
         return families.values()

@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from consumer.queue_order import QueueOrder
 from consumer.section import Section
+from consumer.settings_audit import Audit as Audit
 from consumer.settings_docker import Docker as Docker
 from consumer.settings_faktory import Faktory as Faktory
 from consumer.settings_job_types import JobType, TypeName
@@ -190,6 +191,7 @@ class Settings(BaseSettings):
     docker: Docker = Docker()
     kubernetes: Kubernetes = Kubernetes()
     scaling: Scaling = Scaling()
+    audit: Audit = Audit()
 
     @field_validator("queues", mode="before")
     @classmethod
@@ -216,6 +218,12 @@ class Settings(BaseSettings):
     def _callbacks_go_elsewhere(self) -> Settings:
         if self.rq.callback_queue in self.order.names:
             raise ValueError("rq.callback_queue: must be a queue of stock RQ workers, none of this consumer's own")
+        return self
+
+    @model_validator(mode="after")
+    def _audits_read_records(self) -> Settings:
+        if self.audit.interval and self.no_records:
+            raise ValueError("audit.interval: without Records there is nothing to audit; leave no_records out")
         return self
 
     @model_validator(mode="after")

@@ -10,8 +10,9 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from prometheus_client import Counter, Gauge, Histogram
 
-from consumer.metrics import Metrics
+from consumer.metrics import MEASURES, Metrics
 
 ROOT = Path(__file__).parents[2]
 ALERTS = yaml.safe_load((ROOT / "k8s/monitoring/alerts.yaml").read_text())["groups"][0]["rules"]
@@ -25,7 +26,7 @@ SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "
 def documented() -> dict[str, set[str]]:
     """{series: labels} of the table in the docs."""
     found: dict[str, set[str]] = {}
-    for names, labels in re.findall(r"^\| (`longshore_.*?) \| [a-z]+ \| (.*?) \|", DOCS, re.MULTILINE):
+    for names, labels in re.findall(r"^\| (`longshore_.*?) \| [a-z]+ \|(.*?)\|", DOCS, re.MULTILINE):
         for name in re.findall(r"`(\w+)`", names):
             found[name] = {label.strip() for label in labels.split(",") if label.strip()}
     return found
@@ -75,6 +76,17 @@ def selectors(expression: Any) -> list[Any]:
 
 def test_the_docs_name_every_series_and_no_other() -> None:
     assert set(documented()) == set(samples().values())
+
+
+def test_the_docs_name_the_labels_that_the_code_gives() -> None:
+    metrics = Metrics(["q"], {"version": "1", "executor": "null", "queue": "rq"})
+    given = {f"longshore_{name}": set(labels) for name, (_, _, *labels) in MEASURES.items()}
+    for collector in metrics.registry._collector_to_names:
+        if isinstance(collector, (Counter, Gauge, Histogram)):
+            given[collector._name] = set(collector._labelnames)
+    [[build]] = [family.samples for family in metrics.registry.collect() if family.name == "longshore_build"]
+    given["longshore_build_info"] = set(build.labels)
+    assert {name: labels for name, labels in documented().items() if labels != given[name.removesuffix("_total")]} == {}
 
 
 def test_there_are_enough_expressions() -> None:

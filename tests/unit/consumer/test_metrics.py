@@ -101,14 +101,15 @@ async def test_how_things_stand() -> None:
         return {"q": Backlog(7, 3, 1.5)}
 
     metrics.ask_queue(backlog)
-    metrics.ask(lambda: [Measure(name, 2) for name in MEASURES if not name.startswith(("queue_", "event_"))])
+    others = {name: labels for name, (_, _, *labels) in MEASURES.items() if not name.startswith(("queue_", "event_"))}
+    metrics.ask(lambda: [Measure(name, 2, tuple((label, "x") for label in others[name])) for name in others])
     for _ in range(2):
         found = await samples(metrics)
     assert asked == 1
     assert found["queue_jobs", ("q",)] == 7
     assert found["queue_running", ("q",)] == 3
     assert found["queue_oldest_seconds", ("q",)] == 1.5
-    assert found["slots_used", ()] == found["api_retries_total", ()] == 2
+    assert found["slots_used", ()] == found["api_retries_total", ("x", "x")] == 2
 
 
 async def test_a_queue_that_is_away_is_not_shown() -> None:
