@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -21,6 +20,7 @@ import pytest
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api
 from consumer.settings import Kubernetes
+from support.audit_log import AuditLog
 from support.cluster import RIGHTS, drop_namespace, make_namespace, role_and_binding, user_of
 
 
@@ -108,14 +108,13 @@ def requests() -> Callable[[str], list[Request]]:
     path = os.environ.get("LAB_AUDIT_LOG")
     if not path or not Path(path).is_file():
         pytest.skip("LAB_AUDIT_LOG isn't set: no audit log")
-    start = Path(path).stat().st_size
+    log, lines = AuditLog(Path(path)), list[bytes]()
 
     def requests(namespace: str) -> list[Request]:
-        with open(path, "rb") as file:
-            file.seek(start)
-            lines = [json.loads(line) for line in file if re.search(namespace.encode(), line)]
-        rows = [line for line in lines if line.get("stage") in ("ResponseComplete", "ResponseStarted")]
-        seen = {line["auditID"]: line for line in rows if line["objectRef"].get("namespace") == namespace}
+        lines.extend(log.read())
+        about = [json.loads(line) for line in lines if namespace.encode() in line]
+        rows = [line for line in about if line.get("stage") in ("ResponseComplete", "ResponseStarted")]
+        seen = {line["auditID"]: line for line in rows if (line.get("objectRef") or {}).get("namespace") == namespace}
         return [
             Request(
                 datetime.fromisoformat(line["requestReceivedTimestamp"]).timestamp(),

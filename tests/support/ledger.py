@@ -18,6 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
+from support.audit_log import AuditLog
+
 RBAC = Path(__file__).parents[2] / "k8s" / "base" / "rbac.yaml"
 AUDIT_SECONDS = 45
 """The audit log is written in batches, up to 30 s later."""
@@ -26,7 +28,7 @@ asked: set[str] = set()
 """Verbs that fake API servers were asked for, such as "get pods/log"."""
 namespaces: set[str] = set()
 """Namespaces that this run made on a real cluster."""
-_key = pytest.StashKey[int]()
+_key = pytest.StashKey[AuditLog]()
 
 
 class _Row(Protocol):
@@ -89,19 +91,20 @@ def _is_whole(session: pytest.Session, part: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where the audit log stands now."""
-    if path := os.environ.get("LAB_AUDIT_LOG"):
-        config.stash[_key] = Path(path).stat().st_size if Path(path).is_file() else 0
+    path = Path(os.environ.get("LAB_AUDIT_LOG") or "")
+    if path.is_file():
+        config.stash[_key] = AuditLog(path)
 
 
 def _audit(session: pytest.Session) -> list[str]:
-    path, start = os.environ.get("LAB_AUDIT_LOG"), session.config.stash.get(_key, None)
-    if not path or start is None or not namespaces:
+    log = session.config.stash.get(_key, None)
+    if log is None or not namespaces:
         return []
     whole, until = _is_whole(session, "cluster"), time.monotonic() + AUDIT_SECONDS
+    used = set[str]()
     while True:
-        with open(path, "rb") as file:
-            file.seek(start)
-            found = difference(audited([line for line in file if line.endswith(b"\n")], namespaces), whole=whole)
+        used |= audited(log.read(), namespaces)
+        found = difference(used, whole=whole)
         if not (whole and found) or time.monotonic() > until:
             return found
         time.sleep(1)
