@@ -31,7 +31,7 @@ async def test_pods_are_compared_with_what_the_store_knows(
     settings = load_settings(
         queue_url=redis_url, queues="q", executor="kubernetes", kubernetes=kubernetes_settings.model_dump()
     )
-    job = Job(image=image, commands=["sleep 60"], grace=0)
+    job = Job(image=image, commands=["sleep 600"], grace=0)
 
     async def start(claim: Claim) -> Execution:
         execution = await executor.start(plan_of(claim, Jobs(), "c", source=queue.records.source))
@@ -62,7 +62,7 @@ async def test_pods_are_compared_with_what_the_store_knows(
                 ("pod_without_job", ghost.where.pod),
             }
 
-        await until(found)
+        await until(found, 60)
         await well.detach()
     finally:
         await executor.close()

@@ -214,9 +214,10 @@ async def narrow(admin: Api, namespace: str, consumer_kubeconfig: Path) -> Async
 async def the_only_seat(kubeconfig: Path, namespace: str) -> AsyncIterator[None]:
     """A request of the consumer's user that goes on while the block does, and takes the one place that there is."""
     access = await Access.load(Kubernetes(kubeconfig=kubeconfig))
-    over = asyncio.Event()
+    begun, over = asyncio.Event(), asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
+        begun.set()
         yield b"{"
         await over.wait()
         yield b"}"
@@ -225,11 +226,15 @@ async def the_only_seat(kubeconfig: Path, namespace: str) -> AsyncIterator[None]
         headers = {"Content-Type": "application/json"} | {"Authorization": await access.authorization() or ""}
         url = access.host + path_of(namespace, "pods") + "?dryRun=All"
         while True:  # until it isn't one of the consumer's requests that has the place
-            call = asyncio.create_task(session.post(url, data=body(), ssl=access.tls or True, headers=headers))
-            done, _ = await asyncio.wait({call}, timeout=1)
-            if not done:
+            # The server asks for the body once it serves the request, and only then.
+            posting = session.post(url, data=body(), ssl=access.tls or True, headers=headers, expect100=True)
+            call, asked = asyncio.create_task(posting), asyncio.create_task(begun.wait())
+            await asyncio.wait({call, asked}, return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            if begun.is_set():
                 break
-            assert (await call).status == 429
+            async with await call as refused:
+                assert refused.status == 429
         try:
             yield
         finally:

@@ -151,7 +151,7 @@ async def test_the_word_on_a_burst_right_before_the_end_is_right(executor: Kuber
         plan = plan_of(f"burst-{number}", commands=commands, init={"commands": ["echo init"]}, count_output=True)
         execution = await executor.start(plan)
         position, exit = await asyncio.wait_for(
-            asyncio.gather(Pipeline([], []).run(execution.logs()), execution.wait()), 60
+            asyncio.gather(Pipeline([], []).run(execution.logs()), execution.wait()), 120
         )
         await execution.remove()
         assert exit.code == 4

@@ -52,7 +52,7 @@ async def node(admin: Api) -> AsyncIterator[str]:
     status = {"capacity": amounts, "allocatable": amounts}
     await admin.request("POST", NODES, body={"metadata": meta, "spec": {"taints": [taint]}, "status": status})
     try:
-        await until(lambda: is_ready(admin, path))
+        await until(lambda: is_ready(admin, path), 90)
         yield name
     finally:
         await admin.request("DELETE", path)
@@ -123,7 +123,7 @@ async def test_a_pod_of_a_higher_priority_takes_the_place(queue: Any, admin: Api
         await admin.request("DELETE", f"{CLASSES}/{node}")
     assert outcome.status is Status.CANCELLED
     assert [(a.attempt, a.reason) for a in record.attempts] == [(1, "preempted"), (2, "requested")]
-    await until(lambda: nothing_left(admin, namespace))
+    await until(lambda: nothing_left(admin, namespace), 60)
 
 
 def preemptor(node: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ async def test_a_job_that_outlives_its_reservation_runs_once_and_is_over_when_it
             await until(lambda: any(e["event"] in CAME_AGAIN and e["job_id"] == job["jid"] for e in events), 240)
             assert await handle.status() is Status.RUNNING
             go.touch()
-            outcome = await handle.wait(30)
+            outcome = await handle.wait(60)
         assert outcome.succeeded
         assert (await handle.record()).attempt == 1
         assert await asyncio.to_thread(runs.read_text) == "run\n"

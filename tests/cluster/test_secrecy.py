@@ -14,13 +14,14 @@ import pytest
 import redis
 
 from consumer.executors.kubernetes.api import Api, path_of
-from enqueue import Job, Status, Variable, aio
+from enqueue import Job, Variable, aio
 from enqueue.seal import new_key
 from support.consuming import consuming, until
 from support.secrecy import SECRET, found_in, stored
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faktory]
 
+KINDS = ("pods", "configmaps")
 PRINTING = r"""
 echo "$TOKEN"; echo "user:$TOKEN" >&2
 printf %s "$TOKEN" | base64; printf x%s "$TOKEN" | base64; printf xx%s "$TOKEN" | base64
@@ -71,16 +72,26 @@ async def test_pod_specs_events_records_and_faktorys_pages(
         aio.connect(faktory_url, records=redis_url, queue=name) as queue,
     ):
         handle = await queue.enqueue(job.seal(public))
+        seen = set[str]()
 
-        async def running() -> bool:
-            return (await handle.record()).status is Status.RUNNING
+        async def looked() -> bool:
+            """At all that there is, again and again until the job has ended.
 
-        await until(running, 60)
-        for kind in ("pods", "configmaps"):
-            items = await admin.request("GET", path_of(namespace, kind))
-            found += found_in(kind, json.dumps(items, ensure_ascii=False).encode())
-            assert kind != "pods" or items["items"]
-        outcome = await handle.wait(60)
+            What the job itself has put into its outcome file is the message of its container's end.
+            """
+            ended = (await handle.record()).status.final
+            pods, maps = [(await admin.request("GET", path_of(namespace, kind)))["items"] for kind in KINDS]
+            for pod in pods:
+                seen.add(pod["metadata"]["name"])
+                for container in pod["status"].get("containerStatuses") or ():
+                    container["state"].get("terminated", {}).pop("message", None)
+            for kind, items in zip(KINDS, (pods, maps), strict=True):
+                found.extend(found_in(kind, json.dumps(items, ensure_ascii=False).encode()))
+            return ended
+
+        await until(looked, 120)
+        assert seen == {(await handle.record()).where.pod}
+        outcome = await handle.wait(1)
         log = b"".join([part async for part in handle.logs()])
         base = os.environ.get("FAKTORY_WEB_URL", f"http://{urllib.parse.urlsplit(faktory_url).hostname}:7420")
         for page in ("busy", "morgue", "retries", f"queues/{name}"):

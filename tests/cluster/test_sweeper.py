@@ -173,13 +173,13 @@ async def test_leadership_passes_on(
 
     async with sweeping(settings, "one", queue) as one:
         await left(pods)
-        await until(lambda: _seen(admin, namespace, settings))
+        await until(lambda: _seen(admin, namespace, settings), 60)
         assert await holder() == "one"
         async with sweeping(settings, "two", queue) as two, sweeping(settings, "three", queue) as three:
             one.cancel()  # it says that it goes
             await asyncio.gather(one, return_exceptions=True)
-            await until(lambda: _not(held_by("one")), 30)
-            former = await until(holder, 30)
+            await until(lambda: _not(held_by("one")), 60)
+            former = await until(holder, 60)
             monkeypatch.setattr(Lease, "_release", _nothing)  # the next one dies without a word
             leader, heir = (two, "three") if former == "two" else (three, "two")
             leader.cancel()

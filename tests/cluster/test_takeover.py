@@ -64,18 +64,18 @@ async def test_another_consumer_goes_on(
         async with asyncio.timeout(60):
             async for _ in handle.logs(follow=True):
                 break
-        before = await until(lambda: _running(handle))
+        before = await until(lambda: _running(handle), 60)
         assert before.where.consumer == "first"
         pod = await admin.request("GET", path_of(namespace, "pods", before.where.pod or ""))
         first.send_signal(number)
-        assert await asyncio.to_thread(first.wait, 20) == (-signal.SIGKILL if number is signal.SIGKILL else 0)
+        assert await asyncio.to_thread(first.wait, 60) == (-signal.SIGKILL if number is signal.SIGKILL else 0)
         second = start("second")
         outcome = await handle.wait(120)
         log = b"".join([part async for part in handle.logs(follow=True)])
         record = await handle.record()
-        await until(lambda: _gone(admin, namespace))
+        await until(lambda: _gone(admin, namespace), 60)
         second.terminate()
-        assert await asyncio.to_thread(second.wait, 20) == 0
+        assert await asyncio.to_thread(second.wait, 60) == 0
     assert (outcome.status, outcome.variables) == (Status.SUCCEEDED, {"answer": "42"})
     assert log == b"".join(b"line %d\n" % i for i in range(1, LINES + 1)) + b"end\n"
     assert (record.where.consumer, record.where.pod, record.attempt) == ("second", before.where.pod, 1)

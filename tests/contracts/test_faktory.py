@@ -19,6 +19,7 @@ from enqueue.backends.faktory_client import FaktoryClient
 from enqueue.errors import ProtocolError
 from enqueue.job import JOB_NAME
 from enqueue.wire import faktory as wire
+from support.consuming import until
 from support.faktory_servers import JOB, SERVERS, Open, Server, claim_all, ended, opening, serving
 
 
@@ -185,7 +186,7 @@ async def test_drain_returns_what_was_in_flight(server: Server, opened: Open) ->
     if server.fake:
         await server.fake.saw("FETCH")
     else:
-        await asyncio.sleep(0.1)
+        await until(lambda: any(fetcher.busy for fetcher in queue._fetchers))
     claiming.cancel()
     await server.push(wire.build_job(JOB, name))
     (claim,) = await queue.drain()

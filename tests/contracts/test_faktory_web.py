@@ -39,7 +39,7 @@ async def page(server: Server, path: str, **form: str) -> str:
     data = urllib.parse.urlencode(form).encode() if form else None
 
     def get() -> str:
-        with urllib.request.urlopen(f"{base}{path}", data, timeout=10) as answer:
+        with urllib.request.urlopen(f"{base}{path}", data, timeout=60) as answer:
             return html.unescape(re.sub(r"<[^>]*>|\s+", " ", answer.read().decode()))
 
     return re.sub(r" +", " ", await asyncio.to_thread(get))
@@ -56,7 +56,7 @@ async def test_the_busy_page_shows_the_consumer_and_its_job(server: Server, open
         text = await page(server, "/busy")
         return text if re.search(rf"{queue.worker.wid} .*?[1-9][\d.]* [KMG]B", text) else None
 
-    text = await until(shown)
+    text = await until(shown, 60)
     process = text[text.index(queue.worker.wid) :]
     assert f"{queue.worker.hostname}:{os.getpid()}" in process
     assert "consumer-7" in process

@@ -56,7 +56,7 @@ async def test_the_sync_face_is_the_same(place: Place) -> None:
             assert (handle.status, handle.outcome, handle.record.outcome) == (Status.FAILED, outcome, outcome)
             assert not handle.cancel()
             with pytest.raises(TimeoutError):
-                producer.enqueue(Job(commands=["true"]), queue=f"{place.queue}-nobody").wait(0.01)
+                producer.enqueue(Job(commands=["true"]), queue=place.nobodys).wait(0.01)
 
     async with place.consumer():
         await asyncio.to_thread(produce)
@@ -66,7 +66,7 @@ async def test_a_job_that_is_cancelled_in_time_never_runs(place: Place) -> None:
     async with place.producer() as producer:
         early = await producer.enqueue(Job(commands=["echo never"]))
         assert await early.cancel()
-        outcome = await early.wait(5)
+        outcome = await early.wait(30)
         assert (outcome.status, outcome.reason, outcome.message) == (
             Status.CANCELLED,
             "requested",

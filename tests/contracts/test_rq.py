@@ -314,7 +314,7 @@ async def test_a_job_that_arrives_wakes_a_waiting_claim(redis_url: str, redis_cl
     waiting = asyncio.create_task(queue.claim(1))
     await until(lambda: redis_client.info("clients")["blocked_clients"] >= 2)
     rq.Queue("b", connection=redis_client).enqueue("longshore.job", JOB, job_id="woken")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         (claim,) = await waiting
     assert claim.id == "woken"
     await queue.close()

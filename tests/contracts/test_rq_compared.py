@@ -337,7 +337,7 @@ async def stop_ours(url: str, connection: redis.Redis) -> None:
     heard = asyncio.create_task(anext(queue.records.cancellations()))
     await until(lambda: connection.pubsub_numsub("rq:pubsub:w")[0][1] == 1)
     send_stop_job_command(connection, "j")
-    assert await asyncio.wait_for(heard, 10) == "j"
+    assert await asyncio.wait_for(heard, 30) == "j"
     assert list(await queue.beat([claim])) == [claim.token]
     assert await queue.settle([ended(claim, CANCELLED, Verdict.DONE)]) == {}
     await queue.close()

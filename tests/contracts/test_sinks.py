@@ -179,7 +179,7 @@ async def test_a_broken_store_fails_nothing_and_is_told(trouble: str, monkeypatc
     record = RecordSink(records, claim())
     broken = ShippingSink(Store("memory"), target, start=LogPosition(), backlog=None, patience=0.05)
     pipeline = Pipeline([], [record, broken], interval=0.01)
-    position = await asyncio.wait_for(pipeline.run(source(LINES)), 10)
+    position = await asyncio.wait_for(pipeline.run(source(LINES)), 30)
     assert records.data == b"".join(LINES)
     assert not position.gaps
     assert ("away" if trouble == "away" else "no such bucket") in str(broken.link.problem)
@@ -192,7 +192,7 @@ async def test_a_store_that_is_known_to_be_away_holds_up_no_further_end() -> Non
     store.unwell("away")
     sink = ShippingSink(store, target, start=LogPosition(), backlog=None, patience=1000)
     await sink.write(b"one\n")
-    await asyncio.wait_for(sink.finish(), 10)
+    await asyncio.wait_for(sink.finish(), 30)
     assert sink.link.problem == "the store couldn't be reached in time: away"
 
 

@@ -132,9 +132,9 @@ async def test_an_image_that_cannot_be_pulled(running: Harness) -> None:
 async def test_a_pull_that_takes_too_long_can_be_stopped_or_ends_by_itself(running: Harness) -> None:
     execution = await running.executor.start(running.plan(commands=["true"], image=NOWHERE))
     await execution.stop(1)
-    assert not (await asyncio.wait_for(execution.wait(), 10)).started
+    assert not (await asyncio.wait_for(execution.wait(), 60)).started
     late = await running.executor.start(replace(running.plan(commands=["true"], image=NOWHERE), start_timeout=0.5))
-    exit = await asyncio.wait_for(late.wait(), 10)
+    exit = await asyncio.wait_for(late.wait(), 60)
     assert (exit.reason, exit.started) == (Reason.START_TIMEOUT, False)
     assert NOWHERE in (exit.message or "")
     await late.remove()
@@ -146,7 +146,7 @@ async def test_a_container_that_somebody_removes(running: Harness) -> None:
     reading = asyncio.create_task(read(execution))
     await execution.started()
     await running.executor.engine.delete(execution.where.container)  # type: ignore[attr-defined]
-    exit = await asyncio.wait_for(execution.wait(), 30)
+    exit = await asyncio.wait_for(execution.wait(), 60)
     assert exit.started
     assert exit.reason in (Reason.POD_DELETED, None)  # the engine may tell of the kill before it forgets
     await reading
@@ -175,7 +175,7 @@ async def test_what_is_only_looked_for_is_not_started(running: Harness) -> None:
     execution = await executor.start(replace(plan, begun=True))
     running.executions.append(execution)
     await execution.stop(0)
-    exit = await asyncio.wait_for(execution.wait(), 10)
+    exit = await asyncio.wait_for(execution.wait(), 60)
     assert not exit.started
 
 
@@ -184,7 +184,7 @@ async def test_stopping_in_the_init_step_ends_it(running: Harness) -> None:
     async for part in execution.logs():
         if part == b"init\n":
             await execution.stop(0)
-    exit = await asyncio.wait_for(execution.wait(), 30)
+    exit = await asyncio.wait_for(execution.wait(), 60)
     assert (exit.code, exit.started) in ((137, False), (None, False))
 
 
@@ -227,7 +227,7 @@ async def test_an_overdue_container_that_nobody_watches_is_ended(running: Harnes
     await execution.started()
     records = Standings("overdue", lambda key: Standing.HELD)
     await Sweeper(running.executor.engine, OURS, 60, lambda name: False).sweep(records)  # type: ignore[attr-defined]
-    assert (await asyncio.wait_for(execution.wait(), 10)).code == 137
+    assert (await asyncio.wait_for(execution.wait(), 60)).code == 137
 
 
 async def test_check_says_what_is_there_and_what_is_missing(running: Harness, tmp_path: Path) -> None:

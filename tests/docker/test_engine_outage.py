@@ -75,7 +75,8 @@ async def test_what_runs_is_waited_for_and_nothing_is_started(tmp_path: Path) ->
     async with opened("docker", tmp_path) as harness:
         cable = Cable(tmp_path / "engine.sock")
         async with through(cable, harness) as executor:
-            plan = harness.plan(commands=["echo one", "sleep 2", "echo two", "echo a=b >> $LONGSHORE_OUTCOME"])
+            waits = ["trap go=1 USR1", "echo one", 'until [ "${go-}" ]; do sleep 0.1; done']
+            plan = harness.plan(commands=[*waits, "echo two", "echo a=b >> $LONGSHORE_OUTCOME"])
             execution = await executor.start(plan)
             reading = asyncio.create_task(read(execution))
             await execution.started()
@@ -84,8 +85,11 @@ async def test_what_runs_is_waited_for_and_nothing_is_started(tmp_path: Path) ->
                 await executor.start(harness.plan(commands=["true"]))
             assert (caught.value.down, caught.value.started) == (True, False)
             assert "doesn't answer" in (executor.trouble or "")
-            direct = await harness.executor.start(replace(plan, begun=True))  # it has ended meanwhile
+            direct = await harness.executor.start(replace(plan, begun=True))
             harness.executions.append(direct)
+            async for _ in direct.logs():
+                break
+            await harness.executor.engine.kill(direct.where.container, "USR1")  # type: ignore[attr-defined]
             assert (await direct.wait()).code == 0
             assert not execution._done
             await cable.mend()

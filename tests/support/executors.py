@@ -69,7 +69,7 @@ class Harness:
     async def run(self, *commands: str, **fields: Any) -> tuple[Exit, bytes]:
         """A Job from start to end: its Exit and its log."""
         execution = await self.start(*commands, **fields)
-        log, exit = await asyncio.wait_for(asyncio.gather(read(execution), execution.wait()), 60)
+        log, exit = await asyncio.wait_for(asyncio.gather(read(execution), execution.wait()), 120)
         return exit, log
 
 

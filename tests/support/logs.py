@@ -75,7 +75,7 @@ class MemorySink:
     async def until(self, data: bytes) -> None:
         """Waits until exactly this was written."""
         async with self.written:
-            await asyncio.wait_for(self.written.wait_for(lambda: self.data == data), 10)
+            await asyncio.wait_for(self.written.wait_for(lambda: self.data == data), 30)
 
 
 class MemoryRecords:

@@ -13,6 +13,7 @@ import pytest
 
 import enqueue
 from enqueue import aio
+from enqueue.backends.faktory_aio import AsyncFaktoryClient
 from support.consuming import consuming
 from support.fake_faktory import FakeFaktory
 
@@ -27,6 +28,11 @@ class Place:
     url: str
     options: dict[str, Any] = field(default_factory=dict)
     queue: str = field(default_factory=lambda: f"longshore-test-{secrets.token_hex(6)}")
+
+    @property
+    def nobodys(self) -> str:
+        """A queue that no consumer asks."""
+        return f"{self.queue}-nobody"
 
     @property
     def rq(self) -> bool:
@@ -56,6 +62,10 @@ async def placing(kind: str, redis_url: str) -> AsyncIterator[Place]:
         async with FakeFaktory(punctual=True) as server:
             yield Place(server.url, {"records": redis_url})
     elif url := os.environ.get("FAKTORY_URL"):
-        yield Place(url, {"records": redis_url})
+        place = Place(url, {"records": redis_url})
+        yield place
+        async with AsyncFaktoryClient(url) as client:
+            for name in (place.queue, place.nobodys):
+                await client.queue("REMOVE", name)
     else:
         pytest.skip("FAKTORY_URL names no server")

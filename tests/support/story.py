@@ -30,7 +30,7 @@ class Story:
 
     async def writes(self, **wanted: Any) -> Record:
         """Waits until the Record says this."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.written or any(getattr(self.written[-1], n) != value for n, value in wanted.items()):
                 self.wrote.clear()
                 await self.wrote.wait()

@@ -88,7 +88,7 @@ async def test_an_unforeseen_error_does_not_end_a_helper(monkeypatch: pytest.Mon
     forever = asyncio.create_task(asyncio.Event().wait())
     worker._jobs[forever] = (CLAIM, switch)  # type: ignore[index]
     task = asyncio.create_task(getattr(worker, helper)())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await switch.wait()
     assert switch.reason is Stop.CANCEL
     assert not task.done()

@@ -146,7 +146,7 @@ async def test_a_sink_that_hangs_is_given_up_after_the_source_has_ended() -> Non
     await hanging.called.wait()
     feed.end()
     with capture_logs() as logged:
-        position = await asyncio.wait_for(task, 10)
+        position = await asyncio.wait_for(task, 30)
     assert position.lines == 1
     assert [entry["event"] for entry in logged] == ["log sink failed"]
 
@@ -192,7 +192,7 @@ async def test_cancelled_it_lets_go() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(closed.wait(), 5)
+    await asyncio.wait_for(closed.wait(), 30)
     assert sink.finished == 0
 
 

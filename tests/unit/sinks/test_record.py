@@ -71,7 +71,7 @@ async def test_a_store_that_is_away_is_waited_for() -> None:
         task = asyncio.create_task(sink.write(b"a\n"))
         await records.tried.wait()
         records.away = False
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
     assert records.data == b"a\n"
     assert [entry["event"] for entry in logged] == ["log store is away, trying again"]
     assert sink.position.gaps == ()

@@ -28,7 +28,7 @@ class Queue:
         self.changed.set()
 
     async def has(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.jobs) < count:
                 self.changed.clear()
                 await self.changed.wait()

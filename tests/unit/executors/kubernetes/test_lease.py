@@ -160,7 +160,7 @@ async def test_of_two_that_see_it_free_one_gets_it(kube: FakeKube, make: Make) -
 async def test_a_campaign_gives_it_back_at_its_end(kube: FakeKube, api: Api) -> None:
     first, second = (Lease(api, "jobs", NAME, name, 30) for name in ("one", "two"))
     running = asyncio.create_task(first.run())
-    await asyncio.wait_for(first.acquired.wait(), 10)
+    await asyncio.wait_for(first.acquired.wait(), 30)
     await second.step()
     assert not second.held
     running.cancel()
