@@ -57,6 +57,7 @@ class Reason(StrEnum):
     CONFIG_ERROR = "config_error"
     START_ERROR = "start_error"
     INIT_FAILED = "init_failed"
+    SETUP_FAILED = "setup_failed"
     EVICTED = "evicted"
     PREEMPTED = "preempted"
     NODE_LOST = "node_lost"
@@ -86,6 +87,7 @@ HINTS: dict[Reason, str] = {
     Reason.CONFIG_ERROR: "The container can't be set up as asked; see the message for what is missing.",
     Reason.START_ERROR: "The command couldn't be started; check entrypoint, shell, workdir and the image's user.",
     Reason.INIT_FAILED: "The init step failed, so the job didn't start; its log says why.",
+    Reason.SETUP_FAILED: "An init container of the pod template failed; kubernetes.keep_failed keeps its pod and log.",
     Reason.EVICTED: "The cluster removed the pod from its node; infrastructure_retries lets such a job run again.",
     Reason.PREEMPTED: "More important pods needed the room; infrastructure_retries lets such a job run again.",
     Reason.NODE_LOST: "The node went away under the job; infrastructure_retries lets such a job run again.",
@@ -109,6 +111,7 @@ FAULT_OF: dict[Reason, Fault] = {
         Reason.PREEMPTED,
         Reason.NODE_LOST,
         Reason.POD_DELETED,
+        Reason.SETUP_FAILED,
         Reason.EXECUTOR_ERROR,
         Reason.CONSUMER_STOPPED,
         Reason.CONSUMER_LOST,

@@ -81,6 +81,8 @@ class Pod:
     """The template's own init containers that wait, by name, and say why."""
     beside: tuple[tuple[str, Container], ...] = ()
     """The same of its containers beside the main one."""
+    broken: tuple[str, Container] | None = None
+    """The first of the template's own init containers that has failed."""
     source: str = ""
     created: str = ""
     attempt: AttemptKey | None = None
@@ -148,6 +150,7 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         init=init,
         others_run=others,
         before=_waiting(inits, INIT) if inits else (),
+        broken=_broken(inits) if inits else None,
         beside=_waiting(steps, MAIN) if len(steps) > 1 or main is None else (),
         source=labels.get(names.SOURCE, ""),
         created=annotations.get(names.CREATED, ""),
@@ -158,6 +161,11 @@ def slim(pod: Mapping[str, Any]) -> Pod:
 def _waiting(statuses: Sequence[Mapping[str, Any]], ours: str) -> tuple[tuple[str, Container], ...]:
     found = [(c.get("name") or "", _container(c)) for c in statuses if c.get("name") != ours]
     return tuple((n, c) for n, c in found if c.state == "waiting" and c.reason not in ("", *_SETTING_UP))
+
+
+def _broken(inits: Sequence[Mapping[str, Any]]) -> tuple[str, Container] | None:
+    found = ((c.get("name") or "", _container(c)) for c in inits if c.get("name") != INIT)
+    return next((named for named in found if named[1].failed), None)
 
 
 def _attempt_of(name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> AttemptKey | None:

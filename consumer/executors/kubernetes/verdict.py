@@ -82,10 +82,15 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
         return verdict(Reason.UNSCHEDULABLE, f"the node refused the pod: {pod.reason}: {pod.message}".rstrip(": "))
     if pod.reason in ("Evicted", "Preempting"):
         return verdict(*_by_the_node(pod))
+    undisturbed = not pod.disruption and (not pod.deleting or stopped)
     if pod.init is not None and pod.init.failed and not pod.started:
         code = pod.init.code
-        if not pod.disruption and (not pod.deleting or stopped):
-            return verdict(Reason.INIT_FAILED, _init_message(pod.init))
+        if undisturbed:
+            return verdict(Reason.INIT_FAILED, _init_message("the init step", pod.init))
+    if pod.broken is not None and pod.phase == "Failed" and not pod.started and undisturbed:
+        name, broken = pod.broken
+        code = broken.code
+        return verdict(Reason.SETUP_FAILED, _setup_message(name, broken))
     if main is not None and ended and code == 0:
         return _succeeded(pod, main, verdict(None), stopped)
     if pod.disruption:
@@ -188,14 +193,18 @@ def signal_of(container: Container) -> int | None:
     return container.signal or signal_of_code(container.code)
 
 
-def _init_message(init: Container) -> str:
+def _setup_message(name: str, broken: Container) -> str:
+    return _init_message(f"the pod template's init container {name}", broken)
+
+
+def _init_message(what: str, init: Container) -> str:
     if init.reason in NOT_STARTED:
-        return f"the init step couldn't be started: {init.message or init.reason}"
+        return f"{what} couldn't be started: {init.message or init.reason}"
     if init.reason == "OOMKilled":
-        return "the init step used more memory than its limit"
+        return f"{what} used more memory than its limit"
     number = signal_of(init)
     killed = f": killed by {signal_name(number)}" if number else ""
-    return f"the init step ended with exit code {init.code}{killed}"
+    return f"{what} ended with exit code {init.code}{killed}"
 
 
 def trouble_of(pod: Pod) -> tuple[Trouble, Reason, str] | None:
@@ -205,6 +214,8 @@ def trouble_of(pod: Pod) -> tuple[Trouble, Reason, str] | None:
     for name, container in (*pod.before, ("", pod.init), ("", pod.main)):
         if container is not None and (trouble := _trouble_of(name, container)) is not None:
             return trouble
+    if pod.broken is not None:  # a sidecar, which its node begins again
+        return Trouble.WAITS, Reason.SETUP_FAILED, _setup_message(*pod.broken)
     for name, container in pod.beside:  # the main one may start all the same
         if (trouble := _trouble_of(name, container)) is not None:
             return Trouble.WAITS, *trouble[1:]
