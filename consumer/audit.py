@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.audit_kinds import Looked
+from consumer.model import AttemptKey, Standing
 from consumer.queues import audit_faktory, audit_rq, scheme_of
 from consumer.queues.audit import Reader, look_at_keys, look_at_limits, look_at_webhooks, text
 from consumer.queues.redis_server import connect, unusable
@@ -67,6 +68,12 @@ async def _look(redis: Redis, settings: Settings, rq: bool, most: int) -> Looked
     if settings.executor == "kubernetes" and source:
         from consumer.executors.kubernetes.audit import look_at_pods
 
-        ask = functools.partial((audit_rq if rq else audit_faktory).standings, reader)
-        await look_at_pods(settings.kubernetes, source, ask, looked)
+        await look_at_pods(settings.kubernetes, source, functools.partial(_standings, reader), looked)
     return looked
+
+
+async def _standings(reader: Reader, attempts: Sequence[AttemptKey]) -> list[Standing]:
+    """Where attempts stand, whichever queue they are from: both may keep their Records in this store."""
+    on_rq, on_faktory = [await ask(reader, attempts) for ask in (audit_rq.standings, audit_faktory.standings)]
+    pairs = zip(on_rq, on_faktory, strict=True)
+    return [one if one is Standing.HELD or other is Standing.GONE else other for one, other in pairs]

@@ -22,7 +22,6 @@ from consumer.queues.faktory_words import MARGIN, Ending, untold_of
 from consumer.queues.recent import FIX, Recent
 from consumer.queues.records import WHILE_RUNNING, RecordStore
 from consumer.queues.redis_server import patiently, run_all
-from consumer.queues.standing import FAKTORY_STANDING
 from consumer.settings import Retention
 from enqueue.record import Record
 from enqueue.wire import records as wire
@@ -60,8 +59,6 @@ class Taken:
 
 class FaktoryRecords(RecordStore):
     """Records of Faktory's jobs, which Faktory itself can't keep: hash `longshore:job:<jid>`."""
-
-    look = FAKTORY_STANDING
 
     def __init__(
         self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None

@@ -62,7 +62,7 @@ class RecordStore:
         self.retention = retention
         self.source = ""
         self.trouble: Callable[[], str | None] = lambda: None
-        self._standings = Standings(redis, self.look)
+        self._standings = Standings(redis)
         self._writes: Batcher[tuple[Claim, Record], None] = Batcher(self._write_many)
         self._appends: Batcher[tuple[list[Any], list[Any]], bytes] = Batcher(self._append_many, limit=APPENDS)
         self._script_write = redis.register_script(scripts.WRITE)
@@ -72,8 +72,6 @@ class RecordStore:
 
     queues: Sequence[str] = ()
     """What this consumer takes jobs from, for those who want to know."""
-    look: str
-    """The script that says where an attempt stands."""
 
     def key_of(self, claim: Claim) -> str:
         """The claim's hash."""

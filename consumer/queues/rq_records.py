@@ -15,7 +15,6 @@ from consumer.lifeline import Lifeline
 from consumer.model import Claim
 from consumer.queues import rq_scripts as scripts
 from consumer.queues.records import RecordStore
-from consumer.queues.standing import RQ_STANDING
 from consumer.settings import Retention
 from enqueue.record import Record
 from enqueue.wire import rq as wire
@@ -25,8 +24,6 @@ log = structlog.get_logger()
 
 class RqRecords(RecordStore):
     """Records of RQ's jobs: in the job's own hash, a short form in its meta."""
-
-    look = RQ_STANDING
 
     def __init__(
         self, redis: Redis, consumer: str, instance: str, retention: Retention, lifeline: Lifeline | None = None

@@ -14,23 +14,28 @@ from enqueue.errors import QueueUnavailable
 from enqueue.record import Status
 from enqueue.wire import records as wire
 
-RQ_STANDING = """
--- id, queue -> gone, held, waiting or over, and the Record
-local key = 'rq:job:' .. ARGV[1]
-local fields = redis.call('HMGET', key, 'status', 'longshore_token', 'longshore')
-if redis.call('EXISTS', key) == 0 then return {'gone', ''} end
-if fields[2] and redis.call('ZSCORE', 'rq:wip:' .. ARGV[2], ARGV[1] .. ':' .. fields[2]) then return {'held', ''} end
-local waits = {created = true, queued = true, scheduled = true, deferred = true}
-return {waits[fields[1]] and 'waiting' or 'over', fields[3] or ''}
-"""
-
-FAKTORY_STANDING = """
--- id, queue -> gone, held, waiting or over, and the Record
-local fields = redis.call('HMGET', 'longshore:job:' .. ARGV[1], 'longshore_status', 'longshore')
-local status = fields[1]
-if not status then return {'gone', ''} end
-if status == 'claimed' or status == 'starting' or status == 'running' then return {'held', ''} end
-return {status == 'queued' and 'waiting' or 'over', fields[2] or ''}
+STANDING = """
+-- id, queue -> gone, held, waiting or over, and the Record. RQ's jobs and those of Faktory may share one store, which
+-- has one identity: whoever sweeps finds the pods of both.
+local function on_rq()
+  local key = 'rq:job:' .. ARGV[1]
+  local fields = redis.call('HMGET', key, 'status', 'longshore_token', 'longshore')
+  if redis.call('EXISTS', key) == 0 then return {'gone', ''} end
+  if fields[2] and redis.call('ZSCORE', 'rq:wip:' .. ARGV[2], ARGV[1] .. ':' .. fields[2]) then return {'held', ''} end
+  local waits = {created = true, queued = true, scheduled = true, deferred = true}
+  return {waits[fields[1]] and 'waiting' or 'over', fields[3] or ''}
+end
+local function on_faktory()
+  local fields = redis.call('HMGET', 'longshore:job:' .. ARGV[1], 'longshore_status', 'longshore')
+  local status = fields[1]
+  if not status then return {'gone', ''} end
+  if status == 'claimed' or status == 'starting' or status == 'running' then return {'held', ''} end
+  return {status == 'queued' and 'waiting' or 'over', fields[2] or ''}
+end
+local first = on_rq()
+if first[1] == 'held' or first[1] == 'waiting' then return first end
+local second = on_faktory()
+return second[1] == 'gone' and first or second
 """
 
 AT_ONCE = 200
@@ -38,10 +43,10 @@ AT_ONCE = 200
 
 
 class Standings:
-    """Asks one store of Records. `look`: its script."""
+    """Asks one store of Records."""
 
-    def __init__(self, redis: Redis, look: str) -> None:
-        self._redis, self._look = redis, redis.register_script(look)
+    def __init__(self, redis: Redis) -> None:
+        self._redis, self._look = redis, redis.register_script(STANDING)
         self._source = ""
 
     async def identify(self) -> str:

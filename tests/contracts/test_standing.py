@@ -16,6 +16,7 @@ from consumer.model import AttemptKey, Claim, LogPosition, Settlement, Standing,
 from consumer.queues.faktory_records import FaktoryRecords
 from consumer.queues.faktory_words import Ending
 from consumer.queues.rq import RqQueue
+from consumer.queues.rq_records import RqRecords
 from consumer.recording import log_of, record_claimed, record_ended
 from consumer.settings import Retention
 from enqueue import Job
@@ -123,6 +124,25 @@ async def test_a_jobs_life(side: Rq | Faktory, stands: Stands) -> None:
     assert await stands(3) is Standing.GONE
     side.client.delete(side.key)
     assert await stands(2) is Standing.GONE
+
+
+async def test_both_queues_may_share_a_store(side: Rq | Faktory, redis_url: str) -> None:
+    """Its identity is one: whoever sweeps for either queue finds the pods of both, and may call none nobody's."""
+    kind = FaktoryRecords if isinstance(side, Rq) else RqRecords
+    mate = kind(redis.asyncio.Redis.from_url(redis_url), "d", uuid.uuid4().hex, RETENTION)
+    await mate.arrive()
+
+    async def stands() -> Standing:
+        [answer] = await mate.standing([AttemptKey("j", "q", 1)])
+        return answer
+
+    assert await stands() is Standing.GONE
+    await side.enqueue()
+    claim = await side.claim()
+    assert await stands() is Standing.HELD
+    await side.end(claim, SUCCESS, Verdict.DONE)
+    assert await stands() is Standing.ENDED
+    await mate.redis.aclose()
 
 
 async def test_a_dead_consumers_claim_is_held_until_it_is_taken_over(side: Rq | Faktory, stands: Stands) -> None:
