@@ -22,8 +22,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BENCH ?= pipeline
 # What `make proof` runs on: rq, or faktory, and how; see the head of tests/soak/queue_proof.py.
 PROOF ?= rq
+# How long `make soak` takes, and its seed; see the head of tests/soak/run_soak.py.
+SOAK ?= --minutes 30
 
-.PHONY: sbom help venv test lint types imports docs-check licences audit-deps unit test-stores test-cluster bench proof demo format lock clean
+.PHONY: sbom help venv test lint types imports docs-check licences audit-deps unit test-stores test-cluster bench proof soak demo format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -116,6 +118,9 @@ bench: $(STAMP) ## a benchmark: BENCH="pipeline", "start takeover", "scale infli
 
 proof: $(STAMP) ## 20,000 jobs while consumers and Redis are killed: PROOF="rq --seed 7", "faktory --jobs 5000" ...
 	@exec $(BIN)/python tests/soak/queue_proof.py $(PROOF)
+
+soak: $(STAMP) ## half an hour of jobs on both queues while servers and consumers die, on a cluster: SOAK="--minutes 30 --seed 7"
+	@exec $(BIN)/python tests/soak/run_soak.py $(SOAK)
 
 demo: $(STAMP) ## a server, a consumer and some jobs, on this machine, in a minute
 	@$(BIN)/longshore demo

@@ -107,7 +107,7 @@ async def monitored(url: str, history: History) -> AsyncIterator[None]:
     reader, writer = await asyncio.open_unix_connection(parts.path, limit=2**26)
     writer.write(b"MONITOR\r\n")
     assert await reader.readline() == b"+OK\r\n"
-    task = asyncio.create_task(_read(reader, database, history))
+    task = asyncio.create_task(read_monitor(reader, database, history))
     try:
         yield
         mark = f"mark-{time.time_ns()}"
@@ -122,8 +122,9 @@ async def monitored(url: str, history: History) -> AsyncIterator[None]:
         writer.close()
 
 
-async def _read(reader: asyncio.StreamReader, database: int, history: History) -> None:
-    while line := await reader.readline():
+async def read_monitor(reader: asyncio.StreamReader, database: int, history: History) -> None:
+    """What MONITOR says of this database goes into `history`, until the server ends."""
+    while (line := await reader.readline()).endswith(b"\n"):  # a server that is killed leaves half a line
         head, _, rest = line.partition(b"] ")
         if int(head.partition(b"[")[2].split(b" ")[0]) != database:
             continue
@@ -206,7 +207,7 @@ class FaktoryProxy:
                 await asyncio.gather(self._carry(reader, far_writer, True), self._carry(far_reader, writer, False))
             finally:
                 far_writer.close()
-                writer.close()
+        writer.close()  # also of who comes while the server is away
         self._tasks.discard(task)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commands: bool) -> None:
