@@ -125,6 +125,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
+        defer_build=True,  # only `load_settings` makes one, of a class of its own
     )
 
     queue_url: str = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import sys
@@ -291,6 +292,7 @@ def _exit_as(outcome: Any) -> NoReturn:
 
 def main() -> None:
     """The console script. A user's mistake is a sentence and an exit code, never a stack trace."""
+    gc.set_threshold(50_000, 20, 20)  # what is imported from here on is no garbage
     code: Any = FAILED
     try:
         code = app(standalone_mode=False)

@@ -7,16 +7,18 @@ import json
 import re
 import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from enqueue.cli_options import JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
 from enqueue.errors import UsageError
 from enqueue.groups import Groups
-from enqueue.logs import LogCheck, LogLine
 from enqueue.terminal import shown
 from enqueue.times import epoch, rfc3339
+
+if TYPE_CHECKING:
+    from enqueue.logs import LogCheck, LogLine
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 

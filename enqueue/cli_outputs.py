@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from enqueue.cli_options import JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
 from enqueue.errors import UsageError
-from enqueue.record import Output
+
+if TYPE_CHECKING:
+    from enqueue.record import Output
 
 
 def outputs(
