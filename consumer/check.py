@@ -14,7 +14,7 @@ from typing import Any
 
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors import make_executor
-from consumer.findings import Finding, Level
+from consumer.findings import Finding, Level, folder_finding
 from consumer.job_types import sample
 from consumer.model import Claim, Plan
 from consumer.plan import plan_of
@@ -23,15 +23,29 @@ from consumer.unseal import Keys
 from enqueue.job import Job
 
 HIDDEN = "***"
-ORDER = ("settings", "types", "queue", "records", "cluster", "rights", "namespace", "engine", "process")
+ORDER = (
+    "settings",
+    "types",
+    "queue",
+    "records",
+    "cluster",
+    "rights",
+    "namespace",
+    "engine",
+    "process",
+    "scaling",
+    "stores",
+)
 
 
 async def check_setup(settings: Settings) -> list[Finding]:
     """Look at everything that the settings name. Raises UsageError for what can't ever work."""
     from consumer.queues.check import check_queue
+    from consumer.sinks.check import check_stores
 
     found = [*_settings(settings), *_types(settings)]
-    for part in await asyncio.gather(check_queue(settings), _executor(settings)):
+    parts = check_queue(settings), _executor(settings), _scaling(settings), check_stores(settings)
+    for part in await asyncio.gather(*parts):
         found += part
     return sorted(found, key=lambda finding: ORDER.index(finding.area))
 
@@ -109,19 +123,19 @@ async def _executor(settings: Settings) -> list[Finding]:
 
         return await check_engine(settings.docker)
     make_executor(settings)
-    return [_directory(settings.process.directory)] if settings.executor == "process" else []
+    if settings.executor != "process":
+        return []
+    directory = settings.process.directory or Path(tempfile.gettempdir())
+    what, fix = "process.directory: the jobs' own directories", "name another one with process.directory"
+    return [folder_finding("process", what, directory, fix)]
 
 
-def _directory(chosen: Path | None) -> Finding:
-    directory = chosen or Path(tempfile.gettempdir())
-    above = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    fix = "name another one with process.directory"
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        return Finding("process", Level.PROBLEM, f"no directories for jobs can be made in {directory}", fix)
-    free = os.statvfs(above)
-    if free.f_bavail * free.f_frsize < 100 * 2**20 or (free.f_files and free.f_favail < 1000):
-        return Finding("process", Level.WARNING, f"{above} is nearly full", fix)
-    return Finding("process", Level.GOOD, f"jobs get their directories in {directory}")
+async def _scaling(settings: Settings) -> list[Finding]:
+    if settings.scaling.deployment is None:
+        return []
+    from consumer.executors.kubernetes.check_scaling import check_scaling
+
+    return await check_scaling(settings.scaling, settings.kubernetes)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class Level(StrEnum):
@@ -42,3 +44,14 @@ def clock_finding(area: str, whose: str, theirs: float, before: float, after: fl
         "over are wrong by so much",
         "keep both machines' clocks right, such as with NTP",
     )
+
+
+def folder_finding(area: str, what: str, directory: Path, fix: str) -> Finding:
+    """Whether a folder is there, or can be made, can be written to, and has room. `what`: will be written there."""
+    above = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        return Finding(area, Level.PROBLEM, f"{what} can't be written to {directory}", fix)
+    free = os.statvfs(above)
+    if free.f_bavail * free.f_frsize < 100 * 2**20 or (free.f_files and free.f_favail < 1000):
+        return Finding(area, Level.WARNING, f"{what}: {above} is nearly full", fix)
+    return Finding(area, Level.GOOD, f"{what} can be written to {directory}")

@@ -25,6 +25,10 @@ RELOADABLE = frozenset(
     jobs.enqueue_to jobs.enqueue_max
     logs.max_bytes logs.interval logs.tail_lines logs.finish
     process.output_bytes
+    docker.run_as_user docker.read_only docker.pids_limit docker.network docker.runtime
+    docker.image docker.allowed_images docker.require_digest
+    docker.image_pull_policy docker.image_pull_grace docker.registry_config
+    docker.requests docker.limits docker.limits_max docker.labels docker.allowed_labels
     kubernetes.run_as_user kubernetes.read_only kubernetes.host_users
     kubernetes.image kubernetes.allowed_images kubernetes.require_digest
     kubernetes.image_pull_policy kubernetes.image_pull_grace

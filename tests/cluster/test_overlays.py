@@ -19,6 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from consumer.executors.kubernetes.check_scaling import check_scaling
+from consumer.findings import Finding, Level
+from consumer.settings import Kubernetes, Scaling
 from enqueue import Job, Status, aio
 from enqueue.record import Record
 from support.consuming import until
@@ -131,7 +134,7 @@ async def _ready(consumer: Consumer) -> tuple[int, str] | None:
 
 @pytest.mark.parametrize("installed", ["single"], indirect=True)
 async def test_a_consumer_with_the_service_accounts_token(
-    installed: Installed, start: Start, redis_url: str, image: str
+    installed: Installed, start: Start, redis_url: str, image: str, tmp_path: Path
 ) -> None:
     consumer = await start("longshore-0")
     async with aio.connect(redis_url) as queue:
@@ -148,12 +151,21 @@ async def test_a_consumer_with_the_service_accounts_token(
     assert await consumer.shows('longshore_api_requests_total{code="201",resource="pods",verb="create"}')
     assert await consumer.shows("longshore_watch_up 1.0")
     await consumer.leave()
+    found = await scaling_found(installed, tmp_path)
+    assert [(each.level, "may not" in each.text) for each in found] == [(Level.PROBLEM, True)] * 5  # it needn't
+
+
+async def scaling_found(installed: Installed, directory: Path) -> list[Finding]:
+    """What `longshore check` says of scaling, as the ServiceAccount."""
+    kubernetes = Kubernetes(kubeconfig=directory / "kubeconfig.serviceaccount", namespace=installed.jobs)
+    return await check_scaling(Scaling(deployment="longshore", namespace=installed.own), kubernetes)
 
 
 @pytest.mark.parametrize("installed", ["high-availability"], indirect=True)
 async def test_the_autoscaler_follows_the_load_and_a_consumer_that_goes_stops_no_job(
-    installed: Installed, start: Start, redis_url: str, image: str
+    installed: Installed, start: Start, redis_url: str, image: str, tmp_path: Path
 ) -> None:
+    assert [found.level for found in await scaling_found(installed, tmp_path)] == [Level.GOOD]
     settings = {"MIN": "1", "MAX": "4", "INTERVAL": "0.3", "DOWN_WINDOW": "2", "LEASE_SECONDS": "6"}
     scaling = {f"LONGSHORE_SCALING_{name}": value for name, value in settings.items()}
     scaling |= {"LONGSHORE_SCALING_NAMESPACE": installed.own, "LONGSHORE_CONCURRENCY": "2"}

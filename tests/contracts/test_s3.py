@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
+from typing import Any
 
 import pytest
 
 from consumer.bucket import Bucket
 from consumer.errors import SetupError
+from consumer.findings import Level
 from consumer.model import Claim, LogPosition
+from consumer.settings import Settings
 from consumer.settings_sinks import S3
+from consumer.sinks.check import check_stores
 from consumer.sinks.record import RecordSink
 from consumer.sinks.s3 import PART, S3Target
 from consumer.sinks.shipping import WINDOW, Backlog, ShippingSink, Store
 from consumer.storage_path import mark_of, path_of
+from consumer.storing import Refused
 from support.consuming import until
 from support.logs import MemoryRecords
 from support.s3_server import S3Server
@@ -148,3 +154,56 @@ def test_where_a_bucket_is(fields: dict[str, str], url: str) -> None:
     from consumer.bucket import url_of
 
     assert url_of(S3(**{"bucket": "logs", **fields}), "eu-north-1") == url
+
+
+async def test_a_check_tries_the_bucket_and_leaves_nothing(
+    settings: S3, monkeypatch: pytest.MonkeyPatch, s3_server: S3Server
+) -> None:
+    [good] = await check_stores(Settings(s3=settings, logs={"sinks": ["s3"]}))
+    assert (good.level, good.text) == (Level.GOOD, f"s3://{settings.bucket}/logs/ can be written to")
+    bucket = Bucket(settings)
+    bucket.enter()
+    assert (await bucket.ask("GET", "", query={"uploads": ""})).elements("Upload") == []
+    assert (await bucket.ask("GET", "", query={"list-type": "2"})).elements("Contents") == []
+    await bucket.leave()
+    assert await check_stores(Settings(s3=settings)) == []  # nobody uses it
+    for wrong, says, fix in (
+        (
+            {"bucket": "no-such-bucket"},
+            "no-such-bucket can't be asked for unfinished uploads: .*NoSuchBucket",
+            "create it",
+        ),
+        (
+            {"endpoint": "http://127.0.0.1:1"},
+            "can't be asked for unfinished uploads: S3 at http://127.0.0.1:1",
+            "s3.endpoint",
+        ),
+    ):
+        used = Settings(s3=settings.model_copy(update=wrong), outputs={"store": "s3"})
+        [found] = await check_stores(used)
+        assert found.level is Level.PROBLEM
+        assert re.search(says, found.text), found.text
+        assert fix in (found.fix or "")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    [found] = await check_stores(Settings(s3=settings, logs={"sinks": ["s3"]}))
+    assert found.text.startswith("s3: no credentials")
+
+
+@pytest.mark.parametrize(
+    ("refused", "doing"),
+    [("GET", "asked for unfinished uploads"), ("HEAD", "asked for an object"), ("POST", "written to")],
+)
+async def test_a_check_names_the_rights_that_a_bucket_wants(
+    settings: S3, monkeypatch: pytest.MonkeyPatch, refused: str, doing: str
+) -> None:
+    ask = Bucket.ask
+
+    async def answer(bucket: Bucket, method: str, key: str, **kwargs: Any) -> Any:
+        if method == refused:
+            raise Refused("S3: AccessDenied")
+        return await ask(bucket, method, key, **kwargs)
+
+    monkeypatch.setattr(Bucket, "ask", answer)
+    [found] = await check_stores(Settings(s3=settings, logs={"sinks": ["s3"]}))
+    assert found.text.startswith(f"s3.bucket: {settings.bucket} can't be {doing}")
+    assert "s3:PutObject" in (found.fix or "")

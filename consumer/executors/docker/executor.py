@@ -21,7 +21,7 @@ from consumer.executors.docker.verdict import State, hopeless, refused, state_of
 from consumer.executors.policy import pull_policy
 from consumer.model import Plan
 from consumer.ports import Records
-from consumer.settings import Docker
+from consumer.settings import Docker, Settings
 from consumer.tasks import end
 from enqueue.record import Reason, Where
 
@@ -57,6 +57,12 @@ class DockerExecutor:
     def trouble(self) -> str | None:
         """Why the engine takes no containers now."""
         return self._circuit.trouble
+
+    def reload(self, settings: Settings) -> None:
+        """What containers are made of, and what jobs may ask for. Raises SetupError."""
+        if settings.docker.registry_config is not None:
+            check_config(settings.docker.registry_config)
+        self._settings = settings.docker
 
     def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
         """What can't be honoured here."""
@@ -120,7 +126,8 @@ class DockerExecutor:
         return any(name in execution.names for execution in self._running.values())
 
     async def _start(self, engine: Engine, plan: Plan, name: str) -> ContainerExecution:
-        containers = build(plan, self._settings)
+        settings = self._settings  # for all of it, whatever they change to meanwhile
+        containers = build(plan, settings)
         found = await self._find(engine, plan, name)
         ours = fetch = None
         if found is None:
@@ -129,15 +136,13 @@ class DockerExecutor:
                     f"the container {name} had begun, and this engine has none: it was removed, or ran on another one"
                 )
                 raise ExecutorFault(lost, Reason.CONSUMER_LOST, started=True)
-            missing = [
-                image for image in images_of(plan.job, self._settings) if await self._to_pull(engine, plan, image)
-            ]
-            if missing:
-                fetch = self._fetch(engine, plan)
+            images = images_of(plan.job, settings)
+            if [image for image in images if await self._to_pull(engine, plan, image, settings)]:
+                fetch = self._fetch(engine, plan, settings)
             else:
-                containers, ours = await self._create(engine, plan)
+                containers, ours = await self._create(engine, plan, settings)
         elif found.name != name:  # it runs another attempt's containers
-            containers = build(replace(plan, attempt=found.attempt), self._settings)
+            containers = build(replace(plan, attempt=found.attempt), settings)
         execution = ContainerExecution(
             engine,
             plan,
@@ -183,10 +188,10 @@ class DockerExecutor:
             return state
         return None
 
-    async def _create(self, engine: Engine, plan: Plan) -> tuple[Containers, bool]:
+    async def _create(self, engine: Engine, plan: Plan, settings: Docker) -> tuple[Containers, bool]:
         """(the containers, whether it was we who made them). Raises EngineError, Unrunnable."""
-        entrypoint = await self._entrypoint(engine, plan)
-        containers = build(plan, self._settings, entrypoint)
+        entrypoint = await self._entrypoint(engine, plan, settings)
+        containers = build(plan, settings, entrypoint)
         await plan.confirm()
         ours = True
         try:
@@ -208,17 +213,17 @@ class DockerExecutor:
             if not error.taken:
                 raise
 
-    async def _entrypoint(self, engine: Engine, plan: Plan) -> list[str]:
+    async def _entrypoint(self, engine: Engine, plan: Plan, settings: Docker) -> list[str]:
         """The image's own, if the job relies on it and the command must be spelled out."""
         job = plan.job
         if job.commands or job.entrypoint or not any(variable.sensitive for variable in job.variables):
             return []
-        image = await engine.image(images_of(job, self._settings)[0])
+        image = await engine.image(images_of(job, settings)[0])
         return list(((image or {}).get("Config") or {}).get("Entrypoint") or [])
 
-    async def _to_pull(self, engine: Engine, plan: Plan, image: str) -> bool:
+    async def _to_pull(self, engine: Engine, plan: Plan, image: str, settings: Docker) -> bool:
         """Whether it must be pulled first. Raises Unrunnable if it may not be."""
-        policy = pull_policy(image, plan.job, self._settings)
+        policy = pull_policy(image, plan.job, settings)
         if policy == "Always":
             return True
         if await engine.image(image) is not None:
@@ -227,28 +232,32 @@ class DockerExecutor:
             raise Unrunnable(f"image: the engine hasn't got {image}, and no image is pulled here", Reason.IMAGE_PULL)
         return True
 
-    def _fetch(self, engine: Engine, plan: Plan) -> Callable[[Callable[[str], None]], asyncio.Future[Containers]]:
+    def _fetch(
+        self, engine: Engine, plan: Plan, settings: Docker
+    ) -> Callable[[Callable[[str], None]], asyncio.Future[Containers]]:
         async def fetch(waits: Callable[[str], None]) -> Containers:
-            for image in images_of(plan.job, self._settings):
-                await self._pull(engine, plan, image, waits)
+            for image in images_of(plan.job, settings):
+                await self._pull(engine, plan, image, settings, waits)
             waits("the engine makes its container")
-            return (await self._create(engine, plan))[0]
+            return (await self._create(engine, plan, settings))[0]
 
         return lambda waits: asyncio.ensure_future(fetch(waits))
 
-    async def _pull(self, engine: Engine, plan: Plan, image: str, waits: Callable[[str], None]) -> None:
+    async def _pull(
+        self, engine: Engine, plan: Plan, image: str, settings: Docker, waits: Callable[[str], None]
+    ) -> None:
         """Once for all jobs that want it now; tried again while that may help. Raises Unrunnable, EngineError."""
         lock = self._pulling.setdefault(image, asyncio.Lock())
         waits(f"the image {image} is being pulled")
         async with lock:
             began, pause = time.monotonic(), PULL_FIRST
-            while await self._to_pull(engine, plan, image):
+            while await self._to_pull(engine, plan, image, settings):
                 try:
-                    await engine.pull(image, credentials(self._settings.registry_config, image))
+                    await engine.pull(image, credentials(settings.registry_config, image))
                     return
                 except EngineError as error:
                     said = f"the image {image} can't be pulled: {error}"
-                    if hopeless(error) or time.monotonic() - began + pause > self._settings.image_pull_grace:
+                    if hopeless(error) or time.monotonic() - began + pause > settings.image_pull_grace:
                         raise Unrunnable(said, Reason.IMAGE_PULL) from None
                     waits(said)
                 await asyncio.sleep(pause)

@@ -25,6 +25,11 @@ from enqueue.errors import LongshoreError
 log = logging.getLogger(__name__)
 
 
+def scale_path(namespace: str, deployment: str) -> str:
+    """The URL path of a Deployment's number of replicas."""
+    return f"/apis/apps/v1/namespaces/{quote(namespace, safe='')}/deployments/{deployment}/scale"
+
+
 class Autoscaler:
     """`run` goes on until cancelled. `slots`, `busy`: how many jobs each consumer runs at most, and this one now."""
 
@@ -51,8 +56,7 @@ class Autoscaler:
         access = await Access.load(kubernetes.model_copy(update={"namespace": scaling.namespace}))
         api = Api(access, rate=5)
         lease = Lease(api, access.namespace, scaling.lease, self._settings.name, scaling.lease_seconds, doing="scale")
-        path = f"/apis/apps/v1/namespaces/{quote(access.namespace, safe='')}/deployments/{scaling.deployment}/scale"
-        self._opened = (api, lease, path)
+        self._opened = (api, lease, scale_path(access.namespace, str(scaling.deployment)))
 
     async def run(self) -> None:
         """Campaign for the Lease; scale while it is held. What fails is told once, and tried again. After `open`."""

@@ -39,7 +39,7 @@ class Right:
 
 
 _NO_SWEEP = "pods that a dead consumer left of settled jobs stay until somebody deletes them"
-_LEASES = "coordination.k8s.io"
+LEASES = "coordination.k8s.io"
 
 RIGHTS = (
     Right("list", "pods"),
@@ -50,9 +50,9 @@ RIGHTS = (
     Right("get", "pods/log"),
     Right("create", "secrets"),
     Right("list", "events", False, "a pod that doesn't start is explained by its status alone"),
-    Right("get", "leases", False, _NO_SWEEP, _LEASES),
-    Right("create", "leases", False, _NO_SWEEP, _LEASES),
-    Right("update", "leases", False, _NO_SWEEP, _LEASES),
+    Right("get", "leases", False, _NO_SWEEP, LEASES),
+    Right("create", "leases", False, _NO_SWEEP, LEASES),
+    Right("update", "leases", False, _NO_SWEEP, LEASES),
 )
 """Exactly the Role in k8s/base/rbac.yaml."""
 
@@ -116,7 +116,7 @@ def _request(
     namespace: str, right: Right, settings: Kubernetes, consumer: str
 ) -> tuple[str, str, dict[str, str], dict[str, Any] | None]:
     resource, _, sub = right.resource.partition("/")
-    leases = right.group == _LEASES
+    leases = right.group == LEASES
     dry = {"dryRun": "All"}
     if right.verb in ("list", "watch"):
         watch = {"watch": "true", "timeoutSeconds": "1"} if right.verb == "watch" else {}
@@ -148,7 +148,7 @@ def _secret() -> dict[str, Any]:
 
 
 def _lease(name: str, **meta: str) -> dict[str, Any]:
-    return {"apiVersion": f"{_LEASES}/v1", "kind": "Lease", "metadata": {"name": name, **meta}, "spec": {}}
+    return {"apiVersion": f"{LEASES}/v1", "kind": "Lease", "metadata": {"name": name, **meta}, "spec": {}}
 
 
 async def missing(api: Api, namespace: str, settings: Kubernetes, consumer: str) -> Sequence[Right]:
@@ -156,25 +156,25 @@ async def missing(api: Api, namespace: str, settings: Kubernetes, consumer: str)
     lacking = []
     for right in RIGHTS:
         try:
-            allowed = await _allowed(api, namespace, right, settings)
+            named = right.resource == "leases" and right.verb != "create"
+            may = await allowed(api, namespace, right, settings.lease if named else "")
         except ApiError as error:
             if error.status not in (401, 403, 404):
                 raise
             tried = await probe(api, namespace, right, settings, consumer)
             refused = tried.forbidden if tried is not None else None
-            allowed = refused is None or refused["verb"] != right.verb  # an update may be told to be a create
-        if not allowed:
+            may = refused is None or refused["verb"] != right.verb  # an update may be told to be a create
+        if not may:
             lacking.append(right)
     return lacking
 
 
-async def _allowed(api: Api, namespace: str, right: Right, settings: Kubernetes) -> bool:
+async def allowed(api: Api, namespace: str, right: Right, name: str = "") -> bool:
+    """What the API says of a right, on all objects or on the one of that name. Raises ApiError."""
     resource, _, sub = right.resource.partition("/")
     wanted = {"namespace": namespace, "verb": right.verb, "group": right.group, "resource": resource}
-    if sub:
-        wanted["subresource"] = sub
-    if resource == "leases" and right.verb != "create":
-        wanted["name"] = settings.lease
+    wanted |= {"subresource": sub} if sub else {}
+    wanted |= {"name": name} if name else {}
     body = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

@@ -177,6 +177,20 @@ async def test_a_directory_that_cant_be_made(redis_url: str, tmp_path: Path) -> 
     assert not (tmp_path / "y").exists()
 
 
+async def test_a_folder_for_logs_that_cant_be_written_to(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for used in ({"logs": {"sinks": ["file"]}}, {"outputs": {"store": "file"}}):
+        [found] = await problems(queue_url=redis_url, files={"directory": str(tmp_path / "file" / "x")}, **used)
+        assert (found.area, found.text.split(":")[0]) == ("stores", "files.directory")
+    assert (
+        await problems(queue_url=redis_url, files={"directory": str(tmp_path / "file" / "x")}) == []
+    )  # nobody uses it
+    assert (
+        await problems(queue_url=redis_url, files={"directory": str(tmp_path / "y")}, outputs={"store": "file"}) == []
+    )
+    assert not (tmp_path / "y").exists()
+
+
 def test_a_template_that_breaks_the_profile_is_told_as_a_refusal() -> None:
     settings = load_settings(executor="kubernetes", kubernetes={"template": {"spec": {"hostNetwork": True}}})
     [refusal] = preview(Job.load(JOB), settings).refused
