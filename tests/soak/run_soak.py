@@ -41,7 +41,7 @@ from consumer.tasks import end
 from soak.ledger import Ledger, monitor
 from soak.replicas import Replicas
 from soak.requested import MOST, AuditLog
-from soak.servers import Faktory, restarted
+from soak.servers import Faktory, Up, restarted
 from soak.steady import Load, Place, left, told_secrets
 from support.cluster import drop_namespace, make_namespace, user_of
 from support.redis_server import RedisServer
@@ -86,7 +86,7 @@ class Soak:
             await self._settled()
             for group in self.replicas:
                 await group.terminate()
-            self.wrongs += [text for place in self.places for text in self._audited(place)]
+            self.wrongs += filter(None, await asyncio.gather(*(self._audited(place) for place in self.places)))
             self.wrongs += [text for place in self.places for text in self._counted(place)]
         self._judge()
         told = log.told({place.namespace for place in self.places if place.real})
@@ -97,7 +97,7 @@ class Soak:
         return self._told()
 
     async def _set_up(self, stack: contextlib.AsyncExitStack) -> None:
-        self.redis_up, self.faktory_up = asyncio.Lock(), asyncio.Lock()
+        self.redis_up, self.faktory_up = Up(), Up()
         kinds = [(kind, real) for kind in ("rq", "faktory") for real in (True, False)]
         for number, (kind, real) in enumerate(kinds):
             if kind == "faktory" and not self.faktory.url:
@@ -115,7 +115,7 @@ class Soak:
             )  # fmt: skip
             place.folder.mkdir()
             self.places.append(place)
-            queue_up = self.faktory_up if kind == "faktory" else asyncio.Lock()
+            queue_up = self.faktory_up if kind == "faktory" else Up()
             image = os.environ.get("LONGSHORE_TEST_IMAGE", "busybox")
             self.loads.append(Load(place, self.admin, image, self.redis_up, queue_up))
             for witness in (
@@ -157,7 +157,7 @@ class Soak:
         if self.faktory.restarts:
             hitting.append(self._restarting("faktory", self.faktory_up, faults))
         if os.environ.get("LONGSHORE_TEST_RESTART"):
-            hitting.append(self._restarting("kube-apiserver", asyncio.Lock(), faults))
+            hitting.append(self._restarting("kube-apiserver", Up(), faults))
         for group in self.replicas:
             hitting.append(group.disturb_until(self._lot(), faults, 15 / self.pace, self._tell))
         try:
@@ -177,13 +177,13 @@ class Soak:
         self.last_fault = time.monotonic()
         print(f"{time.time():.3f} {what}", file=self.said, flush=True)
 
-    async def _restarting(self, what: str, up: asyncio.Lock, ends: float) -> None:
+    async def _restarting(self, what: str, up: Up, ends: float) -> None:
         rng = self._lot()
         while True:
             await asyncio.sleep(rng.uniform(0.3, 1.7) * EVERY[what] / self.pace)
             if time.monotonic() > ends:
                 return
-            async with up:
+            async with up.by(what):
                 self._tell(what)
                 if what == "redis":
                     await asyncio.to_thread(self.server.stop, kill=True)
@@ -207,7 +207,8 @@ class Soak:
                 counts = sum((load.counts for load in self.loads), Counter[str]())
                 wrongs = [text for load in self.loads for text in load.wrongs]
                 print(f"{counts['enqueued']} enqueued, {counts['ended']} ended, {dict(self.faults)}, "
-                      f"{len(wrongs)} wrong {wrongs[-1:]}", file=sys.stderr, flush=True)  # fmt: skip
+                      f"{len(wrongs)} wrong {wrongs[-1:]}; longest hold of Redis: {self.redis_up.longest}",
+                      file=sys.stderr, flush=True)  # fmt: skip
 
     async def _settled(self) -> None:
         """Nothing of any job is left, some time after the last one's end."""
@@ -223,11 +224,13 @@ class Soak:
                     found.append(f"I5: {error}")
         self.wrongs += found
 
-    def _audited(self, place: Place) -> Iterator[str]:
+    async def _audited(self, place: Place) -> str:
         command = ["-m", "enqueue.cli", "audit", "--config", str(place.folder / "longshore.yaml"), "--json"]
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-        if done.returncode:
-            yield f"longshore audit of {place.name} ({done.returncode}): {done.stdout[:3000]}{done.stderr[-2000:]}"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        said = [text.decode()[-2000:] for text in await process.communicate()]
+        return f"longshore audit of {place.name} ({process.returncode}): {said}" if process.returncode else ""
 
     def _counted(self, place: Place) -> Iterator[str]:
         load = self.loads[self.places.index(place)]

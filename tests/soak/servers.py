@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +24,25 @@ async def restarted(part: str) -> None:
         *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
     assert await asyncio.wait_for(process.wait(), 180) == 0, command
+
+
+class Up:
+    """A server that is up: who holds it asks the server something, or restarts it, and nobody else does."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self.longest = (0.0, "")
+        """Seconds for which somebody held it, and who."""
+
+    @contextlib.asynccontextmanager
+    async def by(self, whom: str) -> AsyncIterator[None]:
+        """Wait for it, and hold it."""
+        async with self._lock:
+            began = time.monotonic()
+            try:
+                yield
+            finally:
+                self.longest = max(self.longest, (round(time.monotonic() - began, 1), whom))
 
 
 @dataclass

@@ -21,6 +21,7 @@ from enqueue import Job, aio
 from enqueue.record import Record
 from enqueue.wire import faktory as wire
 from soak.ledger import Ledger
+from soak.servers import Up
 from support.adversary import SECRET, Case, cases, wrong
 from support.history import FINAL
 
@@ -97,7 +98,7 @@ class Place:
 class Load:
     """Puts jobs there and follows them. `redis_up` and `queue_up` are held by whoever restarts the servers."""
 
-    def __init__(self, place: Place, admin: Api, image: str, redis_up: asyncio.Lock, queue_up: asyncio.Lock) -> None:
+    def __init__(self, place: Place, admin: Api, image: str, redis_up: Up, queue_up: Up) -> None:
         self._place, self._admin, self._image = place, admin, image
         self._redis_up, self._queue_up = redis_up, queue_up
         self._client = redis.asyncio.Redis.from_url(place.store)
@@ -141,15 +142,16 @@ class Load:
     async def _put(self, producer: aio.AsyncProducer, case: Case) -> None:
         fields = {"image": self._image, "timeout": 100, "retries": 0} | case.job
         job = Job.load(fields)
-        async with self._queue_up, self._redis_up:
+        async with self._queue_up.by("put"):
             if self._place.faktory:
                 built = wire.build_job(job, self._place.queue) | {"reserve_for": RESERVED, "retry": 5}
                 assert producer._faktory is not None
                 assert await producer._faktory.push_many([built]) == {}
                 handle = producer.handle(str(built["jid"]))
             else:
-                handle = await producer.enqueue(job)
-            self._live[handle.id] = live = Live(handle.id, case, time.monotonic())
+                async with self._redis_up.by("put"):
+                    handle = await producer.enqueue(job)
+        self._live[handle.id] = live = Live(handle.id, case, time.monotonic())
         self.ids[handle.id] = case.name
         if case.exit_code is None and not case.fate:
             self.twice.add(handle.id)
@@ -165,7 +167,7 @@ class Load:
         while wanted and live.record.get("status") not in (*wanted, *FINAL):
             await self._looked.wait()
         if what == "cancel":
-            async with self._redis_up:
+            async with self._redis_up.by("cancel"):
                 await handle.cancel()
                 self.counts["cancelled"] += 1
             return
@@ -192,7 +194,7 @@ class Load:
             await asyncio.sleep(LOOK)
             now = time.monotonic()
             ids = list(self._live)
-            async with self._redis_up:
+            async with self._redis_up.by("look"):
                 pipe = self._client.pipeline(transaction=False)
                 for job_id in ids:
                     pipe.hmget(self._prefix + job_id, "longshore", "longshore_ending")
@@ -210,7 +212,7 @@ class Load:
         ]
 
     async def _ended(self, live: Live, handle: aio.AsyncHandle) -> None:
-        async with self._redis_up:
+        async with self._redis_up.by("read"):
             record = await handle.record()
             log = b"".join([part async for part in handle.logs()]) if self._place.real else b""
         del self._live[live.id]
