@@ -22,6 +22,15 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
             task.exception()  # so that nobody complains that it was never asked for
 
 
+async def together(*works: Coroutine[Any, Any, Any]) -> list[Any]:
+    """The results of what runs side by side. One error ends them all: it is raised once nothing of them runs on."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await end(*tasks)
+
+
 class Beside:
     """A task beside a wait, begun with the event loop's next round: what has ended by then needs none."""
 

@@ -29,6 +29,7 @@ from consumer.executors.kubernetes.watch import Informer
 from consumer.model import Measure, Plan
 from consumer.ports import Records
 from consumer.settings import Kubernetes, Settings
+from consumer.tasks import together
 from enqueue.errors import LongshoreError
 from enqueue.record import Reason
 
@@ -93,9 +94,7 @@ class KubernetesExecutor:
         api = Api(access, **limits, patience=self._settings.patience)
         informer = Informer(api, access.namespace)
         try:
-            await asyncio.gather(
-                check(api, access.namespace, self._settings, self._consumer, self._profile), informer.open()
-            )
+            await together(check(api, access.namespace, self._settings, self._consumer, self._profile), informer.open())
         except BaseException as error:
             await informer.close()
             await api.close()

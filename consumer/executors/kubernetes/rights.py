@@ -15,7 +15,7 @@ from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.lease import leases_path
 from consumer.executors.kubernetes.manifest import sample
 from consumer.settings import Kubernetes
-from consumer.tasks import end
+from consumer.tasks import end, together
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str, p
     tried = [right for right in RIGHTS if str(right) not in ("list pods", "watch pods")]
     wall = asyncio.create_task(_tell_of_gap(api, namespace, sample(settings, consumer), profile))
     try:
-        answers = await asyncio.gather(*(probe(api, namespace, right, settings, consumer) for right in tried))
+        answers = await together(*(probe(api, namespace, right, settings, consumer) for right in tried))
         await wall
     finally:
         await end(wall)

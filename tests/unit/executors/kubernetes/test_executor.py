@@ -299,6 +299,18 @@ async def test_a_missing_right_is_named(kube: FakeKube, settings: Callable[..., 
     assert f"the user 'consumer' may not {action} {resource} in namespace 'jobs': bind the Role" in str(caught.value)
 
 
+@pytest.mark.parametrize(("refused", "slow"), [("create pods", "list pods"), ("list pods", "create pods")])
+async def test_a_start_that_fails_leaves_nothing_running(
+    kube: FakeKube, settings: Callable[..., Any], refused: str, slow: str
+) -> None:
+    kube.forbidden.add(refused)
+    kube.fault(slow, hang=True)
+    ours = {"Informer.open", "check", "probe"}
+    with pytest.raises(SetupError, match="may not"):
+        await within(KubernetesExecutor(settings(), "c").open())
+    assert not [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") in ours]
+
+
 async def test_a_missing_namespace_and_a_missing_cluster_are_named(
     kube: FakeKube, settings: Callable[..., Any]
 ) -> None:
