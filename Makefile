@@ -25,7 +25,12 @@ PROOF ?= rq
 # How long `make soak` takes, and its seed; see the head of tests/soak/run_soak.py.
 SOAK ?= --minutes 30
 
-.PHONY: sbom help venv test lint types imports docs-check licences audit-deps unit test-stores test-cluster bench proof soak demo format lock clean
+# Where `make simulate` begins, and how many histories it tries.
+SEED ?= 1
+COUNT ?= 1000
+SIMULATE_ARGS ?=
+
+.PHONY: sbom help venv test lint types imports docs-check licences audit-deps unit test-stores test-cluster simulate bench proof soak demo format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -108,6 +113,9 @@ test-stores: $(STAMP) ## the tests of what speaks Redis, on every kind of Redis 
 
 test-cluster: $(STAMP) ## tests on real servers: KUBECONFIG, FAKTORY_URL, DOCKER_HOST, else kind and docker
 	@PARTS="$(PARTS)" tests/cluster-up.sh $(BIN)/pytest $(PYTEST_ARGS)
+
+simulate: $(STAMP) ## histories on virtual time with faults drawn from a seed: SEED=123 COUNT=1 replays one
+	@exec $(BIN)/python tests/simulate --seed $(SEED) --count $(COUNT) $(SIMULATE_ARGS)
 
 bench: $(STAMP) ## a benchmark: BENCH="pipeline", "start takeover", "scale inflight 5000", "kubernetes fake" ...
 	@set -- $(BENCH); name=$$1; shift; \

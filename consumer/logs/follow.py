@@ -127,6 +127,7 @@ class Follower:
         self._stored: Sequence[Sink] = ()
         self._task: asyncio.Task[LogPosition] | None = None
         self._cut = False
+        self._left = LogPosition()
 
     @property
     def variables(self) -> dict[str, str]:
@@ -225,6 +226,10 @@ class Follower:
         self._desk.enter(self._claim.id, execution)
         self._task.add_done_callback(lambda _: self._desk.leave(self._claim.id, execution))
 
+    def left(self, former: LogPosition) -> None:
+        """There is nothing to be read any more: the log ends where a former consumer stored it, and nobody saw why."""
+        self._left = _unfinished(former)
+
     async def finish(self, patience: float) -> None:
         """Waits until the log has been read and stored to its end: `LONGEST` s, or `patience` s without any news."""
         if self._task is None or self._pipeline is None:
@@ -261,10 +266,13 @@ class Follower:
     def position(self) -> LogPosition:
         """What the Record says of the log."""
         if self._pipeline is None:
-            return LogPosition()
+            return self._left
         read = self._pipeline.position
         first = self._stored[0] if self._stored else None
         whole = join(read, first.position) if is_storing(first) else read
-        if self._cut:
-            whole = replace(whole, gaps=(*whole.gaps, {"reason": "not_read_to_its_end", "after_line": whole.lines}))
-        return whole
+        return _unfinished(whole) if self._cut else whole
+
+
+def _unfinished(position: LogPosition) -> LogPosition:
+    gap = {"reason": "not_read_to_its_end", "after_line": position.lines}
+    return replace(position, gaps=(*position.gaps, gap))

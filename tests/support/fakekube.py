@@ -25,6 +25,8 @@ from support.fakekubelet import FakePod, Script, fresh, rfc3339, succeeds
 class FakeKube:
     """`async with FakeKube() as kube:` serves at kube.url."""
 
+    pod_type = FakePod
+
     def __init__(self, *namespaces: str, script: Script = succeeds) -> None:
         self.namespaces = set(namespaces or ("jobs",))
         self.script = script
@@ -260,7 +262,7 @@ class FakeKube:
         if row.resource == "pods":
             self.created.append(uid)
             self.names_created.append(name)
-            pod = self.pods[name] = FakePod(self, item)
+            pod = self.pods[name] = self.pod_type(self, item)
             pod.task = asyncio.ensure_future(self.script(pod))
         owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences") or ()}
         if owners and not owners & {o["metadata"]["uid"] for o in self._objects.values()}:

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from consumer.errors import ExecutorFault
-from consumer.model import Exit, Stop, Verdict
+from consumer.model import Claim, Exit, LogPosition, Stop, Verdict
 from consumer.switch import Switch
 from enqueue.job import Job
 from enqueue.record import Reason, Record, Status, Where
-from support.story import Double, Run, Slow, Story
+from support.story import Double, Run, Slow, Store, Story
 
 
 async def test_variables_are_in_the_record_while_the_job_runs_without_secrets(story: Story, run: Run) -> None:
@@ -113,6 +113,25 @@ async def test_a_former_consumer_was_stopping_the_overdue_job_and_died(story: St
     assert outcome is not None
     assert outcome.reason == "deadline"
     assert "stop" in story.steps
+
+
+async def test_a_log_whose_end_nobody_read_isnt_called_whole(
+    story: Story, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod is gone with what it wrote after its consumer's death."""
+    stored = LogPosition(entries=2, lines=7, bytes=70)
+
+    async def resume(store: Store, claim: Claim) -> LogPosition:
+        return stored
+
+    monkeypatch.setattr(Store, "resume", resume)
+    executor = Double(story, detachable=True)
+    executor.starts = [gone()]
+    outcome = await run(executor, history=BEGUN)
+    assert outcome is not None
+    assert outcome.log is not None
+    assert (outcome.log.entries, outcome.log.lines, outcome.log.complete) == (2, 7, "gap")
+    assert list(outcome.log.gaps) == [{"reason": "not_read_to_its_end", "after_line": 7}]
 
 
 async def test_what_a_start_waits_for_is_in_the_record_while_it_waits(

@@ -1,0 +1,126 @@
+"""What happens to a history's consumers and servers, drawn from its seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulate.wire import Weather
+    from simulate.world import Consumer, World
+
+SPAN = 30.0
+"""Virtual seconds within which faults begin."""
+
+
+@dataclass
+class Fault:
+    """`what` happens `at` seconds, and lasts so many `seconds`."""
+
+    at: float
+    what: str
+    seconds: float
+    share: float = 0.0
+
+
+@dataclass
+class Plan:
+    """How many consumers there are, and what happens to them."""
+
+    consumers: int
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def over(self) -> float:
+        """When the last one is over."""
+        return max((fault.at + fault.seconds for fault in self.faults), default=0.0)
+
+    def begin(self, world: World) -> None:
+        """Have it all happen."""
+        for fault in self.faults:
+            world.loop.later(fault.at, KINDS[fault.what], world, fault)
+
+
+def drawn_plan(rng: random.Random) -> Plan:
+    """Some faults; few in most histories, so that each is seen alone too."""
+    count = rng.choice((0, 1, 1, 2, 3, 4, 6))
+    faults = []
+    for _ in range(count):
+        what = rng.choice([*KINDS])
+        seconds = rng.choice((rng.uniform(0.01, 1), rng.uniform(1, 9), rng.uniform(8, 25)))
+        faults.append(Fault(rng.uniform(0.5, SPAN), what, seconds, rng.choice((0.1, 0.5, 0.9))))
+    return Plan(rng.choice((1, 2, 2, 3)), sorted(faults, key=lambda fault: fault.at))
+
+
+def _victim(world: World) -> Consumer | None:
+    living = [consumer for consumer in world.consumers if consumer.lives and not consumer.process.paused]
+    return world.rng.choice(living) if living else None
+
+
+def _kill(world: World, fault: Fault) -> None:
+    victim = _victim(world)
+    if victim is not None:
+        world.tell(f"{victim.process.name} is killed")
+        victim.process.kill(world.loop)
+        world.loop.later(fault.seconds, world.start_consumer, victim.slot)
+
+
+def _terminate(world: World, fault: Fault) -> None:
+    victim = _victim(world)
+    if victim is not None:
+        world.tell(f"{victim.process.name} gets TERM")
+        victim.stop.set()
+        world.loop.later(fault.seconds, world.start_consumer, victim.slot)
+
+
+def _pause(world: World, fault: Fault) -> None:
+    victim = _victim(world)
+    if victim is not None:
+        world.tell(f"{victim.process.name} is stopped for {fault.seconds:.3f} s")
+        victim.process.paused = True
+        world.loop.later(fault.seconds, _go_on, world, victim)
+
+
+def _go_on(world: World, victim: Consumer) -> None:
+    if victim.lives:
+        world.tell(f"{victim.process.name} goes on")
+        victim.process.resume(world.loop)
+
+
+def _weather(server: str, **changes: float) -> Callable[[World, Fault], None]:
+    def begin(world: World, fault: Fault) -> None:
+        weather: Weather = getattr(world, server)
+        world.tell(f"{server}: {', '.join(changes)} for {fault.seconds:.3f} s")
+        for name, value in changes.items():
+            setattr(weather, name, fault.share if value == SHARE else value)
+        if server == "cluster" and "down" in changes:
+            world.kube.hang_up()
+
+        def end() -> None:
+            world.tell(f"{server}: {', '.join(changes)} is over")
+            for name in changes:
+                setattr(weather, name, NORMAL[name])
+
+        world.loop.later(fault.seconds, end)
+
+    return begin
+
+
+SHARE = -1.0
+NORMAL = {"down": False, "slow": 1.0, "lose_replies": 0.0, "refuse": 0.0}
+
+KINDS: dict[str, Callable[[World, Fault], None]] = {
+    "kill": _kill,
+    "terminate": _terminate,
+    "pause": _pause,
+    "redis_down": _weather("redis", down=True),
+    "redis_slow": _weather("redis", slow=300.0),
+    "redis_replies_lost": _weather("redis", lose_replies=SHARE),
+    "cluster_down": _weather("cluster", down=True),
+    "cluster_slow": _weather("cluster", slow=500.0),
+    "cluster_replies_lost": _weather("cluster", lose_replies=SHARE),
+    "cluster_refuses": _weather("cluster", refuse=SHARE),
+}
+"""What may happen."""
