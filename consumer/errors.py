@@ -4,6 +4,7 @@ LongshoreError
 +-- Unrunnable       this job can't be run as asked: the job's (or the operator's policy's) doing, final
 +-- ExecutorFault    the infrastructure failed; says whether anything had started
 +-- ClaimLost        the queue no longer holds this job for us: write nothing
+|   +-- ClaimCancelled    since it has cancelled the job: stop what runs
 +-- SetupError       cluster, namespace, right or option is missing: the message names it
 """
 
@@ -43,6 +44,10 @@ class ExecutorFault(LongshoreError):
 
 class ClaimLost(LongshoreError):
     """The queue no longer holds this job for us."""
+
+
+class ClaimCancelled(ClaimLost):
+    """Nobody holds it any more: its queue has cancelled it, and what runs of it is to be stopped."""
 
 
 class SetupError(LongshoreError):

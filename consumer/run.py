@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from consumer.errors import ClaimLost, ExecutorFault, Unrunnable
+from consumer.errors import ClaimCancelled, ClaimLost, ExecutorFault, Unrunnable
 from consumer.extras import NONE, Extras
 from consumer.follow_up import PATIENCE
 from consumer.logs.follow import Follower
@@ -204,7 +204,7 @@ async def _tell_overdue(
     """Whoever goes on, should we die now, must know why there is nothing any more. (A cancel stands in the store.)"""
     record = record_running(claimed, execution.where, await execution.started())
     record = record_overdue(record, plan.timeout).model_copy(update={"variables": Variables(follower.masked)})
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, ClaimCancelled):
         async with asyncio.timeout(DOUBT):
             await tools.records.write(claim, await spilled(tools.records, claim, record))
 
@@ -251,8 +251,8 @@ async def _watch(
         started_at = await _started(execution, tools, follower, claim, claimed)
     except ExecutorFault:
         return  # `wait` tells it
-    except ClaimLost:
-        switch.set(Stop.LOST)
+    except ClaimLost as lost:
+        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
         return
     if tools.meter is not None:
         tools.meter.started(claim)
@@ -277,8 +277,8 @@ async def _watch(
             await follower.store(tell)
             await tools.extras.follow_up(follower, 0.0)
             await asyncio.sleep(TELL_PAUSE)
-    except ClaimLost:
-        switch.set(Stop.LOST)
+    except ClaimLost as lost:
+        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
 
 
 async def _started(execution: Execution, tools: Tools, follower: Follower, claim: Claim, claimed: Record) -> float:

@@ -14,7 +14,7 @@ from redis.exceptions import (
 )
 
 from consumer.batch import Batcher
-from consumer.errors import ClaimLost
+from consumer.errors import ClaimCancelled, ClaimLost
 from consumer.lifeline import Lifeline
 from consumer.model import AttemptKey, Claim, LogPosition, Standing
 from consumer.queues import scripts
@@ -122,6 +122,8 @@ class RecordStore:
                     self.taken(claim)
                 elif answer[0] == b"lost":
                     results[i] = ClaimLost(f"job {claim.id} is no longer ours")
+                elif answer[0] == b"canceled":
+                    results[i] = ClaimCancelled(f"job {claim.id} was cancelled by its queue")
                 elif self.refused(claim, answer):
                     again.append(i)
             todo = again

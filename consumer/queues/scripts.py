@@ -31,7 +31,9 @@ WRITE = """
 -- 8 touch meta, 9 meta expected, 10 meta, 11 what the queue is yet to be told (Faktory)
 local key = KEYS[1]
 if redis.call('HGET', key, 'longshore_token') ~= ARGV[1] then return {'lost'} end
-if ARGV[6] ~= '' and not redis.call('ZSCORE', ARGV[6], ARGV[7]) then return {'lost'} end
+if ARGV[6] ~= '' and not redis.call('ZSCORE', ARGV[6], ARGV[7]) then
+  return {redis.call('HGET', key, 'status') == 'canceled' and 'canceled' or 'lost'}
+end
 if ARGV[8] == '1' then
   local meta = redis.call('HGET', key, 'meta') or ''
   if meta ~= ARGV[9] then return {'meta', meta} end

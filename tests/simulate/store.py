@@ -246,8 +246,10 @@ class Store:
     def _write(self, keys: Sequence[Any], args: Sequence[Any]) -> list[bytes]:
         token, record, status, job_id, _, _, member, touch, expected, meta = args[:10]
         kept = self.jobs.get(job_id)
-        if kept is None or kept.text("longshore_token") != token or member not in self.wip:
+        if kept is None or kept.text("longshore_token") != token:
             return [b"lost"]
+        if member not in self.wip:
+            return [b"canceled" if kept.text("status") == "canceled" else b"lost"]
         if touch == "1":
             if kept.fields.get("meta", b"") != expected:
                 return [b"meta", kept.fields.get("meta", b"")]

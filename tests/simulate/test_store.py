@@ -10,7 +10,7 @@ import pytest
 import redis
 from rq.job import Job as StockJob
 
-from consumer.errors import ClaimLost
+from consumer.errors import ClaimCancelled, ClaimLost
 from consumer.model import AttemptKey, Claim, LogPosition, Settlement, Verdict
 from consumer.queues.rq import RqQueue
 from consumer.recording import log_of, record_claimed, record_ended, record_running
@@ -199,6 +199,8 @@ async def test_cancellations(server: Real | Double, queues: Queues) -> None:
     server.cancel_by_rq("two")
     server.cancel("three")
     assert list((await a.beat([one, two])).values()) == ["cancel", "cancel"]
+    with pytest.raises(ClaimCancelled):
+        await a.records.write(two, record_claimed(two, "a", "null", ""))
     assert list(await a.claim(2)) == []
     assert await stands(a, "three", 1) == "gone"
     assert await stands(a, "two", 1) == "gone"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from consumer.errors import ExecutorFault
+from consumer.errors import ClaimCancelled, ExecutorFault
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Exit, Plan, Settlement, Stop, Verdict
 from consumer.outcome import cancelled_settlement, outcome_of
@@ -253,3 +253,17 @@ def test_a_cancel_that_comes_before_the_settlement_says_what_it_met(started: str
     outcome = Outcome(status=Status.FAILED, reason=Reason.EXIT_CODE)
     told = cancelled_settlement(Settlement(CLAIM, Verdict.RETRY, outcome, record))
     assert (told.outcome.message, told.verdict) == (message, Verdict.DONE)
+
+
+async def test_what_its_queue_has_cancelled_is_stopped_and_not_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock rq's `job.cancel()` takes the claim away: a Record may hear of it before the heartbeat does."""
+
+    async def write(self: NoRecords, claim: Claim, record: Record) -> None:
+        if record.status is Status.RUNNING:
+            raise ClaimCancelled("cancelled by its queue")
+
+    monkeypatch.setattr(NoRecords, "write", write)
+    left = Execution(begun_at=1.0)
+    outcome, settled, switch = await run(Ready(left))
+    assert outcome is not None
+    assert (outcome.status, switch.reason, left.stops, len(settled)) == (Status.CANCELLED, Stop.CANCEL, 1, 1)
