@@ -85,7 +85,7 @@ class Consumer:
     async def leave(self) -> None:
         """As the kubelet ends it."""
         self.process.terminate()
-        assert await asyncio.wait_for(self.process.wait(), 30) == 0
+        assert await asyncio.wait_for(self.process.wait(), 60) == 0
 
 
 Start = Callable[..., Awaitable[Consumer]]
@@ -184,10 +184,10 @@ async def test_the_autoscaler_follows_the_load_and_a_consumer_that_goes_stops_no
         await until(lambda: _has(installed, 1), 60)
         await consumers.pop(held.where.consumer).leave()
         ((other, left),) = consumers.items()
-        taken = await until(lambda: _with(handles[0], other), 30)
+        taken = await until(lambda: _with(handles[0], other), 60)
         assert taken.where.pod == held.where.pod
-        await until(lambda: left.shows('longshore_leader{lease="autoscaler"} 1.0'), 30)
-        await until(lambda: left.shows("longshore_replicas_wanted 1.0"), 30)
+        await until(lambda: left.shows('longshore_leader{lease="autoscaler"} 1.0'), 60)
+        await until(lambda: left.shows("longshore_replicas_wanted 1.0"), 60)
         assert await left.shows('longshore_takeovers_total{queue="default"} 1.0')
         await _release(installed, held.where.pod)
         assert (await handles[0].wait(60)).succeeded

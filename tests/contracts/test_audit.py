@@ -23,6 +23,7 @@ from consumer.queues.rq import RqQueue
 from consumer.recording import record_claimed
 from consumer.settings import Retention, load_settings
 from consumer.show_audit import metrics, plain
+from consumer.tasks import end
 from enqueue import Job, UsageError
 from enqueue.wire.faktory_fetched import Fetched
 from support.rq_jobs import JOB, SUCCESS, ended
@@ -59,6 +60,8 @@ async def rq_side(redis_url: str, redis_client: redis.Redis) -> AsyncIterator[Ca
     await queue.settle([ended(first, SUCCESS, Verdict.DONE)])
     stock.enqueue("longshore.job", JOB, job_id="queued")
     stock.enqueue_in(datetime.timedelta(hours=1), "longshore.job", JOB, job_id="later")
+    await end(*queue._tasks)  # it mends nothing meanwhile
+    lives(redis_client)
     url = reader_of(redis_url, redis_client)
 
     async def look(**kwargs: Any) -> Looked:
@@ -86,6 +89,7 @@ async def faktory_side(
     ending = Ending(claims[0].token, "ended", (b"ACK",))
     assert await store.settle([(settlement, ending)]) == [None]
     await store.told([ending])
+    lives(redis_client)
     flags = {"queue_url": "faktory://nowhere.invalid", "queues": "q"}
     url = reader_of(redis_url, redis_client)
 
@@ -97,6 +101,12 @@ async def faktory_side(
 
 def kinds(looked: Looked) -> set[tuple[str, str]]:
     return {(fault.kind, fault.subject) for fault in looked.faults}
+
+
+def lives(client: redis.Redis) -> None:
+    """However long the test takes."""
+    for key in client.keys("longshore:consumer:*"):
+        client.expire(key, 3600)
 
 
 def dies(client: redis.Redis) -> None:

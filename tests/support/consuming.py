@@ -29,7 +29,7 @@ async def consuming(queue_url: str, **flags: Any) -> AsyncIterator[asyncio.Task[
             await task
 
 
-async def until(condition: Any, seconds: float = 30) -> Any:
+async def until(condition: Any, seconds: float = 60) -> Any:
     """Waits until `condition()` (may be async) is true; its value. For what no event tells."""
     async with asyncio.timeout(seconds):
         while True:

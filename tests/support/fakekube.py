@@ -126,7 +126,7 @@ class FakeKube:
             if any(owner["uid"] == uid for owner in owners):
                 self.remove(kind, where, owned)
 
-    async def until(self, condition: Callable[[FakeKube], bool], seconds: float = 20) -> None:
+    async def until(self, condition: Callable[[FakeKube], bool], seconds: float = 60) -> None:
         """Waits until something is so, looking after every change and every request."""
         async with asyncio.timeout(seconds):
             while not condition(self):

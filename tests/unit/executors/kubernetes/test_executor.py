@@ -26,7 +26,7 @@ async def runs_until_told(pod: FakePod) -> None:
     pod.write(b"running\n")
 
 
-async def within(awaitable: Any, seconds: float = 20) -> Any:
+async def within(awaitable: Any, seconds: float = 60) -> Any:
     return await asyncio.wait_for(awaitable, seconds)
 
 
