@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -18,6 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from consumer.executors.kubernetes.check_scaling import check_scaling
 from consumer.findings import Finding, Level
@@ -27,6 +30,7 @@ from enqueue.record import Record
 from support.consuming import until
 from support.overlays import Installed, install, remove
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")]
 
 
@@ -218,3 +222,22 @@ async def _running(handle: aio.AsyncHandle) -> Record | None:
 async def _with(handle: aio.AsyncHandle, consumer: str) -> Record | None:
     record = await handle.record()
     return record if record.where.consumer == consumer else None
+
+
+def test_the_kustomization_of_the_docs_renders(tmp_path: Path) -> None:
+    docs = (ROOT / "docs/operating.md").read_text()
+    [text] = [part for part in re.findall(r"```yaml\n(.*?)```", docs, re.S) if "kind: Kustomization" in part]
+    (tmp_path / "longshore").symlink_to(ROOT)
+    (tmp_path / "kustomization.yaml").write_text(text)
+    command = ["kubectl", "kustomize", "--load-restrictor=LoadRestrictionsNone", str(tmp_path)]
+    made = subprocess.run(command, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    objects = list(yaml.safe_load_all(made.stdout))
+    assert {"ServiceMonitor", "PrometheusRule", "ConfigMap"} < {item["kind"] for item in objects}
+    [deployment] = [item for item in objects if item["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.com/longshore:0.1.0"
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert env["LONGSHORE_QUEUES"] == "critical,default"
+    assert env["LONGSHORE_SCALING_DEPLOYMENT"] == "longshore"
+    assert env["LONGSHORE_AUDIT_INTERVAL"] == "600"
