@@ -63,11 +63,7 @@ class Autoscaler:
         assert self._opened is not None
         api, lease, path = self._opened
         scaling = self._settings.scaling
-        try:
-            await lease.step()
-        except ExecutorFault as fault:
-            log.warning("the Lease %s can't be asked for, so we scale nothing: %s", scaling.lease, fault)
-        campaign = asyncio.create_task(lease.run(), name="autoscaler's lease")
+        campaign = asyncio.create_task(self._campaign(lease), name="autoscaler's lease")
         try:
             while True:
                 await lease.acquired.wait()
@@ -80,6 +76,13 @@ class Autoscaler:
         finally:
             await end(campaign)
             await api.close()
+
+    async def _campaign(self, lease: Lease) -> None:
+        try:
+            await lease.step()
+        except ExecutorFault as fault:
+            log.warning("the Lease %s can't be asked for, so we scale nothing: %s", self._settings.scaling.lease, fault)
+        await lease.run()
 
     async def _look(self, api: Api, path: str, stabilizer: Stabilizer, lease: Lease) -> None:
         try:
