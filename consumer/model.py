@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from consumer.typed import Handed
+from consumer.values import frozen
 from enqueue.job import Job
 from enqueue.record import Outcome, Reason, Record, Tally
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claim:
     """A job that this consumer holds.
 
@@ -47,7 +48,7 @@ async def unquestioned() -> None:
     """The claim is ours."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """All that an executor needs to run a claim: a pure function of Job, policy and settings."""
 
@@ -86,7 +87,7 @@ class Stop(StrEnum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exit:
     """What the executor saw at the end. `reason` None means that the exit code alone decides."""
 
@@ -114,7 +115,7 @@ class Verdict(StrEnum):
     BURY = "bury"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settlement:
     """A claim's end, ready for the queue: `text` is what its web page shows of a failure."""
 
@@ -153,7 +154,7 @@ class Signal(StrEnum):
     CANCEL = "cancel"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gap:
     """Output that can't be had any more, in its place in the log. None: nobody knows how much it was."""
 
@@ -169,7 +170,7 @@ class Gap:
         return {"reason": self.reason, **known, "after_line": line}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Between two lines of a source's output, in its own words; `bytes` of the stored log belong to what is before.
 
@@ -181,7 +182,7 @@ class Place:
     read: Tally | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """A file that a job has left, by its path in the folder of outputs; its bytes follow. `problem`: it has none."""
 
@@ -196,7 +197,7 @@ LogPart = bytes | Gap | Place
 Digest = bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogPosition:
     """How far a log has been stored: lines and bytes of what was read, dropped parts included.
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from consumer.logs.commands import progress_in
 from consumer.logs.directives import MAX_NAME, MAX_TOTAL, MAX_VALUE, MAX_VARIABLES
+from consumer.values import frozen
 from enqueue.record import Tally
 
 CAP = 4096
@@ -32,7 +32,7 @@ PROGRESS = "::progress"
 """In the place of a name: no variable has it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutcomeFile:
     """What a file says, unmasked, and what of it couldn't be used."""
 

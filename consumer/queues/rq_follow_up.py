@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from consumer.model import Claim, Settlement
 from consumer.settings import Rq
+from consumer.values import frozen
 from enqueue.job import JOB_NAME
 from enqueue.wire import rq as wire
 from enqueue.wire.rq_callbacks import callback_job
@@ -30,7 +31,7 @@ MOST_WEBHOOKS = 20
 """Webhooks of one job that are sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wishes:
     """What is to follow. `callbacks`: kind -> dotted path and seconds that it may take."""
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import signal as signals
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from consumer.executors.kubernetes.status import MESSAGE, NO_STATUS, NOT_STARTED, Container, Pod
 from consumer.executors.signals import signal_of_code
 from consumer.model import Exit, signal_name
 from consumer.outcome_file import CAP, output_in, parse
+from consumer.values import frozen
 from enqueue.record import Reason, Tally
 
 _PULLING = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed")
@@ -130,7 +131,7 @@ def _succeeded(pod: Pod, main: Container, exit: Exit, stopped: bool) -> Exit:
     return replace(exit, note="; ".join(part for part in (exit.note, note) if part) or None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Told:
     variables: tuple[tuple[str, str], ...]
     progress: tuple[float, str] | None

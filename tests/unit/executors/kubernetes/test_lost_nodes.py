@@ -26,7 +26,7 @@ def given_up(pod: dict[str, Any]) -> None:
 async def test_a_pod_of_a_silent_node_is_lost_after_its_time(
     kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumer.executors.kubernetes.execution.STUCK_SECONDS", 0.1)
+    monkeypatch.setattr("consumer.executors.kubernetes.judging.STUCK_SECONDS", 0.1)
     running: list[Any] = []
 
     async def script(pod: Any) -> None:
