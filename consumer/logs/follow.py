@@ -21,6 +21,7 @@ from consumer.opslevel import is_legacy
 from consumer.ports import Execution, LinkedSink, Processor, Sink, is_linked, is_storing
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
+from consumer.tasks import Bell
 from consumer.typed import TypedJob
 from enqueue.record import Link, Notice, Progress
 from enqueue.times import rfc3339
@@ -105,10 +106,10 @@ class Follower:
         secrets = claim.job.sensitive_values() if claim.job else ()
         self._plain = frozenset(claim.job.unmasked_variables if claim.job else ())
         self._secrets = Mask(secrets, self._desk.hidden)
-        self._changed = asyncio.Event()
+        self._changed = Bell()
         self._enqueuer = Enqueuer(follow_ups or FollowUps((), 0, claim.queue), claim)
         self._directives = Directives(
-            self._changed.set, self._secrets.learn, self._enqueuer.follow_ups.read, traced=is_legacy(claim.job)
+            self._changed.ring, self._secrets.learn, self._enqueuer.follow_ups.read, traced=is_legacy(claim.job)
         )
         before = claim.history if claim.history and claim.history.attempt == claim.attempt else None
         self._former: dict[str, str] = before.variables if before else {}
@@ -125,6 +126,7 @@ class Follower:
             log.warning("values_too_short_to_mask", job=claim.id, count=self._secrets.unmasked)
         self._pipeline: Pipeline | None = None
         self._stored: Sequence[Sink] = ()
+        self._begin = LogPosition()
         self._task: asyncio.Task[LogPosition] | None = None
         self._cut = False
         self._left = LogPosition()
@@ -181,7 +183,6 @@ class Follower:
         It says whether they are stored: until then whoever adopts the execution must read them again.
         """
         await self._changed.wait()
-        self._changed.clear()
         version = self._directives.version
         if await write(self.masked):
             self._directives.stored = version
@@ -194,7 +195,7 @@ class Follower:
     async def enqueue(self, put: Put, patience: float) -> None:
         """Enqueue what the job has asked for since; a queue that is away is waited for `patience` seconds."""
         if await self._enqueuer.enqueue(put, self._directives.note, patience):
-            self._changed.set()
+            self._changed.ring()
 
     @property
     def shipped(self) -> bytes:
@@ -212,7 +213,14 @@ class Follower:
 
     def start(self, execution: Execution, former: LogPosition) -> None:
         """Begin to read; what a former consumer stored is read again but not stored twice."""
-        self._stored = self._make_sinks(self._claim, former)
+        self._stored, self._begin = self._make_sinks(self._claim, former), former
+        self._task = asyncio.create_task(self._read(execution, former))
+        self._desk.enter(self._claim.id, execution)
+        self._task.add_done_callback(lambda _: self._desk.leave(self._claim.id, execution))
+
+    async def _read(self, execution: Execution, former: LogPosition) -> LogPosition:
+        if (begins := getattr(execution, "log_begins", None)) is not None:
+            await begins()
         self._pipeline = Pipeline(
             self._processors,
             self._stored,
@@ -222,9 +230,11 @@ class Follower:
             memory=self._desk.memory,
             patience=PATIENCE,
         )
-        self._task = asyncio.create_task(self._pipeline.run(execution.logs(former.place.at if former.place else "")))
-        self._desk.enter(self._claim.id, execution)
-        self._task.add_done_callback(lambda _: self._desk.leave(self._claim.id, execution))
+        return await self._pipeline.run(execution.logs(former.place.at if former.place else ""))
+
+    @property
+    def _moved(self) -> int:
+        return self._pipeline.moved if self._pipeline is not None else 0
 
     def left(self, former: LogPosition) -> None:
         """There is nothing to be read any more: the log ends where a former consumer stored it, and nobody saw why."""
@@ -232,15 +242,15 @@ class Follower:
 
     async def finish(self, patience: float) -> None:
         """Waits until the log has been read and stored to its end: `LONGEST` s, or `patience` s without any news."""
-        if self._task is None or self._pipeline is None:
+        if self._task is None:
             return
-        left, most, moved = patience, LONGEST, self._pipeline.moved
+        left, most, moved = patience, LONGEST, self._moved
         while left > 0 and most > 0 and not self._task.done():
             part = min(PART, left)
             await asyncio.wait({self._task}, timeout=part)
             left, most = left - part, most - part
-            if moved != self._pipeline.moved:
-                left, moved = patience, self._pipeline.moved
+            if moved != self._moved:
+                left, moved = patience, self._moved
         if not self._task.done():
             self._cut = True
             await self.abandon()
@@ -265,9 +275,9 @@ class Follower:
 
     def position(self) -> LogPosition:
         """What the Record says of the log."""
-        if self._pipeline is None:
+        if self._task is None:
             return self._left
-        read = self._pipeline.position
+        read = self._pipeline.position if self._pipeline is not None else self._begin
         first = self._stored[0] if self._stored else None
         whole = join(read, first.position) if is_storing(first) else read
         return _unfinished(whole) if self._cut else whole

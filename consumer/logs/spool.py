@@ -7,6 +7,7 @@ from collections import deque
 from typing import NamedTuple
 
 from consumer.model import Gap, Place
+from consumer.tasks import Bell
 
 
 class Piece(NamedTuple):
@@ -17,6 +18,10 @@ class Piece(NamedTuple):
     gap: Gap | None = None
     resumed: bool = False
     """What comes now is new: a former consumer stored what came before."""
+
+
+_NOTHING: deque[Piece] = deque(maxlen=0)
+"""What every empty spool shares: one of its own would be 700 bytes, of thousands that never hold anything."""
 
 
 class Memory:
@@ -54,9 +59,9 @@ class Spool:
     def __init__(self, size: int, memory: Memory | None = None) -> None:
         self._size = size
         self._memory = memory
-        self._pieces: deque[Piece] = deque()
+        self._pieces = _NOTHING
         self._cut = False  # what was dropped last ended within a line: the rest of that line goes too
-        self._changed = asyncio.Event()
+        self._changed = Bell()
         self.bytes = 0
         self.since = 0.0
         """Since when nothing was taken, by the loop's clock; of an empty one it says nothing."""
@@ -67,33 +72,33 @@ class Spool:
         if self._cut:
             self._lose(Piece(block))
         else:
-            self._pieces.append(Piece(block))
+            self._add(Piece(block))
             if not self.bytes:
                 self.since = asyncio.get_running_loop().time()
             self._count(len(block))
             if self.bytes > self._size:
                 self.shrink()
-        self._changed.set()
+        self._changed.ring()
 
     def mark(self, place: Place) -> None:
         """What was put ends at this place of the source."""
         last = self._pieces[-1] if self._pieces else None
         if last is None or last.resumed:
-            self._pieces.append(Piece(place=place))
+            self._add(Piece(place=place))
         else:
             self._pieces[-1] = last._replace(place=place)
-        self._changed.set()
+        self._changed.ring()
 
     def tell(self, gap: Gap | None) -> None:
         """A gap of the source's own; None: from here on all is new."""
-        self._pieces.append(Piece(gap=gap, resumed=gap is None))
+        self._add(Piece(gap=gap, resumed=gap is None))
         self._cut = False
-        self._changed.set()
+        self._changed.ring()
 
     def close(self) -> None:
         """Nothing more comes."""
         self.closed = True
-        self._changed.set()
+        self._changed.ring()
 
     def clear(self) -> None:
         """Nobody wants the rest."""
@@ -103,7 +108,6 @@ class Spool:
     async def wait(self) -> None:
         """Until there is something to take, or nothing more comes."""
         while not self._pieces and not self.closed:
-            self._changed.clear()
             await self._changed.wait()
 
     def take(self, limit: int) -> Piece | None:
@@ -135,10 +139,15 @@ class Spool:
             hole, resumed = _merged(hole, piece), resumed or piece.resumed
         self._pieces.appendleft(hole._replace(resumed=resumed))
 
+    def _add(self, piece: Piece) -> None:
+        if self._pieces is _NOTHING:
+            self._pieces = deque()
+        self._pieces.append(piece)
+
     def _lose(self, piece: Piece) -> None:
         """The rest of a line whose beginning was dropped."""
         last = self._pieces.pop() if self._pieces else Piece()
-        self._pieces.append(_merged(last, piece))
+        self._add(_merged(last, piece))
         self._cut = not piece.data.endswith(b"\n")
 
     def _count(self, change: int) -> None:

@@ -33,6 +33,10 @@ class _Entry(NamedTuple):
     bytes: int
 
 
+_NOTHING: deque[_Entry] = deque(maxlen=0)
+"""The tail of all logs that have none: one of its own would be 700 bytes."""
+
+
 class RecordSink:
     """A Sink that writes to `Records` and keeps at most `max_bytes` there.
 
@@ -67,7 +71,7 @@ class RecordSink:
         self._head_room = max(max_bytes // 2 - former, 0)
         self._tail_room = max(max_bytes - max(max_bytes // 2, former), max_bytes // 4, tail)
         self._tail_bytes = 0
-        self._tail: deque[_Entry] = deque()
+        self._tail = _NOTHING
         self._entry = min(ENTRY, max(max_bytes // 8, 1024))
         self._midline = start.open
         self._place = self._reached = start.place
@@ -141,6 +145,8 @@ class RecordSink:
         if in_head:
             self._head_room -= len(data)
         else:
+            if self._tail is _NOTHING:
+                self._tail = deque()
             self._tail.append(_Entry(self._entries, self._lines - lines, lines, len(data)))
             self._tail_bytes += len(data)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from consumer.executors.kubernetes import execution
+from consumer.executors.kubernetes import judging
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from enqueue import Job, Status, aio
 from enqueue.record import Outcome, Record
@@ -161,7 +161,7 @@ async def test_a_node_that_answers_no_more_is_lost_after_its_time(
     queue: Any, admin: Api, namespace: str, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cluster deletes the pod, and nobody says that it has ended: it may run on, so none is made beside it."""
-    monkeypatch.setattr(execution, "STUCK_SECONDS", 5.0)
+    monkeypatch.setattr(judging, "STUCK_SECONDS", 5.0)
     handle = await queue.enqueue(Job(commands=["true"]))
     before = await runs(handle)
     await lose(admin, node)

@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio
 
 from consumer.executors import circuit
-from consumer.executors.kubernetes import execution, executor, watch
+from consumer.executors.kubernetes import executor, judging, watch
 from enqueue import Status, aio
 from support.consuming import until
 from support.fake_cluster import Held, consumer_on, ended_well, enqueue
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (watch, ("PAUSE_CAP", "LIFE_SECONDS")),
         (executor, ("START_PATIENCE",)),
         (circuit, ("PAUSE_FIRST", "PAUSE_CAP")),
-        (execution, ("INSIST_FIRST", "INSIST_CAP")),
+        (judging, ("INSIST_FIRST", "INSIST_CAP")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name) / 100)

@@ -61,6 +61,15 @@ class PodExecution(JudgedPod):
         """What the pod waits for: the scheduler's word, an image, a Secret."""
         return "" if self._pod.started else waiting_for(self._pod)
 
+    async def log_begins(self) -> None:
+        """Waits until the log is to be read: until then a follower needs to hold nothing for it."""
+        source = StepLog(self, "init" if self._plan.job.init else "main")
+        try:
+            while not (source.ended() or source.watched() or (source.readable() and self._streams.room(self.news))):
+                await self.news.wait()
+        finally:
+            self._streams.leave(self.news)
+
     async def logs(self, after: str = "") -> AsyncGenerator[LogPart, None]:
         """The init step's log, then the main step's, as they wrote them."""
         steps = ("init", "main") if self._plan.job.init else ("main",)

@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 import aiohttp
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.news import News
 from consumer.executors.kubernetes.position import ROTATED, Jump, Position
 from consumer.model import Gap, LogPart
 
@@ -73,6 +74,18 @@ class Streams:
     def __init__(self, limit: int) -> None:
         self.free = limit
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._looking: dict[News, None] = {}
+
+    def room(self, news: News) -> bool:
+        """One more may be followed now; if not, `news` is told once that may have changed, until `leave`."""
+        if self.free <= 0:
+            self._looking[news] = None
+        return self.free > 0
+
+    def leave(self, news: News) -> None:
+        """Nobody looks for room there any more."""
+        self._looking.pop(news, None)
+        self._tell_next()
 
     async def turn(self, source: Source) -> bool:
         """Waits until the log may be followed. True: a stream was taken, to be given back; False: none is needed."""
@@ -104,6 +117,11 @@ class Streams:
                 place.set_result(None)
                 return
         self.free += 1
+        self._tell_next()
+
+    def _tell_next(self) -> None:
+        if self.free > 0 and self._looking:
+            next(iter(self._looking)).tell()
 
 
 async def follow(
