@@ -103,14 +103,8 @@ class ContainerExecution:
             state = self._state(step)
             if state is None or not state.begun:
                 continue
-            parts = follow(
-                self._engine,
-                state.id,
-                kind,
-                functools.partial(self._ended, step),
-                self._news.changed,
-                after if kind == reached else "",
-            )
+            ended, begin = functools.partial(self._ended, step), after if kind == reached else ""
+            parts = follow(self._engine, state.id, kind, ended, self._news.changed, begin)
             async with contextlib.aclosing(parts):
                 async for part in parts:
                     yield part
