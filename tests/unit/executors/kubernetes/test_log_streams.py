@@ -66,6 +66,27 @@ async def test_above_the_limit_a_log_is_read_at_its_end(kube: FakeKube, open_exe
     assert len(follows(kube, third.name)) == 1
 
 
+async def test_a_log_begins_when_it_may_be_followed_or_has_ended(kube: FakeKube, open_executor: Open) -> None:
+    kube.script = runs
+    executor = await open_executor(log_streams=1)
+    _, first, one = await started(executor, kube, "one")
+    await kube.until(lambda kube: follows(kube, first.name) == ["true"])
+    others = [await executor.start(plan_of(job)) for job in ("ends", "watched", "next", "left")]
+    begins = [asyncio.create_task(execution.log_begins()) for execution in others]
+    for execution in others:
+        await execution.started()
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in begins)
+    kube.pods[others[0].where.pod].end()
+    await begins[0]
+    others[1].watched(60)
+    await begins[1]
+    assert not any(task.done() for task in begins[2:])
+    first.end()
+    await one
+    await asyncio.gather(*begins[2:])  # neither takes what is free
+
+
 async def test_a_log_that_somebody_watches_is_followed_at_once(kube: FakeKube, open_executor: Open) -> None:
     kube.script = runs
     executor = await open_executor(log_streams=0)
