@@ -132,7 +132,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("node", "simulated", "fake"))
     parser.add_argument("jobs", nargs="?", type=int)
-    parser.add_argument("--concurrency", type=int, default=200, help="for simulated and fake")
+    parser.add_argument("--concurrency", type=int, help="3 and then 10 for node, else 200")
     parser.add_argument("--profile", help="one round of ours alone, profiled into this file")
     chosen = parser.parse_args()
     async with contextlib.AsyncExitStack() as stack:
@@ -142,7 +142,7 @@ async def main() -> None:
         if chosen.part == "node":
             namespace = await stack.enter_async_context(fresh_namespace())
             compare = Comparison(server, consumer_kubeconfig(), namespace)
-            for concurrency in (3, 10):
+            for concurrency in (chosen.concurrency,) if chosen.concurrency else (3, 10):
                 job = Job(image="busybox", commands=["echo hi"])
                 await in_thread(compare.show, "`echo hi`", job, chosen.jobs or 20, concurrency)
             return
@@ -150,11 +150,15 @@ async def main() -> None:
             compare = Comparison(server, consumer_kubeconfig(), NAMESPACE, await stack.enter_async_context(simulated()))
         else:
             compare = Comparison(server, stack.enter_context(fake_server()), "jobs", "fake")
-        job, count = Job(image="busybox", commands=["true"]), chosen.jobs or 2000
+        job, count, concurrency = (
+            Job(image="busybox", commands=["true"]),
+            chosen.jobs or 2000,
+            chosen.concurrency or 200,
+        )
         if chosen.profile:
-            print(compare.ours(job, count, chosen.concurrency, chosen.profile))
+            print(compare.ours(job, count, concurrency, chosen.profile))
             return
-        await in_thread(compare.show, f"{count} jobs, {chosen.part}", job, count, chosen.concurrency)
+        await in_thread(compare.show, f"{count} jobs, {chosen.part}", job, count, concurrency)
 
 
 if __name__ == "__main__":
