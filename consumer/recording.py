@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from consumer.model import Claim, Exit, Gap, LogPosition, Verdict
@@ -52,13 +53,16 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
     )
 
 
-def record_running(record: Record, where: Where, started_at: float | None) -> Record:
-    """The Record of a job that runs."""
+def record_running(
+    record: Record, where: Where, started_at: float | None, said: Mapping[str, Any] = MappingProxyType({})
+) -> Record:
+    """The Record of a job that runs. `said`: what the job has said since, by the Record's fields."""
     return record.model_copy(
         update={
             "status": Status.RUNNING,
             "where": _merged(record.where, where),
             "times": record.times.model_copy(update={"started": rfc3339(started_at)}),
+            **said,
         }
     )
 

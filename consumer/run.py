@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -103,8 +104,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 _check(plan, claim, tools)
                 await tools.records.write(claim, record)
                 execution = await start(plan, tools.executor, switch)
-                if execution.where.pod:
-                    structlog.contextvars.bind_contextvars(pod=execution.where.pod)
+                if pod := execution.where.pod:
+                    structlog.contextvars.bind_contextvars(pod=pod)
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim, claimed)
                 if plan.job.outputs is not None:
                     left = await tools.extras.collect(claim, execution, follower.mask)
@@ -265,10 +266,10 @@ async def _watch(
     async def tell(variables: dict[str, str]) -> bool:
         if switch.reason is not None:
             return False  # one comes soon that says why it is stopped
-        record = record_running(claimed, execution.where, started_at)
-        said = {"variables": Variables(variables), "progress": follower.progress, "notices": follower.notices}
-        update = {**said, "children": follower.children}
-        await tools.records.write(claim, await spilled(tools.records, claim, record.model_copy(update=update)))
+        said: dict[str, Any] = {"variables": Variables(variables), "notices": follower.notices}
+        said |= {"progress": follower.progress, "children": follower.children}
+        record = record_running(claimed, execution.where, started_at, said)
+        await tools.records.write(claim, await spilled(tools.records, claim, record))
         return True
 
     try:
