@@ -50,8 +50,9 @@ async def fresh_namespace() -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def fake_server() -> Iterator[Path]:
-    command = [sys.executable, str(HERE / "fake_server.py")]
+def fake_server(*options: str) -> Iterator[Path]:
+    """Its kubeconfig."""
+    command = [sys.executable, str(HERE / "fake_server.py"), *options]
     process = spawn(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with tempfile.TemporaryDirectory() as directory:
         try:

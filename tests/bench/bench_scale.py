@@ -1,6 +1,7 @@
 """Many pods in one consumer, and how soon a pod's end is in its Record. Pods are simulated (KWOK).
 
     python tests/bench/bench_scale.py inflight [PODS]    5,000 that go on: memory, event loop lag, heartbeats
+    python tests/bench/bench_scale.py inflight --fake    the same on the fake API server of the tests, without TLS
     python tests/bench/bench_scale.py latency [JOBS]     from the end in the API (our own watch) to the terminal Record
 
 Needs KUBECONFIG (an admin's), uses LAB_CONSUMER_KUBECONFIG, if set, with the Role of k8s/base, and a namespace
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import ending
 import redis.asyncio
+from bench_kubernetes import fake_server, settings_of
 from consumer_process import ConsumerProcess
 from simulated import NAMESPACE, admin, consumer_settings, simulated
 
@@ -41,11 +44,17 @@ def share(values: list[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
-async def inflight(server: RedisServer, count: int) -> None:
+async def inflight(server: RedisServer, count: int, *, fake: bool) -> None:
     """Memory and lag with so many pods."""
     url, lag = server.fresh_url(), server.directory / "lag"
-    async with simulated() as mark:
-        settings = consumer_settings(mark, count, stay=True) | {"shutdown_grace": 0}
+    async with contextlib.AsyncExitStack() as stack:
+        if fake:
+            mark, kubeconfig = "fake", stack.enter_context(fake_server("stay"))
+            settings = settings_of(kubeconfig, "jobs", count, create_rate=10_000, log_streams=0)
+        else:
+            mark = await stack.enter_async_context(simulated())
+            settings = consumer_settings(mark, count, stay=True)
+        settings |= {"shutdown_grace": 0}
         with ConsumerProcess(url, mark, settings, lag=lag) as consumer:
             began, idle = time.perf_counter(), consumer.resident
             keys = [f"rq:job:{job_id}" for job_id in consumer.fill(JOB, count)]
@@ -128,11 +137,12 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("inflight", "latency"))
     parser.add_argument("count", nargs="?", type=int)
+    parser.add_argument("--fake", action="store_true", help="inflight on the fake API server")
     chosen = parser.parse_args()
-    assert os.environ.get("KUBECONFIG"), "KUBECONFIG isn't set"
+    assert chosen.fake or os.environ.get("KUBECONFIG"), "KUBECONFIG isn't set"
     with RedisServer() as server:
         if chosen.part == "inflight":
-            await inflight(server, chosen.count or 5000)
+            await inflight(server, chosen.count or 5000, fake=chosen.fake)
         else:
             await latency(server, chosen.count or 200)
 
