@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from consumer.executors.kubernetes import execution, manifest
+from consumer.executors.kubernetes import judging, manifest
 from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.model import LogPosition, Settlement
 from consumer.queues.records import RecordStore
@@ -77,13 +77,13 @@ def _log_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _all_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor to which every end is a good one."""
-    real = execution.exit_of
+    real = judging.exit_of
 
     def rosy(*args: Any, **options: Any) -> Any:
         found = real(*args, **options)
         return found and replace(found, code=0, reason=None, signal=None)
 
-    monkeypatch.setattr(execution, "exit_of", rosy)
+    monkeypatch.setattr(judging, "exit_of", rosy)
 
 
 def _a_new_name_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
