@@ -142,6 +142,8 @@ class SimulatedKube(FakeKube):
         self._watches: list[tuple[Stream, str, dict[str, str]]] = []
         self._streams: list[Stream] = []
         self._sending: set[asyncio.Task[None]] = set()
+        self.busy = 0
+        """The status with which half of all calls are refused."""
         self.cut_logs = 0.0
         """The share of log connections that break somewhere."""
 
@@ -167,9 +169,13 @@ class SimulatedKube(FakeKube):
         if event_type == "DELETED":
             self._note(pod_event(What.DELETED, item))
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], body: bytes | None) -> tuple[int, bytes, None]:
-        """Status and body of a call."""
+    def answer(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, bytes, str | None]:
+        """Status, body and Retry-After of a call."""
         row, namespace = self._row(method, path, query)
+        if self.busy and self.rng.random() < 0.5:
+            return self.busy, b"try later", "1" if self.busy == 429 else None
         asked = self._answer(_Asked(namespace), row, body or b"")  # type: ignore[arg-type]
         try:
             asked.send(None)
@@ -206,7 +212,15 @@ class SimulatedKube(FakeKube):
     def _watch(self, stream: Stream, row: Request, namespace: str) -> None:
         position, query = int(row.query.get("resourceVersion") or 0), row.query
         if 0 < position < self.compacted:
-            expired = {"kind": "Status", "reason": "Expired", "message": "too old resource version", "code": 410}
+            expired = {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "metadata": {},
+                "status": "Failure",
+                "reason": "Expired",
+                "message": "too old resource version",
+                "code": 410,
+            }
             stream.write(event("ERROR", expired))
             stream.end()
             return

@@ -67,6 +67,37 @@ def _kill(world: World, fault: Fault) -> None:
         world.loop.later(fault.seconds, world.start_consumer, victim.slot)
 
 
+def _kill_all(world: World, fault: Fault) -> None:
+    for victim in [consumer for consumer in world.consumers if consumer.lives]:
+        world.tell(f"{victim.process.name} is killed with all others")
+        victim.process.kill(world.loop)
+        world.loop.later(fault.seconds, world.start_consumer, victim.slot)
+
+
+def _compact(world: World, fault: Fault) -> None:
+    world.tell("the cluster forgets its history, and cuts all connections")
+    world.kube.compact()
+    world.kube.hang_up()
+
+
+def _meanwhile(**changes: object) -> Callable[[World, Fault], None]:
+    """The cluster is so for a while."""
+
+    def begin(world: World, fault: Fault) -> None:
+        world.tell(f"cluster: {changes} for {fault.seconds:.3f} s")
+        for name, value in changes.items():
+            setattr(world.kube, name, value)
+
+        def end() -> None:
+            world.tell(f"cluster: {', '.join(changes)} is over")
+            for name in changes:
+                setattr(world.kube, name, CALM[name])
+
+        world.loop.later(fault.seconds, end)
+
+    return begin
+
+
 def _terminate(world: World, fault: Fault) -> None:
     victim = _victim(world)
     if victim is not None:
@@ -108,11 +139,13 @@ def _weather(server: str, **changes: float) -> Callable[[World, Fault], None]:
     return begin
 
 
+CALM = {"refuses": None, "busy": 0, "cut_logs": 0.0}
 SHARE = -1.0
 NORMAL = {"down": False, "slow": 1.0, "lose_replies": 0.0, "refuse": 0.0}
 
 KINDS: dict[str, Callable[[World, Fault], None]] = {
     "kill": _kill,
+    "kill_all": _kill_all,
     "terminate": _terminate,
     "pause": _pause,
     "redis_down": _weather("redis", down=True),
@@ -122,5 +155,11 @@ KINDS: dict[str, Callable[[World, Fault], None]] = {
     "cluster_slow": _weather("cluster", slow=500.0),
     "cluster_replies_lost": _weather("cluster", lose_replies=SHARE),
     "cluster_refuses": _weather("cluster", refuse=SHARE),
+    "cluster_forgets": _compact,
+    "cluster_full": _meanwhile(refuses="quota"),
+    "cluster_broken": _meanwhile(refuses="webhook down"),
+    "cluster_busy": _meanwhile(busy=429),
+    "cluster_ill": _meanwhile(busy=503),
+    "logs_cut": _meanwhile(cut_logs=0.7),
 }
 """What may happen."""
