@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
+from consumer.kinds import is_collecting
 from consumer.model import Claim, Found, OutputPart
-from consumer.ports import Execution, is_collecting
+from consumer.ports import Execution
 from consumer.settings import Outputs
 from consumer.storage_path import path_of, safe
 from consumer.storing import Away, Refused, Target

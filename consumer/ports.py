@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from functools import cache
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from consumer.model import (
     AttemptKey,
@@ -321,33 +320,3 @@ class LinkedSink(Sink, Protocol):
 
     async def abandon(self) -> None:
         """Let go at once: somebody else goes on with the log."""
-
-
-@cache
-def _collects(kind: type) -> bool:
-    return hasattr(kind, "outputs")
-
-
-def is_collecting(execution: Execution) -> TypeGuard[CollectingExecution]:
-    """It is a CollectingExecution."""
-    return _collects(type(execution))
-
-
-@cache
-def _links(kind: type) -> bool:
-    return hasattr(kind, "link") and hasattr(kind, "abandon")
-
-
-def is_linked(sink: Sink) -> TypeGuard[LinkedSink]:
-    """It is a LinkedSink; as quick as `is_storing`."""
-    return _links(type(sink))
-
-
-@cache
-def _stores(kind: type) -> bool:
-    return hasattr(kind, "position") and hasattr(kind, "missed")
-
-
-def is_storing(sink: Sink | None) -> TypeGuard[StoringSink]:
-    """It is a StoringSink; for every job, where isinstance with a protocol would be dear."""
-    return sink is not None and _stores(type(sink))

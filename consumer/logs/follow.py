@@ -10,6 +10,7 @@ from dataclasses import replace
 import structlog
 
 from consumer.follow_up import Enqueuer, FollowUps, Put
+from consumer.kinds import is_linked, is_storing
 from consumer.logs.commands import MAX_NOTICE, MAX_NOTICES, MAX_PROGRESS
 from consumer.logs.directives import Directives
 from consumer.logs.forms import variants_of
@@ -18,7 +19,7 @@ from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
 from consumer.model import Claim, LogPosition, Measure
 from consumer.opslevel import is_legacy
-from consumer.ports import Execution, LinkedSink, Processor, Sink, is_linked, is_storing
+from consumer.ports import Execution, LinkedSink, Processor, Sink
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
 from consumer.tasks import Bell

@@ -14,10 +14,11 @@ from typing import Any
 import structlog
 
 from consumer.errors import ClaimLost
+from consumer.kinds import is_storing
 from consumer.logs.lines import Lines
 from consumer.logs.spool import Memory, Piece, Spool
 from consumer.model import Gap, LogPart, LogPosition
-from consumer.ports import Processor, Sink, is_storing
+from consumer.ports import Processor, Sink
 from enqueue.record import Tally
 
 SPOOL = 16 * 1024 * 1024

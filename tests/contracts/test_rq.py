@@ -7,7 +7,6 @@ import pickle
 import time
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,16 +17,14 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 
 from consumer.errors import ClaimLost
-from consumer.model import Claim, LogPosition, Place, Settlement, Signal, Verdict
-from consumer.outcome import failure_text
+from consumer.model import LogPosition, Signal, Verdict
 from consumer.queues.rq import RqQueue
-from consumer.recording import log_of, record_claimed, record_ended, record_running
+from consumer.recording import record_claimed, record_running
 from consumer.settings import Retention
 from enqueue import Job, UsageError, connect
 from enqueue.record import Outcome, Reason, Record, Status, Where
 from support.consuming import until
-
-JOB = {"image": "alpine:3.20", "commands": ["echo hi"]}
+from support.rq_jobs import FAILURE, JOB, SUCCESS, ended
 
 
 def make_queue(url: str, *queues: str, name: str = "c1") -> RqQueue:
@@ -47,20 +44,6 @@ async def queue(redis_url: str) -> AsyncIterator[RqQueue]:
     await opened.open()
     yield opened
     await opened.close()
-
-
-def ended(claim: Claim, outcome: Outcome, verdict: Verdict, **kwargs: Any) -> Settlement:
-    record = record_ended(
-        record_claimed(claim, "c1", "null", ""), outcome, verdict, Where(), None, log_of("", LogPosition()), time.time()
-    )
-    text = failure_text(record, outcome, verdict, ()) if outcome.status is Status.FAILED else ""
-    return Settlement(claim, verdict, outcome, record, text, **kwargs)
-
-
-SUCCESS = Outcome(status=Status.SUCCEEDED, exit_code=0, variables={"a": "1"})
-FAILURE = Outcome(
-    status=Status.FAILED, reason="exit_code", message="exited with code 3", hint="See its log.", exit_code=3
-)
 
 
 async def test_jobs_come_in_strict_queue_order_and_never_more_than_slots(
@@ -320,28 +303,6 @@ async def test_a_job_that_arrives_wakes_a_waiting_claim(redis_url: str, redis_cl
     await queue.close()
 
 
-async def test_logs_rise_by_attempt_and_repeats_are_no_repeats(queue: RqQueue, redis_client: redis.Redis) -> None:
-    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1", retry=rq.Retry(max=1))
-    (claim,) = await queue.claim(5)
-    gap = {"reason": "rotated", "after_line": 1}
-    first = LogPosition(1, lines=2, bytes=4, gaps=(gap,), place=Place("main 7 of x", 2))
-    await queue.records.append(claim, b"a\nb\n", first)
-    await queue.records.append(claim, b"a\nb\n", first)
-    assert await queue.records.resume(claim) == first
-    second = LogPosition(2, lines=3, bytes=5, open=True)
-    await queue.records.append(claim, b"c", second)
-    assert await queue.records.resume(claim) == second
-    await queue.records.end(claim, replace(second, entries=3))
-    assert await queue.records.resume(claim) == replace(second, entries=3)
-    await queue.settle([ended(claim, FAILURE, Verdict.RETRY)])
-    (claim,) = await queue.claim(5)
-    assert await queue.records.resume(claim) == LogPosition()
-    await queue.records.append(claim, b"c\n", LogPosition(1, 1, 2))
-    ids = [entry.decode() for entry, _ in redis_client.xrange("longshore:log:j1")]
-    assert ids == ["1-1", "1-2", "1-3", "2-1"]
-    assert redis_client.ttl("longshore:log:j1") > 0
-
-
 async def test_an_id_can_be_used_again_once_its_job_has_ended(
     queue: RqQueue, redis_url: str, redis_client: redis.Redis
 ) -> None:
@@ -374,26 +335,3 @@ def test_our_producer_writes_what_stock_rq_writes(redis_url: str, redis_client: 
         k: v for k, v in theirs.items() if k not in volatile | {b"data", b"retry_intervals"}
     }
     assert pickle.loads(zlib.decompress(ours[b"data"])) == pickle.loads(zlib.decompress(theirs[b"data"]))
-
-
-async def test_a_hole_in_the_log_is_seen_by_its_readers(
-    queue: RqQueue, redis_url: str, redis_client: redis.Redis
-) -> None:
-    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1")
-    (claim,) = await queue.claim(5)
-    await queue.records.append(claim, b"a\n", LogPosition(1, 1, 2))
-    full = {"reason": "spool_full", "lines": 7, "bytes": 70, "after_line": 1}
-    await queue.records.append(claim, b"z\n", LogPosition(2, 9, 74, gaps=(full,)))
-    rotated = {"reason": "rotated", "after_line": 9}
-    await queue.records.append(claim, b"y", LogPosition(3, 10, 75, gaps=(full, rotated), open=True))
-    last = {"reason": "pod_deleted", "after_line": 10}
-    end = LogPosition(4, 10, 75, gaps=(full, rotated, last), open=True)
-    await queue.records.end(claim, end)
-    with connect(redis_url) as producer:
-        assert b"".join(producer.handle("j1").logs()) == (
-            b"a\n[longshore: 7 lines dropped here]\nz\n"
-            b"[longshore: a part of the log may be missing here: "
-            b"the node has rotated it away before it could be read]\ny\n"
-            b"[longshore: a part of the log may be missing here: the pod was deleted before it could be read]\n"
-        )
-    assert await queue.records.resume(claim) == end

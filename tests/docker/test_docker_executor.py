@@ -17,8 +17,8 @@ from consumer.executors.docker.check import check_engine
 from consumer.executors.docker.executor import OURS, DockerExecutor
 from consumer.executors.docker.sweep import Sweeper
 from consumer.findings import Level
+from consumer.kinds import is_collecting
 from consumer.model import AttemptKey, Found, Standing
-from consumer.ports import is_collecting
 from consumer.queues.none import NoRecords
 from consumer.settings import Docker
 from enqueue.record import Reason

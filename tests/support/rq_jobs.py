@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import rq
 
 from consumer.model import Claim, LogPosition, Settlement, Verdict
 from consumer.outcome import failure_text
+from consumer.queues.rq import RqQueue
 from consumer.recording import log_of, record_claimed, record_ended
 from enqueue.record import Outcome, Status, Where
 
@@ -32,3 +34,11 @@ def ended(claim: Claim, outcome: Outcome, verdict: Verdict, **kwargs: Any) -> Se
 def run_stock(connection: redis.Redis, *queues: str, **options: Any) -> None:
     """A stock worker runs all that is there."""
     rq.SimpleWorker(list(queues), connection=connection, **options).work(burst=True)
+
+
+async def claimed(queue: RqQueue) -> Claim:
+    """The next job; scheduled ones come by themselves."""
+    async with asyncio.timeout(20):
+        while True:
+            for claim in await queue.claim(1):
+                return claim
