@@ -6,6 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+PAUSE = 0.002
+"""Seconds after a batch in which the next one still forms, if it is small: a round trip costs as much as ten items."""
+ENOUGH = 32
+"""A batch of so many waits for no more."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -13,6 +18,7 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Calls `flush` with all items that wait, at most `limit` at once and one call at a time.
 
+    The first item after a while goes at once; where batches follow each other, small ones wait `PAUSE` to grow.
     `flush` answers with a result, or an exception to raise, for each item in order.
     """
 
@@ -23,6 +29,7 @@ class Batcher(Generic[Item, Result]):
         self._limit = limit
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._ended = -PAUSE
 
     async def put(self, item: Item) -> Result:
         """Hand in one item; returns when its batch is done. Cancelling the caller doesn't take the item back."""
@@ -43,13 +50,17 @@ class Batcher(Generic[Item, Result]):
         return future
 
     async def _run(self) -> None:
+        now = asyncio.get_running_loop().time
         try:
             while self._waiting:
+                if len(self._waiting) < ENOUGH and (rest := self._ended + PAUSE - now()) > 0:
+                    await asyncio.sleep(rest)
                 batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
                 try:
                     results: Sequence[Result | Exception] = await self._flush([item for item, _ in batch])
                 except Exception as error:  # an unforeseen error is every caller's
                     results = [error] * len(batch)
+                self._ended = now()
                 for (_, future), result in zip(batch, results, strict=True):
                     if future.done():
                         continue

@@ -64,7 +64,7 @@ class Job(Closed):
     )
     workdir: Text | None = Field(None, description="Working directory; the executor's own, if not given.")
     env: dict[EnvironmentName, Text] = Field(
-        {}, description="Environment in plain text; secrets belong in `variables`."
+        default_factory=dict, description="Environment in plain text; secrets belong in `variables`."
     )
     variables: tuple[Variable, ...] = Field(())
     secrets: tuple[SecretReference, ...] = Field(())
@@ -85,12 +85,12 @@ class Job(Closed):
     grace: float | None = Field(
         None, ge=0, le=3600, allow_inf_nan=False, description="Seconds between TERM and KILL when the job is stopped."
     )
-    labels: dict[OwnKey, LabelValue] = {}
-    annotations: dict[OwnKey, Text] = {}
+    labels: dict[OwnKey, LabelValue] = Field(default_factory=dict)
+    annotations: dict[OwnKey, Text] = Field(default_factory=dict)
     service_account: DnsName | None = None
     image_pull_policy: Literal["Always", "IfNotPresent"] | None = None
     image_pull_secrets: tuple[DnsName, ...] = Field((), description="Secrets with credentials for registries.")
-    node_selector: dict[Key, LabelValue] = Field({}, description="Labels that the node must have.")
+    node_selector: dict[Key, LabelValue] = Field(default_factory=dict, description="Labels that the node must have.")
     tolerations: tuple[Toleration, ...] = ()
     runtime_class: DnsName | None = None
     priority_class: DnsName | None = None
@@ -132,14 +132,10 @@ class Job(Closed):
             raise ValueError("shell: must be an absolute path with its options, such as '/bin/sh'")
         if self.workdir is not None and (not self.workdir or ".." in self.workdir.split("/") or self.workdir == "/"):
             raise ValueError("workdir: must be a plain path, such as '/workspace'")
-        _distinct(
-            "variables",
-            [*self.env, *(v.name for v in self.variables if v.scope != "init"), *(s.name for s in self.secrets)],
-        )
-        _distinct(
-            "variables",
-            [*self.env, *(v.name for v in self.variables if v.scope != "main"), *(s.name for s in self.secrets)],
-        )
+        if self.variables or self.secrets:
+            others = [*self.env, *(secret.name for secret in self.secrets)]
+            for absent in ("init", "main"):
+                _distinct("variables", [*others, *(v.name for v in self.variables if v.scope != absent)])
         _distinct("files", [f.path for f in self.files])
         if len(set(self.tags)) < len(self.tags):
             raise ValueError("tags: one of them is given twice")

@@ -6,6 +6,7 @@ import re
 from array import array
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
+from functools import lru_cache
 
 from consumer.logs.forms import SHORTEST, variants_of
 
@@ -36,18 +37,21 @@ class Mask:
         values = {_bytes(secret) for secret in secrets} - {b""}
         self.unmasked = sum(len(v) < SHORTEST for v in values)
         """How many values were too short to be masked."""
-        self._look_for({*known, *variants_of(values)})
+        if values or not isinstance(known, frozenset):
+            self._look_for({*known, *variants_of(values)})
+        else:
+            self._look_by(_plan(known))
         self._learned: list[tuple[int, bytes]] = []
         self._held = b""
         self._covered = 0  # so many leading bytes of _held belong to a secret whose mask is written already
 
     def _look_for(self, variants: set[bytes]) -> None:
-        self.variants = tuple(sorted(variants, key=lambda v: (-len(v), v)))
+        self._look_by(_Plan(variants))
+
+    def _look_by(self, plan: _Plan) -> None:
+        self.variants, self._several_lines, self._reach = plan.variants, plan.several_lines, plan.reach
         """All that is looked for, longest first."""
-        self._several_lines = tuple(v for v in self.variants if b"\n" in v[:-1])
-        self._reach = max(map(len, self.variants), default=1) - 1
-        self._prefixes = _Prefixes(self.variants) if len(self.variants) > _MANY else None
-        self._grams, self._others = _ruled_out_together(self.variants)
+        self._prefixes, self._grams, self._others = plan.prefixes, plan.grams, plan.others
 
     def add(self, secrets: Iterable[str | bytes]) -> None:
         """Look for these as well, from what comes next on."""
@@ -159,6 +163,23 @@ class Mask:
                     break
                 at = tail.find(variant[:1], at + 1, earliest)
         return base + earliest
+
+
+class _Plan:
+    """How to look for these: made once, used by each block."""
+
+    def __init__(self, variants: Collection[bytes]) -> None:
+        self.variants = tuple(sorted(variants, key=lambda v: (-len(v), v)))
+        self.several_lines = tuple(v for v in self.variants if b"\n" in v[:-1])
+        self.reach = max(map(len, self.variants), default=1) - 1
+        self.prefixes = _Prefixes(self.variants) if len(self.variants) > _MANY else None
+        self.grams, self.others = _ruled_out_together(self.variants)
+
+
+@lru_cache(4)
+def _plan(variants: frozenset[bytes]) -> _Plan:
+    """For the consumer's own secrets, which are those of every job. A job's own aren't kept beyond its end."""
+    return _Plan(variants)
 
 
 def _ruled_out_together(variants: tuple[bytes, ...]) -> tuple[_Grams | None, tuple[bytes, ...]]:

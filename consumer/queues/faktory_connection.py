@@ -74,7 +74,8 @@ class Fetcher:
         self._address, self._worker, self._limit, self._ca_file = address, worker, limit, ca_file
         self._command, self._arrived = command, arrived
         self._connection: Connection | None = None
-        self._overdue: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self.busy = False
         self.connecting = False
 
@@ -96,18 +97,33 @@ class Fetcher:
         """Send a FETCH; the server answers within about 2 s."""
         assert self._connection is not None
         self.busy = True
-        self._overdue = asyncio.get_running_loop().call_later(READ_TIMEOUT, self._connection.abort, TimeoutError())
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + READ_TIMEOUT
+        if self._watch is None:  # one timer for many FETCHes: a busy queue answers thousands of them meanwhile
+            self._watch = loop.call_at(self._due, self._look)
         self._connection.start([self._command()]).add_done_callback(self._done)
 
     async def close(self) -> None:
         """Say goodbye. An answer that is still on its way is lost until its reservation ends: wait for it first."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._connection is not None:
             await self._connection.close()
 
+    def _look(self) -> None:
+        """Give up a connection whose answer is overdue; look again when the answer of a later FETCH would be."""
+        self._watch = None
+        if not self.busy or self._connection is None:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._due:
+            self._watch = loop.call_at(self._due, self._look)
+        else:
+            self._connection.abort(TimeoutError())
+
     def _done(self, future: asyncio.Future[list[Reply]]) -> None:
         self.busy = False
-        if self._overdue is not None:
-            self._overdue.cancel()
         if future.cancelled():
             return
         error = future.exception()

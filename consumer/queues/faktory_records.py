@@ -105,7 +105,7 @@ class FaktoryRecords(RecordStore):
         now, calls = time.time(), []
         for fetched, token in batch:
             jid, seconds = fetched.jid, fetched.reserve_for
-            payload = json.dumps(fetched.native, separators=(",", ":"))
+            payload = fetched.raw or json.dumps(fetched.native, separators=(",", ":"))
             keys: list[Any] = [wire.faktory_job_key(jid), wire.log_key(jid)]
             args: list[Any] = [
                 token, self.instance, seconds + WHILE_RUNNING, jid, fetched.queue, payload, now + seconds
@@ -153,9 +153,9 @@ class FaktoryRecords(RecordStore):
         return await self._tellings.put_all(endings)
 
     async def _tell_many(self, batch: Sequence[Ending]) -> Sequence[Exception | None]:
-        calls = [([wire.faktory_job_key(ending.jid)], [ending.jid, ending.token]) for ending in batch]
-        answers = await patiently("settle", lambda: run_all(self.redis, self._script_told, calls))
-        return [answer if isinstance(answer, Exception) else None for answer in answers]
+        args = [text for ending in batch for text in (ending.jid, ending.token)]
+        await patiently("settle", lambda: self._script_told(keys=[], args=args))
+        return [None] * len(batch)
 
     async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
         """{token: Signal} for claims that are lost or to be cancelled."""

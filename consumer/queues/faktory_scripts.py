@@ -90,10 +90,14 @@ return found
 """
 
 FAKTORY_TOLD = """
--- KEYS: the job's hash. 1 jid, 2 token: Faktory knows how this claim ended
-if redis.call('HGET', KEYS[1], 'longshore_token') == ARGV[2] then
-  redis.call('HDEL', KEYS[1], 'longshore_ending')
-  redis.call('ZREM', 'longshore:claims:' .. (redis.call('HGET', KEYS[1], 'longshore_queue') or ''), ARGV[1])
+-- jid, token of each claim of whose end Faktory knows now
+for i = 1, #ARGV, 2 do
+  local key = 'longshore:job:' .. ARGV[i]
+  local fields = redis.call('HMGET', key, 'longshore_token', 'longshore_queue')
+  if fields[1] == ARGV[i + 1] then
+    redis.call('HDEL', key, 'longshore_ending')
+    redis.call('ZREM', 'longshore:claims:' .. (fields[2] or ''), ARGV[i])
+  end
 end
 """
 

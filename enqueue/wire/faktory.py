@@ -189,6 +189,8 @@ def fetch(queues: Sequence[str]) -> bytes:
 
 def ack(jid: str) -> bytes:
     """ACK: replies OK, for a jid that the server doesn't know too."""
+    if jid.isascii() and jid.isalnum():  # as nearly all are: no need to ask a writer of JSON
+        return b'ACK {"jid":"%s"}\r\n' % jid.encode()
     return _line("ACK", {"jid": jid})
 
 

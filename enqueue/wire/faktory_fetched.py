@@ -19,11 +19,15 @@ REQUEUES = "longshore_requeues"
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A job as FETCH gave it: the whole object and its size in bytes; `truncated`: its arguments are missing."""
+    """A job as FETCH gave it: the whole object and its size in bytes; `truncated`: its arguments are missing.
+
+    `raw`: the reply itself, where there was one that could be read.
+    """
 
     native: dict[str, Any]
     size: int
     truncated: bool = False
+    raw: bytes = b""
 
     @property
     def jid(self) -> str:
@@ -90,10 +94,9 @@ def decode(reply: bytes | Oversize) -> Fetched:
     try:
         if isinstance(reply, bytes):
             try:
-                native = json.loads(reply)
+                fetched = Fetched(json.loads(reply), len(reply), raw=reply)
             except (ValueError, RecursionError):  # its arguments' doing, such as their depth: it must still be ended
-                native = _beginning(reply) | {"args": None}
-            fetched = Fetched(native, len(reply))
+                fetched = Fetched(_beginning(reply) | {"args": None}, len(reply))
         else:
             fetched = Fetched(_beginning(reply.head), reply.size, truncated=True)
         if not isinstance(fetched.native["jid"], str):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumer.batch import Batcher
+from consumer.batch import ENOUGH, Batcher
 from consumer.tasks import end
 
 
@@ -84,3 +84,20 @@ async def test_several_items_are_handed_in_at_once_and_each_has_its_own_answer()
     assert [str(answer) for answer in found] == ["0", "1", "20", "3"]
     assert sizes == [3, 1]
     assert await batcher.put_all([]) == []
+
+
+async def test_small_batches_that_follow_each_other_wait_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.batch.PAUSE", 3600.0)
+    batches: list[int] = []
+
+    async def flush(items: Sequence[int]) -> list[int | Exception]:
+        batches.append(len(items))
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(flush)
+    assert await batcher.put(0) == 0  # the first one goes at once
+    assert await batcher.put_all(range(ENOUGH)) == list(range(ENOUGH))  # and so does a large one
+    small = asyncio.create_task(batcher.put(1))
+    await asyncio.wait([small], timeout=0.02)
+    assert batches == [1, ENOUGH]
+    await end(small)
