@@ -93,5 +93,5 @@ async def test_whoever_can_find_other_things_audits_too(redis_url: str, redis_cl
 
 
 def test_without_records_there_is_nothing_to_audit() -> None:
-    with pytest.raises(UsageError, match=r"audit\.interval: without Records"):
+    with pytest.raises(UsageError, match=r"^settings: audit\.interval: without Records"):
         load_settings(queue_url="tcp://localhost:1", no_records=True, audit={"interval": 60})
