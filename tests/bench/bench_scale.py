@@ -54,7 +54,7 @@ async def inflight(server: RedisServer, count: int, *, fake: bool) -> None:
         else:
             mark = await stack.enter_async_context(simulated())
             settings = consumer_settings(mark, count, stay=True)
-        settings |= {"shutdown_grace": 0}
+        settings |= {"shutdown_grace": 0, "log_level": "info"}
         with ConsumerProcess(url, mark, settings, lag=lag) as consumer:
             began, idle = time.perf_counter(), consumer.resident
             keys = [f"rq:job:{job_id}" for job_id in consumer.fill(JOB, count)]
