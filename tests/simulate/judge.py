@@ -31,6 +31,7 @@ class Judge:
         """Uids of pods that are deleted."""
         self._seen: set[tuple[str, int]] = set()
         """Attempts that were told to run, or to have ended."""
+        self.told_running: set[tuple[str, int]] = set()
         self._requests: deque[float] = deque()
         self._looks = {
             What.CLAIMED: self._claimed,
@@ -69,6 +70,7 @@ class Judge:
             self._final[job] = told
         if record["status"] == "running":
             self._seen.add((job, record["attempt"]))
+            self.told_running.add((job, record["attempt"]))
         for attempt in record.get("attempts") or ():
             said, key = outcome_in(attempt), (job, attempt["attempt"])
             self._seen.add(key)
