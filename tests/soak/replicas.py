@@ -94,6 +94,10 @@ class Replicas(Consumers):
                 break
             if place in stopped or (what == "rolling" and stopped):
                 continue
+            if (code := self.slots[place].returncode) is not None:
+                self.wrongs.append(f"{self._lifetime(self.slots[place].pid).name} ended by itself, with code {code}")
+                self.slots[place] = await self._start()
+                continue
             self.hits[what] += 1
             tell(f"{what} {self._prefix} {place}")
             if what == "stop":
@@ -111,7 +115,7 @@ class Replicas(Consumers):
     async def _replace(self, place: int, number: signal.Signals, away: float) -> None:
         process = self.slots[place]
         self._lifetime(process.pid).end = "kill" if number is signal.SIGKILL else "term"
-        if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself; its code tells
             process.send_signal(number)
         await self._ended(process)
         await asyncio.sleep(away)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Iterable
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 START_PATIENCE = 10.0
 """For so many seconds a start insists on an API that doesn't answer; beyond that the job waits outside."""
+RIGHTS_LATE = 30.0
+"""For so many seconds after it was away an API server may know no Roles yet, and refuse what it will allow."""
 TERMINATING_SECONDS = 60.0
 """How long, beyond its grace, a former pod of the same name may take to go."""
 
@@ -56,6 +59,7 @@ class KubernetesExecutor:
         self._profile = loosest((settings.profile, *profiles))
         self._streams = Streams(settings.log_streams)
         self._opened: tuple[Api, Informer, str] | None = None
+        self._away = -math.inf
         self._leftovers = Leftovers(settings.keep_failed)
         self._circuit = Circuit()
         self._sweeper: Sweeper | None = None
@@ -99,7 +103,10 @@ class KubernetesExecutor:
             await informer.close()
             await api.close()
             if isinstance(error, ApiError) and error.passing:
+                self._away = time.monotonic()
                 raise ExecutorFault(str(error)) from None
+            if isinstance(error, ApiError) and error.forbidden and time.monotonic() - self._away < RIGHTS_LATE:
+                raise ExecutorFault(sentence_of(error, access.namespace)) from None
             if isinstance(error, ApiError):
                 raise SetupError(sentence_of(error, access.namespace)) from None
             raise

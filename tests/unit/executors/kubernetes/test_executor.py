@@ -311,6 +311,23 @@ async def test_a_start_that_fails_leaves_nothing_running(
     assert not [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") in ours]
 
 
+async def test_a_right_that_is_missing_just_after_an_outage_is_waited_for(
+    kube: FakeKube, settings: Callable[..., Any]
+) -> None:
+    """A server that has just started may know no Roles yet: a consumer that starts meanwhile must not end for that."""
+    executor = KubernetesExecutor(settings(patience=0.1), "c")
+    await kube.stop()
+    with pytest.raises(ExecutorFault):
+        await executor.open()
+    await kube.start()
+    kube.forbidden.add("list pods")
+    with pytest.raises(ExecutorFault, match="may not list pods"):
+        await executor.open()
+    kube.forbidden.clear()
+    await executor.open()
+    await executor.close()
+
+
 async def test_a_missing_namespace_and_a_missing_cluster_are_named(
     kube: FakeKube, settings: Callable[..., Any]
 ) -> None:
