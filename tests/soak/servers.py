@@ -109,8 +109,10 @@ class Faktory:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         began = time.monotonic()
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.settimeout(1)
+                if connection.recv(3) == b"+HI":  # it listens before it serves
+                    return
             if self.process.poll() is not None or time.monotonic() - began > START_SECONDS:
                 raise RuntimeError(f"Faktory didn't start: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)

@@ -146,7 +146,7 @@ class Load:
             if self._place.faktory:
                 built = wire.build_job(job, self._place.queue) | {"reserve_for": RESERVED, "retry": 5}
                 assert producer._faktory is not None
-                assert await producer._faktory.push_many([built]) == {}
+                assert await producer._faktory.push_many([built]) == {}  # it is up, so that nothing is in doubt
                 handle = producer.handle(str(built["jid"]))
             else:
                 async with self._redis_up.by("put"):
