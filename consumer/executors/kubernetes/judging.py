@@ -76,7 +76,8 @@ class JudgedPod:
     def _look_at_it(self) -> None:
         """There is news."""
         try:
-            judged = self._left or self._end.done() or self._judged()
+            # A task that judges decides alone: it may be giving up the pod, and knows why that is being deleted.
+            judged = self._left or self._end.done() or self._judging is not None or self._judged()
         except Exception:
             judged = False  # the task meets it too, and tells it
         if not judged:
