@@ -160,7 +160,7 @@ async def test_a_container_that_was_created_and_never_started_is_gone_on_with(
         commands=["cat made"], init={"commands": ["echo 1 >> made"]}, files=[{"path": "f", "contents": ""}]
     )
     executor = running.executor
-    _, ours = await executor._create(executor.engine, plan)  # type: ignore[attr-defined]
+    _, ours = await executor._create(executor.engine, plan, executor._settings)  # type: ignore[attr-defined]
     assert ours
     execution = await executor.start(plan)
     running.executions.append(execution)
@@ -171,7 +171,7 @@ async def test_a_container_that_was_created_and_never_started_is_gone_on_with(
 async def test_what_is_only_looked_for_is_not_started(running: Harness) -> None:
     plan = running.plan(commands=["echo started"])
     executor = running.executor
-    await executor._create(executor.engine, plan)  # type: ignore[attr-defined]
+    await executor._create(executor.engine, plan, executor._settings)  # type: ignore[attr-defined]
     execution = await executor.start(replace(plan, begun=True))
     running.executions.append(execution)
     await execution.stop(0)
