@@ -1,11 +1,19 @@
-"""Which of the optional seams an execution or a sink has: asked for every job, where isinstance would be dear."""
+"""Which of the optional seams an execution, a processor or a sink has: asked for every job, where isinstance would be dear."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import TypeGuard
 
-from consumer.ports import CollectingExecution, Execution, LinkedSink, Sink, StoringSink
+from consumer.ports import (
+    CollectingExecution,
+    EditingProcessor,
+    Execution,
+    LinkedSink,
+    Processor,
+    Sink,
+    StoringSink,
+)
 
 
 @cache
@@ -16,6 +24,16 @@ def _collects(kind: type) -> bool:
 def is_collecting(execution: Execution) -> TypeGuard[CollectingExecution]:
     """It is a CollectingExecution."""
     return _collects(type(execution))
+
+
+@cache
+def _edits(kind: type) -> bool:
+    return hasattr(kind, "edits")
+
+
+def is_editing(processor: Processor) -> TypeGuard[EditingProcessor]:
+    """It is an EditingProcessor."""
+    return _edits(type(processor))
 
 
 @cache

@@ -191,9 +191,28 @@ class Found:
     problem: str | None = None
 
 
+Marks = tuple[tuple[int, int], ...]
+"""When lines were written: how many lines stand before one, and its time, in milliseconds since the epoch.
+
+A line without a mark was written between the two around it. Lines of one moment share a mark.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When the lines of the bytes that follow were written, by the clock of where they run.
+
+    `lines`: newlines in these bytes. `step`: which step of the job wrote them.
+    """
+
+    marks: Marks
+    lines: int
+    step: str = "main"
+
+
 OutputPart = Found | bytes
 
-LogPart = bytes | Gap | Place
+LogPart = bytes | Gap | Place | Times
 Digest = bytes
 
 
@@ -203,6 +222,7 @@ class LogPosition:
 
     `open`: the last of the lines lacks its newline yet. `place`: where its source can be read on. `digest`: of what
     is stored. `at`: when the last of it was given to the store, seconds since the epoch. `read`: what the source gave.
+    `times`, `step`: when the lines of the last entry were written, and by which step, if the source tells.
     """
 
     entries: int = 0
@@ -214,6 +234,8 @@ class LogPosition:
     digest: Digest = field(default=b"", compare=False)
     at: float | None = field(default=None, compare=False)
     read: Tally | None = field(default=None, compare=False)
+    times: Marks = field(default=(), compare=False)
+    step: str = field(default="", compare=False)
 
 
 class Backlog(NamedTuple):

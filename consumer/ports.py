@@ -14,6 +14,7 @@ from consumer.model import (
     Gap,
     LogPart,
     LogPosition,
+    Marks,
     Measure,
     OutputPart,
     Place,
@@ -165,7 +166,8 @@ class Execution(Protocol):
     def logs(self, after: str = "") -> AsyncIterator[LogPart]:
         """The output in raw chunks, read as fast as it comes, until the end. To be iterated once.
 
-        A Gap stands where output is missing, a Place at times between two lines. `after`: a Place that a former
+        A Gap stands where output is missing, a Place at times between two lines, Times before bytes, if the source has
+        timestamps of its own. `after`: a Place that a former
         consumer reached. All that can still be read comes again: what precedes that same Place, or a Gap, is old.
         """
 
@@ -290,6 +292,13 @@ class Processor(Protocol):
         """Something is held back now."""
 
 
+class EditingProcessor(Processor, Protocol):
+    """A Processor that takes lines out, and knows beforehand where it won't."""
+
+    def edits(self, block: bytes) -> bool:
+        """What `feed` returns for this block, the next one, may have other lines."""
+
+
 class Sink(Protocol):
     """Ships a log: async, batched, bounded; it may fail without failing the job."""
 
@@ -309,6 +318,9 @@ class StoringSink(Sink, Protocol):
 
     def missed(self, gap: Gap) -> None:
         """A part of the log that won't come: its readers shall see that."""
+
+    def timed(self, marks: Marks, step: str) -> None:
+        """When the lines of the next block were written, and by which step; called if the source tells."""
 
 
 class LinkedSink(Sink, Protocol):

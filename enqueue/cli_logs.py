@@ -38,14 +38,18 @@ def logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     since: Annotated[
-        str | None, typer.Option("--since", help="Only what was stored since: 10m ago, or a time in RFC 3339.")
+        str | None, typer.Option("--since", help="Only lines since then: 10m ago, or a time in RFC 3339.")
     ] = None,
     tail: Annotated[
         int | None, typer.Option("--tail", "-n", min=0, help="Of what is there already, so many last lines.")
     ] = None,
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", "-t", help="With the time at which each line was stored.")
+        bool,
+        typer.Option(
+            "--timestamps", "-t", help="With the time at which each line was written, or stored if nobody knows that."
+        ),
     ] = False,
+    prefix: Annotated[bool, typer.Option("--prefix", help="With job, try and step before each line.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="The bytes as they are, with all that steers a terminal.")] = False,
     queue_url: QueueUrl = None,
     records_url: RecordsUrl = None,
@@ -55,12 +59,13 @@ def logs(
 
     On a terminal colours pass and nothing else that steers it; elsewhere no escape sequences do.
     """
-    if raw and (timestamps or as_json):
-        raise UsageError("--raw: prints the bytes as they are, so without --timestamps and --json")
+    if raw and (timestamps or prefix or as_json):
+        raise UsageError("--raw: prints the bytes as they are, so without --timestamps, --prefix and --json")
     begin = moment(since)
     with producer_at(queue_url, records_url) as producer:
         handle = producer.handle(job_id)
-        if print_log(handle, follow=follow, since=begin, tail=tail, stamps=timestamps, as_json=as_json, raw=raw):
+        wanted: dict[str, Any] = {"follow": follow, "since": begin, "tail": tail}
+        if print_log(handle, **wanted, stamps=timestamps, prefix=prefix, as_json=as_json, raw=raw):
             raise typer.Exit(1)
 
 
@@ -71,6 +76,7 @@ def print_log(
     since: float | None = None,
     tail: int | None = None,
     stamps: bool = False,
+    prefix: bool = False,
     as_json: bool = False,
     raw: bool = False,
 ) -> bool:
@@ -88,7 +94,7 @@ def print_log(
         for line in handle.log_lines(**wanted):
             text = _json_of(line) if as_json else _text_of(line, stamps, colours, groups)
             if text is not None:
-                out.write(text + b"\n")
+                out.write((_prefix(handle.id, line) if prefix and not as_json else b"") + text + b"\n")
             if follow or colours:
                 out.flush()
     if as_json and checks:
@@ -98,6 +104,10 @@ def print_log(
     for sentence in (s for check in checks for s in (*check.missing, *check.damaged)):
         print(f"longshore: {sentence}", file=sys.stderr)
     return any(check.damaged for check in checks)
+
+
+def _prefix(job: str, line: LogLine) -> bytes:
+    return shown(f"{job} {line.attempt} {line.step} | ".encode(), colours=False)
 
 
 def _text_of(line: LogLine, stamps: bool, colours: bool, groups: Groups | None) -> bytes | None:
@@ -117,6 +127,8 @@ def _stamp(at: float | None) -> str | None:
 def _json_of(line: LogLine) -> bytes:
     """With ASCII alone: nothing in it steers a terminal."""
     told: dict[str, Any] = {"attempt": line.attempt, "line": line.number, "at": _stamp(line.at)}
+    if line.step != "main":
+        told["step"] = line.step
     if line.note:
         return json.dumps(told | {"note": line.note}).encode()
     told["text"] = line.text

@@ -6,12 +6,14 @@ import codecs
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 from enqueue.record import Log, Record
+from enqueue.wire.marks import unpacked
 from enqueue.wire.records import EMPTY_DIGEST, digest_after
 
 _MARKS = {
@@ -47,6 +49,38 @@ class LogEntry:
     """When it was stored, seconds since the epoch: at most about a second after it was written."""
     notes: tuple[str, ...] = ()
     cut: bool = False
+    marks: tuple[tuple[int, float], ...] = ()
+    """When its lines were written, if their source told: lines before, seconds since the epoch by the job's node."""
+    step: str = "main"
+
+    def since(self, moment: float) -> LogEntry | None:
+        """What of it was written since then; stored since then, if nobody knows when it was written."""
+        if not self.marks:
+            return self if self.at is None or self.at >= moment else None
+        first = next((line for line, at in self.marks if at >= moment), None)
+        return None if first is None else self.less(first)
+
+    def less(self, lines: int) -> LogEntry:
+        """The same without so many lines at its beginning."""
+        if not lines:
+            return self
+        at = 0
+        for _ in range(lines):
+            at = self.data.find(b"\n", at) + 1
+        gone = [mark for mark in self.marks if mark[0] <= lines][-1:]
+        marks = [(0, at) for _, at in gone] + [(line - lines, at) for line, at in self.marks if line > lines]
+        return replace(self, data=self.data[at:], line=self.line + lines, notes=(), cut=False, marks=tuple(marks))
+
+    def times(self) -> Iterator[float | None]:
+        """Of each line: when it was written, or stored if nobody knows; without an end."""
+        now, done = self.at, 0
+        for (_, at), (after, _) in pairwise([*self.marks, (0, 0.0)]):
+            now = at
+            while done < after:
+                yield now
+                done += 1
+        while True:
+            yield now
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +91,10 @@ class LogLine:
     number: int
     data: bytes
     at: float | None = None
+    """When it was written, by the clock of the job's node, or when it was stored, if its source tells no times."""
     note: str = ""
+    step: str = "main"
+    """Which step of the job wrote it."""
 
     @property
     def text(self) -> str:
@@ -84,7 +121,7 @@ class _Attempt:
         self.sequence = self.lines = self.bytes = 0
         self.digest: bytes | None = EMPTY_DIGEST
         self.open = self.ended = False
-        self.marks = 0
+        self.unsized = 0
         self._lost_lines = self._lost_bytes = 0
         self._cuts: dict[int, bytes | None] = {}  # lines before a jump of the ids -> the digest there
         self.problems: list[str] = []
@@ -97,13 +134,15 @@ class _Attempt:
         self._lost_lines += missing
         self._lost_bytes += max(size - len(data) - self.bytes, 0)
         gaps = _gaps_in(fields)
-        marks = [gap for gap in gaps if "lines" not in gap]
+        unsized = [gap for gap in gaps if "lines" not in gap]
         notes = [f"[longshore: {missing} lines dropped here]"] if missing else []
-        notes += [_mark(str(gap.get("reason"))) for gap in marks[self.marks :]]
+        notes += [_mark(str(gap.get("reason"))) for gap in unsized[self.unsized :]]
         self._verify(sequence, fields)
-        entry = LogEntry(self.number, data, lines - count + 1, _moment(fields), tuple(notes), cut=self.open)
+        step, marks = fields.get(b"s", b"main").decode("utf-8", "replace"), unpacked(fields.get(b"m"))
+        number = lines - count + 1
+        entry = LogEntry(self.number, data, number, _moment(fields), tuple(notes), self.open, marks, step)
         self.sequence, self.lines, self.bytes = sequence, lines, size
-        self.marks = max(len(marks), self.marks)
+        self.unsized = max(len(unsized), self.unsized)
         self.open = not data.endswith(b"\n") if data else self.open and not notes
         if b"end" in fields:
             self._end(gaps)
@@ -203,8 +242,10 @@ class LogView:
 
     def feed(self, entry: LogEntry) -> Iterable[Any]:
         """What is to be shown of one more entry."""
-        if self._since is not None and entry.at is not None and entry.at < self._since:
-            return ()
+        if self._since is not None:
+            if (later := entry.since(self._since)) is None:
+                return ()
+            entry = later
         if self._backlog is None:
             return self._shown(entry)
         self._backlog.append(entry)
@@ -225,14 +266,15 @@ class LogView:
         while entries and entries[0].data.count(b"\n") < beyond:
             beyond -= entries.popleft().data.count(b"\n")
         if entries:
-            entries[0] = _without(entries[0], beyond)
+            entries[0] = entries[0].less(beyond)
         return [item for entry in entries for item in self._shown(entry)]
 
     def finish(self) -> Iterable[Any]:
         """What was held back."""
         if self._form == "text" and (text := self._decoder.decode(b"", final=True)):
             return [text]
-        return self._lines(b"\n", self._rest) if self._form == "lines" and self._rest is not None else ()
+        rest = self._rest
+        return self._lines(b"\n", rest, rest) if self._form == "lines" and rest is not None else ()
 
     def _shown(self, entry: LogEntry) -> list[Any]:
         if self._form == "lines":
@@ -252,16 +294,19 @@ class LogView:
         if not entry.data:
             return shown
         before = self._rest
-        if before is not None and before.attempt != entry.attempt:
+        if before is not None and (before.attempt, before.step) != (entry.attempt, entry.step):
             shown += self.finish()
             before = None
-        return shown + self._lines(entry.data, before or replace(entry, data=b""))
+        return shown + self._lines(entry.data, before or replace(entry, data=b""), entry)
 
-    def _lines(self, data: bytes, before: LogEntry) -> list[LogLine]:
+    def _lines(self, data: bytes, before: LogEntry, entry: LogEntry) -> list[LogLine]:
         *whole, rest = (before.data + data).split(b"\n")
-        number = before.line
-        shown = [LogLine(before.attempt, number + n, line, before.at) for n, line in enumerate(whole)]
-        self._rest = replace(before, data=rest, line=number + len(whole), notes=()) if rest else None
+        times, number, step = entry.times(), before.line, before.step
+        first = next(times)  # of a line that goes on, its beginning's counts
+        moments = chain([next(before.times()) if before.data else first], times)
+        shown = [LogLine(before.attempt, number + n, line, next(moments), step=step) for n, line in enumerate(whole)]
+        at = next(moments)
+        self._rest = replace(before, data=rest, line=number + len(whole), notes=(), at=at, marks=()) if rest else None
         return shown
 
 
@@ -270,14 +315,6 @@ def _seconds_of(since: float | datetime | timedelta | None) -> float | None:
     if isinstance(since, timedelta):
         return time.time() - since.total_seconds()
     return since.timestamp() if isinstance(since, datetime) else since
-
-
-def _without(entry: LogEntry, lines: int) -> LogEntry:
-    """The entry less so many lines from its beginning."""
-    at = 0
-    for _ in range(lines):
-        at = entry.data.find(b"\n", at) + 1
-    return replace(entry, data=entry.data[at:], line=entry.line + lines, notes=()) if lines else entry
 
 
 def _mark(reason: str) -> str:

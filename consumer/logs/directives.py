@@ -82,6 +82,7 @@ class Directives:
         self._values: dict[bytes, bytearray] = {}
         self._total = 0
         self._open: list[_Block] = []
+        self._plain: bytes | None = None  # the next block, if it was looked through already
         self._midline = False  # the last block ended within a line ...
         self._taken = False  # ... whose beginning was taken out of the log
 
@@ -94,8 +95,8 @@ class Directives:
         """The block without directives; the block itself if it holds none."""
         if not block:
             return block
-        if not (self._open or self._midline or block.startswith(b"::") or b"\n::" in block):
-            self._midline = block[-1] != 10
+        if not self.edits(block):
+            self._midline, self._plain = block[-1] != 10, None
             return block
         out: list[bytes] = []
         at = self._rest_of_line(block, out) if self._midline else 0
@@ -117,6 +118,15 @@ class Directives:
             at = end
         self._midline = block[-1] != 10
         return b"".join(out)
+
+    def edits(self, block: bytes) -> bool:
+        """It may hold a directive, or a part of one."""
+        if block is self._plain:
+            return False
+        if self._open or self._midline or block.startswith(b"::") or b"\n::" in block:
+            return True
+        self._plain = block
+        return False
 
     def finish(self) -> bytes:
         """Nothing is ever held back."""

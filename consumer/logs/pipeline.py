@@ -14,10 +14,11 @@ from typing import Any
 import structlog
 
 from consumer.errors import ClaimLost
-from consumer.kinds import is_storing
+from consumer.kinds import is_editing, is_storing
 from consumer.logs.lines import Lines
+from consumer.logs.marks import Stamps, begin_with, by_marks, cut_at
 from consumer.logs.spool import Memory, Piece, Spool
-from consumer.model import Gap, LogPart, LogPosition
+from consumer.model import Gap, LogPart, LogPosition, Marks, Times
 from consumer.ports import Processor, Sink
 from enqueue.record import Tally
 
@@ -79,6 +80,10 @@ class Pipeline:
         self._place = former.place
         self._read_lines = self._read_bytes = 0  # of what the source gave, from the log's beginning on
         self._tail = b""
+        self._pending_lines = 0
+        self._marks: list[tuple[int, int]] = []  # of _pending
+        self._now: int | None = None  # when the last line was written, if the source tells
+        self._step = ""
 
     @property
     def position(self) -> LogPosition:
@@ -135,16 +140,23 @@ class Pipeline:
         lines = Lines()
         failure: str | None = None
         old = self._old
+        stamps = Stamps()
         try:
             async for part in source:
                 if isinstance(part, bytes):
-                    self._read_lines += part.count(b"\n")
-                    self._read_bytes += len(part) - part.count(b"\r")
+                    count = stamps.lines_of(part)
+                    self._read_lines += count
+                    self._read_bytes += len(part) - (part.count(b"\r") if b"\r" in part else 0)
                     if block := lines.feed(part):
-                        self._spool.put(block)
+                        self._spool.put(block, count, stamps.take(block, count), stamps.step)
                     continue
-                if isinstance(part, Gap):
-                    self._spool.put(lines.finish())
+                if isinstance(part, Times):
+                    if part.step != stamps.step and (rest := lines.finish()):
+                        self._spool.put(rest, 0, stamps.take(rest, 0), stamps.step)
+                    stamps.arrive(part)
+                elif isinstance(part, Gap):
+                    rest = lines.finish()
+                    self._spool.put(rest, 0, stamps.take(rest, 0), stamps.step)
                     if old:
                         self._spool.tell(None)
                     self._spool.tell(part)
@@ -162,7 +174,7 @@ class Pipeline:
             self._log.warning("log source failed", error=failure, exc_info=True)
         finally:
             if rest := lines.finish():
-                self._spool.put(rest)
+                self._spool.put(rest, 0, stamps.take(rest, 0), stamps.step)
             self._deadline = asyncio.get_running_loop().time() + self._patience
             if self._limit is not None:
                 self._limit.reschedule(self._deadline)
@@ -181,10 +193,10 @@ class Pipeline:
             else:
                 await self._take(piece)
                 await asyncio.sleep(0)  # others' turn: a job that floods us must not hold up the heartbeat
-            if self._size >= BATCH or (self._size and (not self._hurried or loop.time() >= (self._due or 0))):
+            if self._size > BATCH - _CHUNK or (self._size and (not self._hurried or loop.time() >= (self._due or 0))):
                 await self._flush()
         for index, processor in enumerate(self._processors):
-            self._collect(self._through(processor.finish(), index + 1))
+            self._feed(processor.finish(), index + 1)
         await self._flush(everything=True)
 
     async def _take(self, piece: Piece) -> None:
@@ -192,7 +204,15 @@ class Pipeline:
             self._old = False
         if piece.gap is not None:
             await self._note(piece.gap)
-        self._collect(self._through(piece.data, 0))
+        if piece.data:
+            if piece.step != self._step:
+                await self._flush(everything=True)
+                self._step = piece.step
+            if len(piece.marks) > 1 and any(is_editing(p) and p.edits(piece.data) for p in self._processors):
+                for lines, mark, part in by_marks(piece.data, piece.lines, piece.marks):
+                    self._feed(part, 0, lines, ((0, mark),))
+            else:
+                self._feed(piece.data, 0, piece.lines, piece.marks)
         if piece.place and not self._old and not any(processor.holds for processor in self._processors):
             self._place = replace(piece.place, bytes=max(self._bytes + self._size - self._skip, 0))
 
@@ -206,18 +226,27 @@ class Pipeline:
         except TimeoutError:
             pass
 
-    def _through(self, block: bytes, first: int) -> bytes:
+    def _feed(self, block: bytes, first: int, lines: int | None = None, marks: Marks = ()) -> None:
+        """A block through the processors, from the `first` on; `lines`: how many newlines it has, if that is known."""
         for processor in self._processors[first:]:
             if not block:
-                break
-            block = processor.feed(block)
-        return block
+                return
+            given, block = block, processor.feed(block)
+            if block is not given:
+                lines = None
+        if lines is None:
+            lines = block.count(b"\n")
+            # of marks that lie beyond, lines were taken out, or are held back: they come with the next block
+            marks = tuple((line, at) for line, at in marks if line <= lines)
+        self._collect(block, lines, marks)
 
-    def _collect(self, block: bytes) -> None:
+    def _collect(self, block: bytes, lines: int, marks: Marks = ()) -> None:
         if self._old:
             self._tail = (self._tail + block)[-_TAIL:]
         elif block:
+            self._marks += [(self._pending_lines + line, at) for line, at in marks] if self._pending_lines else marks
             self._pending.append(block)
+            self._pending_lines += lines
             self._size += len(block)
             if self._due is None:
                 self._due = asyncio.get_running_loop().time() + self._interval
@@ -226,7 +255,7 @@ class Pipeline:
         """Something is missing here: end the line before it, if it was cut, and write the gap down."""
         self._skip = 0  # what was to be skipped isn't there any more
         if self._midline or (self._pending and not self._pending[-1].endswith(b"\n")):
-            self._collect(self._through(b"\n", 0))
+            self._feed(b"\n", 0)
         await self._flush(everything=True)
         self._gap(gap)
         self._log.warning("log incomplete", reason=gap.reason, lines=gap.lines, bytes=gap.bytes)
@@ -244,17 +273,23 @@ class Pipeline:
         if not self._size:
             return
         data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
-        self._pending, self._size, self._due = [], 0, None
+        lines, marks = self._pending_lines, self._marks
+        self._pending, self._size, self._due, self._pending_lines, self._marks = [], 0, None, 0, []
         if not everything and self._size_of_rest(data):
             end = data.rfind(b"\n") + 1
-            self._collect(data[end:])
+            begun = marks.pop()[1] if marks and marks[-1][0] == lines else None
+            self._collect(data[end:], 0, () if begun is None else ((0, begun),))
             data = data[:end]
         at = 0
         while at < len(data):
             end = len(data)
             if end - at > BATCH:
                 end = data.rfind(b"\n", at, at + BATCH) + 1 or at + BATCH
-            await self._emit(data[at:end] if at or end < len(data) else data)
+            part = data[at:end] if at or end < len(data) else data
+            count = lines if end == len(data) else part.count(b"\n")
+            here, marks = cut_at(marks, count) if end < len(data) else (marks, [])
+            await self._emit(part, count, here)
+            lines -= count
             at = end
 
     @staticmethod
@@ -263,13 +298,16 @@ class Pipeline:
         rest = len(data) - data.rfind(b"\n") - 1
         return rest if rest < BATCH else 0
 
-    async def _emit(self, block: bytes) -> None:
+    async def _emit(self, block: bytes, lines: int, marks: Sequence[tuple[int, int]]) -> None:
         self._tail = block[-_TAIL:] if len(block) >= _TAIL else (self._tail + block)[-_TAIL:]
         if self._skip:
             block, self._skip = block[self._skip :], max(self._skip - len(block), 0)
+            stored, lines = lines, block.count(b"\n")
+            marks = [(max(line - stored + lines, 0), mark) for line, mark in marks]
         if not block:
             return
-        lines = block.count(b"\n")
+        times = begin_with(self._now, marks)
+        self._now = times[-1][1] if times else None
         self._lines += lines
         self._bytes += len(block)
         self._memory.lines += lines
@@ -277,6 +315,8 @@ class Pipeline:
         self._midline = not block.endswith(b"\n")
         self._hurried = True
         for sink in tuple(self._sinks):
+            if times and is_storing(sink):
+                sink.timed(times, self._step)
             try:
                 async with asyncio.timeout_at(self._deadline) as self._limit:
                     await sink.write(block, self._place)

@@ -6,14 +6,20 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
-from consumer.model import Gap, Place
+from consumer.model import Gap, Marks, Place
 from consumer.tasks import Bell
 
 
 class Piece(NamedTuple):
-    """What comes out of a Spool: data, then a place in the source if the data ends there; or a gap."""
+    """What comes out of a Spool: data, then a place in the source if the data ends there; or a gap.
+
+    `lines`: newlines in the data. `marks`, `step`: when its lines were written, and by which step, if that is known.
+    """
 
     data: bytes = b""
+    lines: int = 0
+    marks: Marks = ()
+    step: str = ""
     place: Place | None = None
     gap: Gap | None = None
     resumed: bool = False
@@ -67,12 +73,12 @@ class Spool:
         """Since when nothing was taken, by the loop's clock; of an empty one it says nothing."""
         self.closed = False
 
-    def put(self, block: bytes) -> None:
+    def put(self, block: bytes, lines: int = 0, marks: Marks = (), step: str = "") -> None:
         """Add a block; never waits."""
         if self._cut:
-            self._lose(Piece(block))
+            self._lose(Piece(block, lines))
         else:
-            self._add(Piece(block))
+            self._add(Piece(block, lines, marks, step))
             if not self.bytes:
                 self.since = asyncio.get_running_loop().time()
             self._count(len(block))
@@ -111,21 +117,25 @@ class Spool:
             await self._changed.wait()
 
     def take(self, limit: int) -> Piece | None:
-        """The oldest piece, blocks joined up to about `limit` bytes; None if there is nothing now."""
+        """The oldest piece, blocks of one step joined up to `limit` bytes; None if there is nothing now."""
         if not self._pieces:
             return None
         first = self._pieces.popleft()
         if first.gap is not None or first.resumed:
             return first
-        blocks, size, place = [first.data], len(first.data), first.place
-        while self._pieces and size < limit and (after := self._pieces[0]).gap is None and not after.resumed:
+        blocks, size, lines, place, marks = [first.data], len(first.data), first.lines, first.place, [*first.marks]
+        while self._pieces and size + len((after := self._pieces[0]).data) <= limit:
+            if after.gap is not None or after.resumed or after.step != first.step:
+                break
             blocks.append(after.data)
-            size, place = size + len(after.data), after.place
+            marks += [(lines + line, at) for line, at in after.marks]
+            size, lines, place = size + len(after.data), lines + after.lines, after.place
             self._pieces.popleft()
         self._count(-size)
         if self.bytes:
             self.since = asyncio.get_running_loop().time()
-        return Piece(first.data if len(blocks) == 1 else b"".join(blocks), place)
+        data = first.data if len(blocks) == 1 else b"".join(blocks)
+        return Piece(data, lines, tuple(marks), first.step, place)
 
     def shrink(self) -> None:
         """Drop the oldest quarter of what is held, and on to the end of a line."""
@@ -158,7 +168,7 @@ class Spool:
 
 def _merged(hole: Piece, piece: Piece) -> Piece:
     """A gap in the place of two pieces; it ends where the second one does."""
-    lines, size = piece.data.count(b"\n"), len(piece.data)
+    lines, size = piece.lines, len(piece.data)
     for gap in (hole.gap, piece.gap):
         lines, size = lines + ((gap and gap.lines) or 0), size + ((gap and gap.bytes) or 0)
     return Piece(place=piece.place, gap=Gap("spool_full", lines, size))

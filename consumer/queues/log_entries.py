@@ -8,6 +8,7 @@ from typing import Any
 
 from consumer.model import LogPosition, Place
 from enqueue.record import Tally
+from enqueue.wire.marks import packed
 from enqueue.wire.records import digest_after
 
 
@@ -22,6 +23,10 @@ def position_fields(position: LogPosition) -> list[Any]:
         fields += [b"p", f"{position.place.bytes} {position.place.at}"]
         if position.place.read is not None:
             fields += [b"r", f"{position.place.read.lines} {position.place.read.bytes}"]
+    if position.times:
+        fields += [b"m", packed(position.times)]
+    if position.step not in ("", "main"):
+        fields += [b"s", position.step]
     if position.gaps:
         fields += [b"g", json.dumps(position.gaps, separators=(",", ":"))]
     return fields

@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
-from consumer.model import Claim, Gap, LogPosition, Place
+from consumer.logs.marks import cut_at
+from consumer.model import Claim, Gap, LogPosition, Marks, Place
 from consumer.ports import Records
 from enqueue.errors import QueueUnavailable
 from enqueue.wire.records import EMPTY_DIGEST, digest_after
 
 ENTRY = 64 * 1024
 """Bytes of one entry at most: whole lines, unless a single line is longer."""
+
+FEW, ROOM = 256, 128
+"""Marks of an entry's lines: so many at most, and one more for each so many bytes of it. Of more, every other goes."""
 
 _RETRIED = (RedisError, QueueUnavailable, OSError)  # OSError: ConnectionError and TimeoutError too
 _log = structlog.get_logger("longshore.sinks.record")
@@ -80,6 +84,9 @@ class RecordSink:
         self._digest = start.digest if start.entries else EMPTY_DIGEST  # none, if a former consumer wrote none
         self._head_digest = self._digest
         self._at: float | None = None
+        self._times: Marks = ()  # of the block that comes next
+        self._marks: Marks = ()  # of the entry that is being written
+        self._step = ""
 
     @property
     def position(self) -> LogPosition:
@@ -94,17 +101,23 @@ class RecordSink:
             place=self._reached,
             digest=self._digest,
             at=self._at,
+            times=self._marks,
+            step=self._step,
         )
 
     async def write(self, block: bytes, place: Place | None = None) -> None:
         """Store a block in entries of whole lines. Raises ClaimLost."""
         at, self._place, self._at = 0, place, time.time()
+        marks, self._times = self._times, ()
         try:
             while at < len(block):
                 end = min(at + self._entry, len(block))
                 if end < len(block):
                     end = block.rfind(b"\n", at, end) + 1 or end
-                await self._append(block[at:end])
+                data = block[at:end]
+                lines = data.count(b"\n")
+                self._marks, marks = _divided(marks, lines, data) if marks else ((), ())
+                await self._append(data, lines)
                 at = end
         except BaseException:
             self._missed(block[at:])
@@ -116,19 +129,23 @@ class RecordSink:
         self._lines += gap.lines or 0
         self._bytes += gap.bytes or 0
 
+    def timed(self, marks: Marks, step: str) -> None:
+        """When the lines of the next block were written."""
+        self._times, self._step = marks, step
+
     async def finish(self) -> None:
         """Write the log's end. Raises ClaimLost."""
+        self._marks = ()
         self._deadline = asyncio.get_running_loop().time() + self._patience
         self._at = time.time()
         position = replace(self.position, entries=self._entries + 1)
         await self._try(lambda: self._records.end(self._claim, position))
 
-    async def _append(self, data: bytes) -> None:
-        lines = data.count(b"\n")
+    async def _append(self, data: bytes, lines: int) -> None:
         in_head = not self._tail and len(data) <= self._head_room
         if not in_head:
             await self._make_room(len(data))
-        before = self._count(data)
+        before = self._count(data, lines)
         self._entries += 1
         if self._place is not None and self._place.bytes <= self._bytes:
             self._reached = self._place
@@ -150,10 +167,10 @@ class RecordSink:
             self._tail.append(_Entry(self._entries, self._lines - lines, lines, len(data)))
             self._tail_bytes += len(data)
 
-    def _count(self, data: bytes) -> tuple[int, int, int, bool, Place | None]:
+    def _count(self, data: bytes, lines: int) -> tuple[int, int, int, bool, Place | None]:
         """Count what is to be stored; what was before."""
         before = self._entries, self._lines, self._bytes, self._midline, self._reached
-        self._lines += data.count(b"\n")
+        self._lines += lines
         self._bytes += len(data)
         self._midline = not data.endswith(b"\n")
         return before
@@ -183,8 +200,9 @@ class RecordSink:
         self._cap["bytes"] += sum(entry.bytes for entry in dropped)
 
     def _missed(self, data: bytes) -> None:
-        self._gaps.append(Gap("store_unavailable", data.count(b"\n"), len(data)).after(self._lines))
-        self._count(data)
+        lines = data.count(b"\n")
+        self._gaps.append(Gap("store_unavailable", lines, len(data)).after(self._lines))
+        self._count(data, lines)
 
     async def _try(self, action: Callable[[], Awaitable[None]]) -> None:
         """Until the store takes it; raises its error if we are asked to finish and it has been away for too long."""
@@ -204,3 +222,15 @@ class RecordSink:
                     _log.warning("log store is away, trying again", job=self._claim.id, error=repr(error))
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5.0)
+
+
+def _divided(marks: Marks, lines: int, data: bytes) -> tuple[Marks, Marks]:
+    """The marks of an entry with so many newlines, and those of what follows; each begins with one."""
+    here, after = cut_at(marks, lines)
+    if not after or after[0][0]:
+        after.insert(0, (0, here[-1][1]))
+    elif not data.endswith(b"\n"):
+        here = (*here, (lines, after[0][1]))
+    while len(here) > FEW + len(data) // ROOM:
+        here = here[::2]
+    return tuple(here), tuple(after)

@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from consumer.model import Gap, LogPart, Place
+from consumer.executors.kubernetes.stamped import Clock, Text, marks_in
+from consumer.model import Gap, LogPart, Marks, Place, Times
 
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _STAMP_LENGTH = 36
@@ -45,6 +46,9 @@ class _Second:
     lines: int = 0
 
 
+_Parts = list[Text | Gap | Place | Jump]
+
+
 class Position:
     """Where we are in one container's log, over all its connections; `step` names the container in its places.
 
@@ -57,6 +61,7 @@ class Position:
         self._stamp, self._run = b"", 0  # the last line's timestamp, and how many lines in a row had it
         self._part_stamp, self._part = b"", 0  # an unfinished line's timestamp, and the bytes of it that were handed on
         self._recent: dict[int, _Second] = {}  # the last two, in the order of their first lines
+        self._clock = Clock()
         self._now = _Second(b"")  # the last line's
         self._jump: Jump | None = None
         self._latest = b""  # the last line's second, as written
@@ -124,18 +129,17 @@ class Position:
         self._refused = False
 
     def feed(self, chunk: bytes) -> list[LogPart | Jump]:
-        """What is new in a chunk, without timestamps."""
+        """What is new in a chunk: bytes without timestamps, Times before them."""
         data = self._rest + chunk if self._rest else chunk
         at, end, slow = 0, data.rfind(b"\n") + 1, 0
         self._rest = data[end:]
-        parts: list[LogPart | Jump] = []
+        parts: _Parts = []
         while at < end:
             short = self._open is None and not self._left and not self._part
             if short and at >= slow and self._latest and data.startswith(self._latest, at):
                 last = max(data.rfind(b"\n" + self._latest, at, end), at - 1) + 1
                 stop = data.find(b"\n", last) + 1
-                if text := self._run_of(data[at:stop], last - at):
-                    parts.append(text)
+                if self._run_of(data[at:stop], last - at, parts):
                     at = stop
                     continue
                 slow = stop
@@ -148,26 +152,26 @@ class Position:
                     if self._jump is not None:
                         parts.append(self._jump)
                         self._jump = None
-                    parts.append(text + b"\n")
+                    _add(parts, text + b"\n", 1, self._mark(stamp))
                     continue
             self._piece(line, parts, ends=True)
         if self._rest and (self._open is not None or len(self._rest) > LONG_LINE):
             self._piece(self._rest, parts, ends=False)
             self._rest = b""
-        return _joined(parts)
+        return _handed(parts, self._step)
 
-    def _run_of(self, block: bytes, last: int) -> bytes:
-        """The text of whole lines that are all of the last line's second, as most are; empty if they aren't.
+    def _run_of(self, block: bytes, last: int, parts: _Parts) -> bool:
+        """Adds the text of whole lines that are all of the last line's second, as most are; False if they aren't.
 
         `last`: where the last of them begins. What `_count` does for a line is done for all at once.
         """
         if self._pattern[0] != self._latest:
             stamp = re.escape(self._latest) + rb"[.0-9]{0,10}(?:Z|[+-]\d\d:\d\d) "
             self._pattern = self._latest, re.compile(b"\n" + stamp)
-        lines = block.count(b"\n")
+        lines, marks = marks_in(block, self._clock)
         text, found = self._pattern[1].subn(b"\n", b"\n" + block)
         if found != lines:
-            return b""
+            return False
         stamp, _ = _split(block[last : last + _STAMP_LENGTH + 1])
         run, at = 0, last
         while block.startswith(stamp + b" ", at):
@@ -179,19 +183,24 @@ class Position:
         self._total += lines
         self._now.lines += lines
         self._stamp, self._run = stamp, run
-        return text[1:]
+        _add(parts, text[1:], lines, marks)
+        return True
+
+    def _mark(self, stamp: bytes | None) -> Marks:
+        moment = self._clock(stamp) if stamp else None
+        return () if moment is None else ((0, moment),)
 
     def finish(self) -> list[LogPart | Jump]:
         """The connection has ended with the log: its last line may lack the newline."""
-        parts: list[LogPart | Jump] = []
+        parts: _Parts = []
         if self._rest:
             self._piece(self._rest, parts, ends=False)
             self._rest = b""
-        return _joined(parts)
+        return _handed(parts, self._step)
 
-    def _piece(self, data: bytes, parts: list[LogPart | Jump], *, ends: bool) -> None:
+    def _piece(self, data: bytes, parts: _Parts, *, ends: bool) -> None:
         """A line, or a part of a long one."""
-        text = data
+        text, begins = data, self._open is None
         if self._open is None:
             self._open, text = _split(data)
             if not self._open and _NOT_THE_PODS.match(data):
@@ -201,9 +210,10 @@ class Position:
             if self._open and not self._open_old and self._part:
                 self._continue(parts)
         if not self._open_old:
+            marks = self._mark(self._open) if begins and not self._part else ()
             cut = min(self._skip, len(text))
             self._skip -= cut
-            parts.append(text[cut:] + b"\n" if ends else text[cut:])
+            _add(parts, text[cut:] + b"\n" if ends else text[cut:], int(ends), marks)
             if ends:
                 self._part_stamp, self._part = b"", 0
                 self._count(self._open)
@@ -211,7 +221,7 @@ class Position:
             elif self._open:
                 self._part_stamp, self._part = self._open, self._part + len(text) - cut
         elif self._after and self._seen > self._shown:
-            parts.append(text + b"\n" if ends else text)
+            _add(parts, text + b"\n" if ends else text, int(ends))
         if ends:
             if self._open_old:
                 self._shown = max(self._shown, self._seen)
@@ -219,7 +229,7 @@ class Position:
                     self._arrive(parts)
             self._open = None
 
-    def _continue(self, parts: list[LogPart | Jump]) -> None:
+    def _continue(self, parts: _Parts) -> None:
         """A new line, but one was unfinished: is it this one?"""
         if self._open == self._part_stamp:
             self._skip = self._part
@@ -227,7 +237,7 @@ class Position:
             parts.append(ROTATED)
             self._part_stamp, self._part = b"", 0
 
-    def _old(self, stamp: bytes, parts: list[LogPart | Jump]) -> bool:
+    def _old(self, stamp: bytes, parts: _Parts) -> bool:
         """A line with this timestamp was read over an earlier connection."""
         self._seen += 1
         if self._after and stamp[:19] != self._floor_at:
@@ -248,7 +258,7 @@ class Position:
         self._anchor = stamp if self._whole else b"-"  # of what is left of the log
         return self._old_by_time(stamp, parts)
 
-    def _old_by_time(self, stamp: bytes, parts: list[LogPart | Jump]) -> bool:
+    def _old_by_time(self, stamp: bytes, parts: _Parts) -> bool:
         now, last = _moment(stamp), _moment(self._stamp)
         old = now <= last
         if not old:
@@ -262,7 +272,7 @@ class Position:
             self._first, self._total = self._anchor, self._seen - (not old)
         return old
 
-    def _arrive(self, parts: list[LogPart | Jump]) -> None:
+    def _arrive(self, parts: _Parts) -> None:
         """All that was read before has come again."""
         if self._after:
             parts.append(Place(self._after))
@@ -294,22 +304,23 @@ class Position:
         self._now.lines += 1
 
 
-def _joined(parts: list[LogPart | Jump]) -> list[LogPart | Jump]:
-    """The same with one piece of bytes between gaps and places."""
-    if all(isinstance(part, bytes) for part in parts):
-        data = b"".join(parts)  # type: ignore[arg-type]
-        return [data] if data else []
+def _add(parts: _Parts, data: bytes, lines: int, marks: Marks = ()) -> None:
+    last = parts[-1] if parts else None
+    if not isinstance(last, Text):
+        parts.append(last := Text())
+    last.add(data, lines, marks)
+
+
+def _handed(parts: _Parts, step: str) -> list[LogPart | Jump]:
+    """The same with one piece of bytes between gaps and places, and their times before it."""
     whole: list[LogPart | Jump] = []
-    run: list[bytes] = []
-    for part in [*parts, None]:
-        if isinstance(part, bytes):
-            run.append(part)
-            continue
-        if data := b"".join(run):
-            whole.append(data)
-        run = []
-        if part is not None:
+    for part in parts:
+        if not isinstance(part, Text):
             whole.append(part)
+        elif data := part.data[0] if len(part.data) == 1 else b"".join(part.data):
+            if part.marks:
+                whole.append(Times(tuple(part.marks), part.lines, step))
+            whole.append(data)
     return whole
 
 

@@ -36,6 +36,29 @@ def logs(url: str, *args: str) -> None:
     app(["logs", "j1", "--queue-url", url, *args], standalone_mode=False)
 
 
+def test_each_line_has_the_time_at_which_it_was_written_and_whose_it_is(
+    redis_client: redis.Redis, redis_url: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Where the source told no times, when it was stored."""
+    key = log_key("j1")
+    times = b"1795000000000 1 500 1 -90000"
+    redis_client.xadd(key, {"l": 3, "t": 1_795_000_002_000, "m": times, "s": "init", "d": "a\nb\nc\n"}, id="1-1")
+    redis_client.xadd(key, {"l": 4, "t": 1_795_000_003_000, "d": "d\n"}, id="1-2")
+    record = Record(id="j1", queue="default", attempt=1, status=Status.SUCCEEDED, log=Log(stream=key))
+    redis_client.hset("rq:job:j1", mapping={"longshore": record.dumps(), "status": "finished", "origin": "default"})
+    logs(redis_url, "--timestamps", "--prefix")
+    assert capfdbinary.readouterr().out.decode().splitlines() == [
+        "j1 1 init | 2026-11-18T11:06:40.000Z a",
+        "j1 1 init | 2026-11-18T11:06:40.500Z b",
+        "j1 1 init | 2026-11-18T11:05:10.500Z c",
+        "j1 1 main | 2026-11-18T11:06:43.000Z d",
+    ]
+    logs(redis_url, "--since", "2026-11-18T11:06:40.2Z")
+    assert capfdbinary.readouterr().out == b"b\nc\nd\n"
+    logs(redis_url, "--tail", "3", "--timestamps")
+    assert capfdbinary.readouterr().out.startswith(b"2026-11-18T11:06:40.500Z b\n")
+
+
 def test_a_file_gets_no_escape_sequence_and_standard_error_what_is_missing(
     job: str, redis_url: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

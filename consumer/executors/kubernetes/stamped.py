@@ -1,0 +1,62 @@
+"""Text of a log on its way out of `position.py`: with the times of its lines, as the kubelet told them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from consumer.model import Marks
+
+MARKS = 16
+"""Of a run of lines of one second at most so many have a mark of their own, evenly spread."""
+
+
+class Text:
+    """Bytes that follow each other; `lines`: newlines in them."""
+
+    __slots__ = ("data", "lines", "marks")
+
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+        self.lines = 0
+        self.marks: list[tuple[int, int]] = []
+
+    def add(self, data: bytes, lines: int, marks: Marks = ()) -> None:
+        """These follow."""
+        self.data.append(data)
+        for line, at in marks:
+            if not self.marks or self.marks[-1][1] != at:
+                self.marks.append((self.lines + line, at))
+        self.lines += lines
+
+
+class Clock:
+    """A kubelet's timestamps in milliseconds since the epoch."""
+
+    def __init__(self) -> None:
+        self._second, self._millis = b"", 0
+
+    def __call__(self, stamp: bytes) -> int | None:
+        """None: it is none."""
+        try:
+            if self._second != stamp[:19]:
+                zone = stamp[19:].lstrip(b".0123456789").replace(b"Z", b"+00:00")
+                self._millis = int(datetime.fromisoformat((stamp[:19] + zone).decode()).timestamp()) * 1000
+                self._second = stamp[:19]
+            return self._millis + int(stamp[20:29].partition(b"Z")[0].ljust(9, b"0")[:3])
+        except ValueError:
+            return None
+
+
+def marks_in(block: bytes, clock: Clock) -> tuple[int, Marks]:
+    """How many lines a block of whole lines has, and marks for some of them: for each, if they are few."""
+    marks: list[tuple[int, int]] = []
+    at = lines = 0
+    stride, size = len(block) // MARKS, len(block)
+    while True:
+        if (moment := clock(block[at : at + 30])) is not None:
+            marks.append((lines, moment))
+        end = block.find(b"\n", at + stride) + 1
+        if not 0 < end < size:
+            return lines + block.count(b"\n", at), tuple(marks)
+        lines += block.count(b"\n", at, end)
+        at = end
