@@ -1,4 +1,4 @@
-"""Which of the optional seams an execution, a processor or a sink has: asked for every job, where isinstance would be dear."""
+"""Which of the optional seams something has: asked for every job, where isinstance would be dear."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ A line without a mark was written between the two around it. Lines of one moment
 """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Times:
     """When the lines of the bytes that follow were written, by the clock of where they run.
 
