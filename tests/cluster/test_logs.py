@@ -14,7 +14,7 @@ from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.executors.kubernetes.position import ROTATED
 from consumer.logs.pipeline import Pipeline
-from consumer.model import Gap, LogPart, Place
+from consumer.model import Gap, LogPart, Place, Times
 from consumer.recording import log_of
 from consumer.settings import Kubernetes
 from enqueue.record import Tally
@@ -42,6 +42,8 @@ async def some_of(execution: PodExecution, after: str, size: int) -> tuple[bytes
         pending = b""
         async for part in parts:
             assert not isinstance(part, Gap)
+            if isinstance(part, Times):
+                continue
             if isinstance(part, bytes):
                 pending += b"" if old else part
             elif old:
