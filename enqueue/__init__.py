@@ -88,6 +88,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PLACES or name == "aio":
+        return importlib.import_module(f"enqueue.{name}")
     for module, names in _PLACES.items():
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(f"enqueue.{module}"), name)

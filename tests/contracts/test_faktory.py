@@ -182,6 +182,8 @@ async def test_a_cancelled_claim_loses_nothing(server: Server, opened: Open) -> 
 async def test_drain_returns_what_was_in_flight(server: Server, opened: Open) -> None:
     name = server.name()
     queue = await opened(name)
+    if server.fake:
+        server.fake.patience = 60  # the FETCH isn't over before the push
     claiming = asyncio.ensure_future(queue.claim(1))
     if server.fake:
         await server.fake.saw("FETCH")

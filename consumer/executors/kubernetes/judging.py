@@ -44,7 +44,7 @@ class JudgedPod:
         self._pull_grace = pull_grace
         self._pod, self._uid = pod, pod.uid
         self._missing = self._gone = self._unseen = self._left = False
-        self._began = pod.begun
+        self._began, self._deleted = pod.begun, False
         self._stopped: float | None = None
         self._secret_at: float | None = None
         self.news = News()
@@ -61,12 +61,12 @@ class JudgedPod:
         self._look_at_it()
 
     def heard(self, pod: Pod, gone: bool) -> None:
-        """News from the informer."""
+        """News from the informer. Of a pod that went while nobody watched it knows the name alone."""
         if pod.uid == self._uid:
             if not self._pod.over:  # what it said first of its end is the truth: later it may be deleted
                 self._pod = pod
             self._missing, self._unseen = gone, False
-            self._began = self._began or pod.begun
+            self._began, self._deleted = self._began or pod.begun, self._deleted or gone
         elif gone and not pod.uid:
             self._missing = True
         else:
@@ -209,6 +209,7 @@ class JudgedPod:
             self._began = self._began or found.begun
         else:
             self._gone = True
+            self._began = self._began or not self._deleted  # it may have begun after its last state that we know
         self.news.tell()
 
     async def _give_up(self, reason: Reason, message: str) -> Exit:

@@ -177,11 +177,11 @@ class Informer:
         self._version, self._listed = version, time.monotonic()
         self._news = self._listed
         for name in [name for name in self._pods if name not in found]:
-            self._remove(self._pods[name])
+            self._lost(name)
         for pod in found.values():
             known = self._pods.get(pod.name)
             if known is not None and known.uid != pod.uid:
-                self._remove(known)
+                self._lost(pod.name)
             if known != pod:
                 self._put(pod)
         for name in [name for name in self._listeners if name not in found]:
@@ -219,10 +219,11 @@ class Informer:
                 return
             if kind == "DELETED":
                 if known is None or known.uid == pod.uid:
-                    self._remove(pod)
+                    self._forget(pod)
+                    self._tell(pod, True)
             else:
                 if known is not None and known.uid != pod.uid:
-                    self._remove(known)
+                    self._lost(pod.name)
                 self._put(pod)
             self._heard += 1
         if version:
@@ -234,14 +235,18 @@ class Informer:
             self._jobs.setdefault(pod.job, set()).add(pod.name)
         self._tell(pod, False)
 
-    def _remove(self, pod: Pod) -> None:
+    def _lost(self, name: str) -> None:
+        """It has gone, and nobody saw how."""
+        self._forget(self._pods[name])
+        self._tell(Pod(name, ""), True)
+
+    def _forget(self, pod: Pod) -> None:
         self._pods.pop(pod.name, None)
         names = self._jobs.get(pod.job)
         if names is not None:
             names.discard(pod.name)
             if not names:
                 del self._jobs[pod.job]
-        self._tell(pod, True)
 
     def _tell(self, pod: Pod, gone: bool) -> None:
         for listener in list(self._listeners.get(pod.name, ())):

@@ -19,6 +19,7 @@ from consumer.settings import Kubernetes, Settings
 from consumer.switch import Switch
 from enqueue.job import Job
 from enqueue.record import Reason, Status
+from support.consuming import until
 from support.fakekube import FakeKube
 from support.fakekubelet import FakePod
 from support.kubernetes import plan_of
@@ -43,6 +44,29 @@ async def test_a_pod_that_goes_while_its_init_step_runs_had_begun(kube: FakeKube
     kube.pods[execution.where.pod].vanish()
     end = await ended(execution)
     assert (end.reason, end.code, end.started) == (Reason.POD_DELETED, None, True)
+
+
+async def stays_pending(pod: FakePod) -> None:
+    pod.schedule()
+
+
+@pytest.mark.parametrize(("seen", "begun"), [(True, False), (False, True)])
+async def test_a_pod_that_goes_while_nobody_watches_may_have_begun(
+    kube: FakeKube, open_executor: Open, seen: bool, begun: bool
+) -> None:
+    kube.script = stays_pending
+    executor = await open_executor()
+    execution = await executor.start(plan_of())
+    name = execution.where.pod
+    await until(lambda: (known := executor._parts()[1].get(name)) is not None and known.node is not None)
+    if seen:
+        kube.pods[name].vanish()
+    else:
+        kube.lose(name)
+        kube.cut_watches()
+        kube.compact()
+    end = await ended(execution)
+    assert (end.reason, end.code, end.started) == (Reason.POD_DELETED, None, begun)
 
 
 async def test_an_init_step_that_takes_too_long_had_begun(kube: FakeKube, open_executor: Open) -> None:
