@@ -24,7 +24,7 @@ from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queue_order import QueueOrder
 from consumer.queues.faktory_connection import Fetcher, Link, beats
 from consumer.queues.faktory_resolving import Resolving, Rest
-from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords, Held
+from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords, Held, failures_of
 from consumer.queues.faktory_words import MARGIN, Warnings, ack_of, bury_of, claim_of, ending_of, is_acked
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
@@ -168,7 +168,7 @@ class FaktoryQueue:
         A claim that is fenced off (ClaimLost) is another consumer's: Faktory isn't told anything.
         """
         now = time.time()
-        counts = {jid: held.failures for jid, held in self._held.items() if held.failures}
+        counts = await failures_of(settlements, self._held, self._records)
         refused = {} if self._records is None else await self._delivery.store(self._records, settlements, now, counts)
         accepted = [settlement for settlement in settlements if settlement.claim.token not in refused]
         late = {settlement.claim.id for settlement in accepted if self._late(settlement.claim)}

@@ -108,10 +108,19 @@ class FaktoryRecords(RecordStore):
             payload = fetched.raw or json.dumps(fetched.native, separators=(",", ":"))
             keys: list[Any] = [wire.faktory_job_key(jid), wire.log_key(jid)]
             args: list[Any] = [
-                token, self.instance, seconds + WHILE_RUNNING, jid, fetched.queue, payload, now + seconds
+                token, self.instance, seconds + WHILE_RUNNING, jid, fetched.queue, payload, now + seconds,
+                fetched.failures,
             ]  # fmt: skip
             calls.append((keys, args))
         return calls
+
+    async def failures(self, jids: Sequence[str]) -> Mapping[str, int]:
+        """{jid: failures} as Faktory counted them when it handed a running job to another consumer; none if unknown."""
+        try:
+            found = [await self.redis.hget(wire.faktory_job_key(jid), "longshore_failures") for jid in jids]
+        except RedisError:  # then it counts as never handed out again, which may cost a try
+            return {}
+        return {jid: int(count) for jid, count in zip(jids, found, strict=True) if count is not None}
 
     async def takeover(self, queues: Sequence[str], slots: int) -> Sequence[Taken]:
         """Up to `slots` claims of dead consumers, now under tokens of ours; none while Redis is away."""

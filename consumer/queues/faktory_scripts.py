@@ -1,12 +1,15 @@
 """The Redis scripts that stand beside Faktory: who holds a job that was fetched, and what Faktory is yet to be told.
 
 In `longshore:job:<jid>`, beside what every Record has: `longshore_instance` (the consumer that holds it),
-`longshore_payload` (while it runs), `longshore_ending` (from the recorded outcome until Faktory was told);
+`longshore_payload` (while it runs), `longshore_ending` (from the recorded outcome until Faktory was told),
+`longshore_failures` (as Faktory counted them when another consumer was handed the job while it ran: ended
+reservations count there);
 `longshore:claims:<queue>` lists both kinds by the end of their reservations.
 """
 
 FAKTORY_CLAIM = """
--- KEYS: the job's hash, its log. 1 token, 2 instance, 3 ttl, 4 jid, 5 queue, 6 payload, 7 end of the reservation
+-- KEYS: the job's hash, its log. 1 token, 2 instance, 3 ttl, 4 jid, 5 queue, 6 payload, 7 end of the reservation,
+-- 8 failures
 local key = KEYS[1]
 local fields = redis.call('HMGET', key, 'longshore_status', 'longshore_instance', 'longshore_attempt', 'longshore',
   'longshore_cancel')
@@ -15,6 +18,7 @@ local untold = redis.call('HEXISTS', key, 'longshore_ending') == 1
 local unfinished = status == 'claimed' or status == 'starting' or status == 'running'
 if status == 'succeeded' or status == 'cancelled' then return {'final', attempt, fields[4] or '', 0} end
 if unfinished and holder ~= ARGV[2] and redis.call('EXISTS', 'longshore:consumer:' .. (holder or '')) == 1 then
+  redis.call('HSET', key, 'longshore_failures', ARGV[8])
   return {'held', attempt, fields[4] or '', 0}
 end
 if status == 'failed' and untold then return {'failed', attempt, fields[4] or '', 0} end
@@ -22,7 +26,7 @@ if not unfinished then attempt = attempt + 1 end
 if attempt == 1 and not unfinished then redis.call('DEL', KEYS[2]) end  -- the log of an earlier job with this id
 redis.call('HSET', key, 'longshore_token', ARGV[1], 'longshore_instance', ARGV[2], 'longshore_attempt', attempt,
   'longshore_status', 'claimed', 'longshore_queue', ARGV[5], 'longshore_payload', ARGV[6])
-redis.call('HDEL', key, 'longshore_ending')
+redis.call('HDEL', key, 'longshore_ending', 'longshore_failures')
 redis.call('EXPIRE', key, ARGV[3])
 redis.call('ZADD', 'longshore:claims:' .. ARGV[5], ARGV[7], ARGV[4])
 redis.call('EXPIRE', 'longshore:claims:' .. ARGV[5], ARGV[3])

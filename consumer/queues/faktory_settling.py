@@ -84,6 +84,9 @@ class FaktoryRecords(Protocol):
     async def untold(self, queues: Sequence[str]) -> Sequence[Ending]:
         """What dead consumers have recorded and may not have told Faktory: ours to tell."""
 
+    async def failures(self, jids: Sequence[str]) -> Mapping[str, int]:
+        """{jid: failures} of running jobs that the server handed to other consumers, as it counted them then."""
+
     async def settle(self, ends: Sequence[tuple[Settlement, Ending]]) -> Sequence[Exception | None]:
         """Store the Records of attempts that ended, and what Faktory is to be told; ClaimLost of the lost."""
 
@@ -101,6 +104,15 @@ class Held:
     token: str
     until: float
     failures: int = 0
+
+
+async def failures_of(
+    settlements: Sequence[Settlement], held: Mapping[str, Held], records: FaktoryRecords | None
+) -> dict[str, int]:
+    """{jid: failures} as the server counts them by now, where that may decide whether it has a try left."""
+    again = [settlement.claim.id for settlement in settlements if settlement.verdict is Verdict.RETRY]
+    told = await records.failures(again) if records is not None and again else {}
+    return {jid: max(told.get(jid, 0), held[jid].failures if jid in held else 0) for jid in again}
 
 
 class Ended(OrderedDict[str, Verdict]):

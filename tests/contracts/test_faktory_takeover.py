@@ -26,6 +26,7 @@ from enqueue.job import Job
 from enqueue.record import Outcome, Status, Where
 from enqueue.wire import faktory as wire
 from enqueue.wire.records import consumer_key
+from support.consuming import until
 from support.faktory_servers import Kind, Server, serving
 
 JOB = Job(commands=["true"], retries=0)
@@ -201,3 +202,26 @@ async def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_give_a_s
     redis_client.hset(consumer_key(other.store.instance), "since", 1)
     (taken,) = await other.store.takeover([name], 5)
     assert taken.fetched.jid == claim.id
+
+
+async def test_a_reservation_that_ended_costs_no_try_also_if_another_consumer_was_handed_the_job(
+    server: Server, opened: Open, redis_client: redis.Redis
+) -> None:
+    name = server.name()
+    holder, other = await opened(name, "holder"), await opened(name, "other")
+    await server.push(wire.build_job(JOB.model_copy(update={"retries": 1}), name))
+    claim = await claim_one(holder)
+    await until(lambda: not any(fetcher.busy for fetcher in holder._fetchers))  # else it may be handed to it again
+    if server.fake:
+        server.fake.expire(claim.id)
+        server.fake.promote()
+    else:
+        failing = [wire.fail(claim.id, "ReservationExpired", "Faktory job reservation expired")]
+        await server.client._run(told for told in [[*failing, wire.mutate("requeue", "retries", jid=claim.id)]])
+    async with asyncio.timeout(60):
+        while redis_client.hget(f"longshore:job:{claim.id}", "longshore_failures") is None:
+            assert await other.claim(1) == []
+    failed = Outcome(status=Status.FAILED, exit_code=1, reason="exit_code")
+    assert await holder.settle([ended(claim, failed, Verdict.RETRY)]) == {}
+    assert await server.entry("dead", claim.id) is None
+    assert await server.entry("scheduled", claim.id) is not None
