@@ -65,7 +65,7 @@ async def test_each_right_that_is_taken_away_is_named(
         async def refused(*_: object) -> bool:
             raise ApiError(403, "Forbidden", "no reviews for you")
 
-        monkeypatch.setattr(rights, "_allowed", refused)
+        monkeypatch.setattr(rights, "allowed", refused)
     [role] = [item for item in role_and_binding(namespace, None) if item["kind"] == "Role"]
     path = f"{RBAC}/{namespace}/roles/{role['metadata']['name']}"
     api = Api(await Access.load(kubernetes_settings), patience=5)
