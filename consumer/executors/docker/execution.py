@@ -22,6 +22,8 @@ from consumer.model import Exit, LogPart, OutputPart, Plan
 from consumer.tasks import end
 from enqueue.record import Reason, Where
 
+LOOKS_AGAIN = (0.0, 0.1, 0.4, 1.5, 4.0)
+"""Seconds before each look at a container of which the engine doesn't know yet that it has begun."""
 LOOK_SECONDS = 30.0
 """How often a container is looked at of which nothing is heard."""
 SETTLE_FIRST, SETTLE_CAP = 0.02, 1.0
@@ -286,15 +288,23 @@ class ContainerExecution:
             await self._engine.start(state.id)
         except EngineError as error:
             if error.passing or "no such process" in str(error):  # it may have worked; Podman missed a quick end
-                await self._news.insist(lambda: self._look(step))
-                if not (found := self._state(step)) or found.fresh:
-                    raise
-                return True
+                return await self._begun_after_all(step, error)
             if (exit := not_started(error, kind)) is not None:
                 raise Ended(exit) from None
             raise EngineError(error.status, f"the engine couldn't start the container: {error}") from None
         await self._news.insist(lambda: self._look(step))
         return True
+
+    async def _begun_after_all(self, step: Step, error: EngineError) -> bool:
+        """True once the engine knows that it has begun, which may take it a moment; raises the error if it doesn't."""
+        for pause in (0.0,) if error.passing else LOOKS_AGAIN:
+            await asyncio.sleep(pause)
+            await self._news.insist(lambda: self._look(step))
+            if (found := self._state(step)) and not found.fresh:
+                return True
+        if error.passing:
+            raise error
+        raise ExecutorFault(f"the container {step.name} began and wasn't seen: {error}", started=True) from None
 
     def _wait_for(self, what: str) -> None:
         if what != self._waits:
