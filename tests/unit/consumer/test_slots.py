@@ -15,6 +15,7 @@ from consumer.settings import Settings
 from consumer.worker import Worker
 from enqueue.job import Job
 from enqueue.record import Where
+from support.consuming import until
 
 LINES: list[dict[str, str]] = []
 """What each line of the log would say beside its own words, at each removal."""
@@ -102,6 +103,7 @@ async def test_removals_hold_up_no_more_jobs_than_there_are_slots(exit: Exit, be
     worker = Worker(queue, NoRecords(), executor, settings, follower)  # type: ignore[arg-type]
     working = asyncio.create_task(worker.run())
     try:
+        await until(lambda: queue.settled >= begun)  # small batches wait a moment to grow
         await quiet()
         assert (executor.started, queue.settled) == (begun, begun)
         if exit.ended_at:
