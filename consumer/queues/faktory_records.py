@@ -116,8 +116,11 @@ class FaktoryRecords(RecordStore):
 
     async def failures(self, jids: Sequence[str]) -> Mapping[str, int]:
         """{jid: failures} as Faktory counted them when it handed a running job to another consumer; none if unknown."""
+        pipe = self.redis.pipeline(transaction=False)
+        for jid in jids:
+            pipe.hget(wire.faktory_job_key(jid), "longshore_failures")
         try:
-            found = [await self.redis.hget(wire.faktory_job_key(jid), "longshore_failures") for jid in jids]
+            found = await pipe.execute()
         except RedisError:  # then it counts as never handed out again, which may cost a try
             return {}
         return {jid: int(count) for jid, count in zip(jids, found, strict=True) if count is not None}
