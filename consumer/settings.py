@@ -282,8 +282,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     try:
         return Here(**given)
     except ValidationError as error:
-        wrong = [said.removeprefix("job: ") for said in problems_of(error, Settings)]  # of several at once
-        raise UsageError("settings: " + "; ".join(wrong)) from None
+        raise UsageError("settings: " + "; ".join(problems_of(error, Settings))) from None
 
 
 def _check_mapping(path: Path) -> None:

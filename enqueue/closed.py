@@ -69,7 +69,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> tuple[str, ...]:
-    """One sentence for each problem; never the offending value itself, which may be a secret."""
+    """One sentence for each problem, its field first; never the offending value itself, which may be a secret."""
     return tuple(dict.fromkeys(_sentence(e, model) for e in error.errors(include_url=False)))
 
 
@@ -81,15 +81,19 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
         holder = path_of(location[:-1])
         name = str(location[-1])[:80]
         return f"{holder + ': ' if holder else ''}unknown field '{name}'{nearest(name, known)}"
-    path = path_of(location) or "job"
+    path = path_of(location)
+    return (f"{path}: " if path else "") + _wrong(error)
+
+
+def _wrong(error: Any) -> str:
     kind = error["type"]
     if kind == "missing":
-        return f"{path}: is required"
+        return "is required"
     if kind in _WANTED:
         hint = "; put it in quotes" if kind == "string_type" and kind_of(error["input"]) == "a number" else ""
-        return f"{path}: {_WANTED[kind]}, not {kind_of(error['input'])}{hint}"
+        return f"{_WANTED[kind]}, not {kind_of(error['input'])}{hint}"
     message: str = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return f"{path}: {message[:1].lower() + message[1:]}" if kind != "value_error" else f"{path}: {message}"
+    return message if kind == "value_error" else message[:1].lower() + message[1:]
 
 
 def _model_at(model: type[BaseModel], location: Iterable[str | int]) -> type[BaseModel] | None:

@@ -169,7 +169,7 @@ class Job(Closed):
         try:
             return cls.model_validate(dict(payload))
         except ValidationError as error:
-            problems = tuple(p.removeprefix("job: ") for p in problems_of(error, cls))
+            problems = problems_of(error, cls)
             raise InvalidJob("; ".join(problems[:8]) + (" ..." if len(problems) > 8 else ""), problems) from None
         except RecursionError:
             raise InvalidJob("the job is nested too deeply") from None
