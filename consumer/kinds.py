@@ -9,6 +9,7 @@ from consumer.ports import (
     CollectingExecution,
     EditingProcessor,
     Execution,
+    LaterExecution,
     LinkedSink,
     Processor,
     Sink,
@@ -17,40 +18,30 @@ from consumer.ports import (
 
 
 @cache
-def _collects(kind: type) -> bool:
-    return hasattr(kind, "outputs")
+def _has(kind: type, *names: str) -> bool:
+    return all(hasattr(kind, name) for name in names)
 
 
 def is_collecting(execution: Execution) -> TypeGuard[CollectingExecution]:
     """It is a CollectingExecution."""
-    return _collects(type(execution))
+    return _has(type(execution), "outputs")
 
 
-@cache
-def _edits(kind: type) -> bool:
-    return hasattr(kind, "edits")
+def is_begun_later(execution: Execution) -> TypeGuard[LaterExecution]:
+    """It is a LaterExecution."""
+    return _has(type(execution), "log_begins")
 
 
 def is_editing(processor: Processor) -> TypeGuard[EditingProcessor]:
     """It is an EditingProcessor."""
-    return _edits(type(processor))
-
-
-@cache
-def _links(kind: type) -> bool:
-    return hasattr(kind, "link") and hasattr(kind, "abandon")
+    return _has(type(processor), "edits")
 
 
 def is_linked(sink: Sink) -> TypeGuard[LinkedSink]:
     """It is a LinkedSink; as quick as `is_storing`."""
-    return _links(type(sink))
-
-
-@cache
-def _stores(kind: type) -> bool:
-    return hasattr(kind, "position") and hasattr(kind, "missed")
+    return _has(type(sink), "link", "abandon")
 
 
 def is_storing(sink: Sink | None) -> TypeGuard[StoringSink]:
     """It is a StoringSink; for every job, where isinstance with a protocol would be dear."""
-    return sink is not None and _stores(type(sink))
+    return sink is not None and _has(type(sink), "position", "missed")

@@ -196,6 +196,13 @@ class Execution(Protocol):
         """Let go without touching what runs."""
 
 
+class LaterExecution(Execution, Protocol):
+    """An Execution whose log needn't be read from its start on."""
+
+    async def log_begins(self) -> None:
+        """Waits until the log is to be read: until then a follower needs to hold nothing for it."""
+
+
 class CollectingExecution(Execution, Protocol):
     """An Execution that can hand over the files in $LONGSHORE_OUTPUTS."""
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import structlog
 
 from consumer.follow_up import Enqueuer, FollowUps, Put
-from consumer.kinds import is_linked, is_storing
+from consumer.kinds import is_begun_later, is_linked, is_storing
 from consumer.logs.commands import MAX_NOTICE, MAX_NOTICES, MAX_PROGRESS
 from consumer.logs.directives import Directives
 from consumer.logs.forms import variants_of
@@ -220,8 +220,8 @@ class Follower:
         self._task.add_done_callback(lambda _: self._desk.leave(self._claim.id, execution))
 
     async def _read(self, execution: Execution, former: LogPosition) -> LogPosition:
-        if (begins := getattr(execution, "log_begins", None)) is not None:
-            await begins()
+        if is_begun_later(execution):
+            await execution.log_begins()
         self._pipeline = Pipeline(
             self._processors,
             self._stored,
