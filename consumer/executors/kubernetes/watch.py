@@ -177,7 +177,7 @@ class Informer:
         self._version, self._listed = version, time.monotonic()
         self._news = self._listed
         for name in [name for name in self._pods if name not in found]:
-            self._lost(name)
+            self._forget(self._pods[name])  # whoever listens is told below
         for pod in found.values():
             known = self._pods.get(pod.name)
             if known is not None and known.uid != pod.uid:

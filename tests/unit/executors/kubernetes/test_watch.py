@@ -159,6 +159,19 @@ async def test_a_pod_that_came_and_went_unseen_is_told_to_whoever_waits(
     assert told == [("", True)]
 
 
+async def test_a_pod_that_a_list_no_longer_has_is_told_once(kube: FakeKube, api: Api, informer: Informer) -> None:
+    for name in ("goes", "stays"):
+        await create(api, name)
+        await seen(informer, name)
+    told: list[tuple[str, str, bool]] = []
+    for name in ("goes", "stays"):
+        informer.listen(name, lambda pod, gone: told.append((pod.name, pod.uid, gone)))
+    kube.lose("goes")
+    await informer._list()
+    assert told == [("goes", "", True)]
+    assert [pod.name for pod in informer.pods()] == [pod.name for pod in informer.of_job("j")] == ["stays"]
+
+
 async def test_a_refused_first_watch_is_reported(kube: FakeKube, api: Api) -> None:
     kube.forbidden.add("watch pods")
     informer = Informer(api, "jobs")
