@@ -77,22 +77,24 @@ async def serve_log(kube: FakeKube, request: web.Request, row: Request, item: di
         message = f'container "{step}" in pod "{row.name}" is waiting to start: ContainerCreating'
         return status(400, "BadRequest", message)
     log, follows = pod.logs[step], row.query.get("follow") == "true"
-    since = row.query.get("sinceTime", "")[:19]
+    since, stamped = row.query.get("sinceTime", "")[:19], row.query.get("timestamps") == "true"
     budget = kube.cut_logs_after.pop(0) if kube.cut_logs_after else None
     response = web.StreamResponse(headers={"Content-Type": "text/plain"})
     response.enable_chunked_encoding()
     await response.prepare(request)
     sent, rotations = 0, log.rotations
     while log.rotations == rotations:
-        news, closed = log.news, log.closed
+        news, closed, read = log.news, log.closed, log.read
         lines, sent = log.lines[sent:], len(log.lines)
-        data = b"".join(stamp(at).encode() + b" " + line for at, line in lines if stamp(at)[:19] >= since)
+        lines = [(stamp(at), line) for at, line in lines if stamp(at)[:19] >= since]
+        data = b"".join(at.encode() + b" " + line if stamped else line for at, line in lines)
         if budget is not None and len(data) >= budget:
             await response.write(data[:budget])
             return drop(request, response)
         if data:
             await response.write(data)
             budget = None if budget is None else budget - len(data)
+        read.set()
         if closed or not follows:
             return response
         await news.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ class Log:
         self.lines: list[tuple[int, bytes]] = []
         self.closed = False
         self.rotations = 0
+        self.read = asyncio.Event()
+        """Set once a reader was sent all; replaced by what is written then."""
         self.news = asyncio.Event()
 
     def write(self, data: bytes, at: int | None = None) -> None:
@@ -44,6 +47,7 @@ class Log:
         *whole, rest = data.split(b"\n")
         for line in [*(line + b"\n" for line in whole), *([rest] if rest else [])]:
             self.lines.append((at if at is not None else time.time_ns(), line))
+        self.read = asyncio.Event()
         self.poke()
 
     def rotate(self, kept: int = 0) -> None:
@@ -67,7 +71,7 @@ class FakePod:
         self.name = pod["metadata"]["name"]
         self.uid = pod["metadata"]["uid"]
         self.spec = pod["spec"]
-        self.logs = {step: Log() for step in ("main", "init")}
+        self.logs = defaultdict[str, Log](Log)
         self.obstinate = False
         """Ignores its deletion: a dead node."""
         self.ignores_term = False
@@ -86,7 +90,7 @@ class FakePod:
 
     def state(self, step: str = "main") -> str | None:
         """waiting, running or terminated."""
-        for found in ((self.object or {}).get("status") or {}).get(_LISTS[step], ()):
+        for found in ((self.object or {}).get("status") or {}).get(_LISTS.get(step, _INITS), ()):
             if found["name"] == step:
                 return next(iter(found["state"]))
         return None
@@ -181,7 +185,8 @@ class FakePod:
             self.kube.remove("pods", self.namespace, self.name)
 
 
-_LISTS = {"main": "containerStatuses", "init": "initContainerStatuses"}
+_INITS = "initContainerStatuses"
+_LISTS = {"main": "containerStatuses", "init": _INITS}
 
 
 async def succeeds(pod: FakePod) -> None:

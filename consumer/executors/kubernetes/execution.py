@@ -14,7 +14,7 @@ from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.judging import JudgedPod
 from consumer.executors.kubernetes.logs import Streams, follow
 from consumer.executors.kubernetes.manifest import Manifest
-from consumer.executors.kubernetes.outputs import read_outputs
+from consumer.executors.kubernetes.outputs import Handover, Shelf
 from consumer.executors.kubernetes.status import Container, Pod
 from consumer.executors.kubernetes.steps import StepLog
 from consumer.executors.kubernetes.sweep import Leftovers
@@ -39,9 +39,11 @@ class PodExecution(JudgedPod):
         pull_grace: float,
         leftovers: Leftovers,
         streams: Streams,
+        shelf: Shelf,
     ) -> None:
         super().__init__(api, informer, namespace, plan, pod, pull_grace)
         self._leftovers, self._streams = leftovers, streams
+        self._handover = Handover(api, f"{self._path}/log", lambda: self.ended, shelf) if plan.job.outputs else None
         self._removed = False
         self.watched_until = 0.0
 
@@ -85,9 +87,17 @@ class PodExecution(JudgedPod):
                         continue  # a former consumer has read it
                     yield part
 
+    def heard(self, pod: Pod, gone: bool) -> None:
+        """News from the informer."""
+        super().heard(pod, gone)
+        if self._handover is not None and (main := self._pod.main) is not None and main.state == "terminated":
+            self._handover.begin()
+
     def outputs(self) -> AsyncIterator[OutputPart]:
-        """What the collector of the ended pod has handed over."""
-        return read_outputs(self._api, self._namespace, self._pod.name)
+        """What the collector of the ended pod has handed over. Raises ValueError if the job didn't ask for outputs."""
+        if self._handover is None:
+            raise ValueError("the job has no outputs")
+        return self._handover.parts()
 
     def watched(self, seconds: float) -> None:
         """Somebody reads the log as it is written, for so long."""
@@ -153,6 +163,8 @@ class PodExecution(JudgedPod):
         self._late.cancel()
         if self._judging is not None:
             await end_task(self._judging)
+        if self._handover is not None:
+            await self._handover.close()
         self.news.tell()
 
     async def ensure_secret(self, manifest: Manifest) -> None:

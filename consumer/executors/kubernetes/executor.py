@@ -23,6 +23,7 @@ from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sample
+from consumer.executors.kubernetes.outputs import Shelf
 from consumer.executors.kubernetes.rights import check, sentence_of
 from consumer.executors.kubernetes.status import Pod, pod_of, slim
 from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
@@ -57,7 +58,7 @@ class KubernetesExecutor:
         """`profiles`: those of job types, beside the settings' own."""
         self._settings, self._consumer = settings, consumer
         self._profile = loosest((settings.profile, *profiles))
-        self._streams = Streams(settings.log_streams)
+        self._streams, self._shelf = Streams(settings.log_streams), Shelf()
         self._opened: tuple[Api, Informer, str] | None = None
         self._away = -math.inf
         self._leftovers = Leftovers(settings.keep_failed)
@@ -155,6 +156,7 @@ class KubernetesExecutor:
                 pull_grace=self._settings.image_pull_grace,
                 leftovers=self._leftovers,
                 streams=self._streams,
+                shelf=self._shelf,
             )
             for seen, gone in heard:
                 if seen.uid:

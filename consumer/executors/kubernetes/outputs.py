@@ -2,25 +2,29 @@
 
 It runs beside the job as a native sidecar (Kubernetes 1.29 or newer), which the kubelet tells to end once the job has,
 however that ended. It has no keys and no network of its own to use: tar, gzip and base64 go into its log, which the
-consumer reads with the rights that it has anyway. A node may rotate that log while it is written; the checksum of gzip
-then says so.
+consumer reads with the rights that it has anyway. A node may rotate that log while it is written: so it is read from
+the moment on in which the job ends. What is missing all the same, the checksum of gzip tells.
 """
 
 from __future__ import annotations
 
+import asyncio
 import binascii
+import contextlib
+import tempfile
 import zlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import IO, Any
 
 import aiohttp
 
-from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.api import Api, ApiError
 from consumer.executors.places import OUTPUTS as PLACE
 from consumer.executors.tar_stream import read_tar
 from consumer.model import OutputPart, Plan
 from consumer.settings import Kubernetes
 from consumer.storing import Refused
+from consumer.tasks import end as end_task
 
 COLLECTOR, VOLUME = "longshore-outputs", "outputs"
 GRACE = 30
@@ -29,6 +33,7 @@ HEADERS = 1024 * 1024
 """Bytes of a tar beside what is in its files."""
 SILENCE = 60.0
 PIECE = 1024 * 1024
+SHELF = 128 * 1024 * 1024
 
 # sh waits for `sleep` in the background, since it runs a trap only between commands.
 _SCRIPT = """
@@ -67,21 +72,94 @@ def add_collector(
     spec["terminationGracePeriodSeconds"] = max(GRACE, spec.get("terminationGracePeriodSeconds", 0))
 
 
-async def read_outputs(api: Api, namespace: str, pod: str) -> AsyncIterator[OutputPart]:
-    """What the collector of an ended pod has handed over. Raises Refused."""
-    try:
-        path = path_of(namespace, "pods", pod, "log")
-        async with api.stream(path, {"container": COLLECTOR}, sock_read=SILENCE) as response:
-            async for part in read_tar(unpacked(response.content.iter_any())):
+class Shelf:
+    """How many bytes of files may wait in temporary files, of all pods together."""
+
+    def __init__(self) -> None:
+        self.free = SHELF
+
+
+class Handover:
+    """The reading of what a pod's collector writes."""
+
+    def __init__(self, api: Api, path: str, over: Callable[[], bool], shelf: Shelf) -> None:
+        """`path`: of the pod's log; `over`: nothing runs in the pod any more."""
+        self._api, self._path, self._over, self._shelf = api, path, over, shelf
+        self._early: asyncio.Task[IO[bytes] | None] | None = None
+        self._size = 0
+
+    def begin(self) -> None:
+        """The main step has ended: read from now on what the collector writes, if that isn't done already."""
+        if self._early is None and not self._over():
+            self._early = asyncio.create_task(self._keep(), name=f"outputs {self._path}")
+
+    async def parts(self) -> AsyncIterator[OutputPart]:
+        """All that the collector of the ended pod has handed over. Raises Refused."""
+        kept = await self._early if self._early is not None else None
+        if kept is not None:
+            kept.seek(0)
+            async for part in read_tar(_pieces(kept)):
                 yield part
-    except ApiError as error:
-        raise Refused("the pod is gone" if error.status == 404 else str(error)) from None
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        raise Refused("the connection to the node broke") from None
+            return
+        async with contextlib.aclosing(self._written()) as text:
+            async for part in read_tar(unpacked(text)):
+                yield part
+
+    async def close(self) -> None:
+        """Nobody wants it any more."""
+        if self._early is None:
+            return
+        await end_task(self._early)
+        self._shelf.free += self._size
+        self._size = 0
+        if not self._early.cancelled() and self._early.exception() is None and (kept := self._early.result()):
+            kept.close()
+
+    async def _keep(self) -> IO[bytes] | None:
+        """What is in the log, as a temporary file; None if it isn't whole, or there is no room for it."""
+        with contextlib.ExitStack() as unless_whole:
+            kept = unless_whole.enter_context(tempfile.SpooledTemporaryFile(max_size=PIECE))
+            try:
+                async with contextlib.aclosing(self._followed()) as text:
+                    async for piece in unpacked(text):
+                        if self._shelf.free < len(piece):
+                            return None
+                        self._shelf.free -= len(piece)
+                        self._size += len(piece)
+                        kept.write(piece)
+            except (Refused, OSError):
+                return None
+            unless_whole.pop_all()
+        return kept
+
+    async def _followed(self) -> AsyncGenerator[bytes, None]:
+        """As it is written. Where a node ends the connection when it rotates the log, the new one goes on."""
+        said = True
+        while said and not self._over():
+            said = False
+            async with contextlib.aclosing(self._written(follow="true")) as text:
+                async for chunk in text:
+                    said = True
+                    yield chunk
+
+    async def _written(self, **query: str) -> AsyncGenerator[bytes, None]:
+        try:
+            async with self._api.stream(self._path, {"container": COLLECTOR, **query}, sock_read=SILENCE) as response:
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except ApiError as error:
+            raise Refused("the pod is gone" if error.status == 404 else str(error)) from None
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            raise Refused("the connection to the node broke") from None
+
+
+async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while piece := file.read(PIECE):
+        yield piece
 
 
 async def unpacked(text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """base64 and gzip undone. Raises Refused for what is damaged, or missing."""
+    """base64 and gzip undone; what comes after their end isn't read. Raises Refused for what is damaged, or missing."""
     unzip, rest, begun = zlib.decompressobj(31), b"", False
     try:
         async for chunk in text:
@@ -93,9 +171,10 @@ async def unpacked(text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 if piece := unzip.decompress(data, PIECE):
                     yield piece
                 data = unzip.unconsumed_tail
+            if unzip.eof:
+                return
     except (zlib.error, binascii.Error):
         raise Refused("what the pod handed over is damaged: its node has rotated the log, perhaps") from None
     if not begun:
         raise Refused("the pod handed over nothing: it was stopped before it could")
-    if not unzip.eof:
-        raise Refused("what the pod handed over is cut off")
+    raise Refused("what the pod handed over is cut off")
