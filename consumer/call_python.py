@@ -24,6 +24,8 @@ FILE_BYTES = 4096  # what Kubernetes keeps of the outcome file
 VALUE_BYTES = 1000000  # of a return value as JSON
 TRACE_CHARACTERS = 64000  # the end of a traceback
 CHUNK = 3000  # so that a line is written in one piece, whatever else writes there
+DEPTH = 100  # lists and objects within each other: what every reader of JSON takes
+INTEGER_BITS = 14000  # Python reads at most 4,300 digits
 
 
 class Plain(pickle.Unpickler):
@@ -69,23 +71,51 @@ def function_of(path: str, guarded: bool) -> Any:
     raise ModuleNotFoundError(f"{path} is no path of a function, such as app.tasks.resize")
 
 
-def unfit(value: object, place: str) -> str | None:
+def sound(text: str) -> str:
+    """The same text; halves of surrogate pairs, which no encoding takes, as `\\ud800`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def said(error: BaseException) -> str:
+    """What an exception says of itself, if it can."""
+    try:
+        return sound(str(error))[:2000]
+    except Exception:
+        return ""
+
+
+def flush() -> None:
+    """What was printed goes first; a function may have closed or replaced the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+
+
+def unfit(value: object, place: str, left: int = DEPTH) -> str | None:
     """Why a value wouldn't come back from JSON as it is; None if it would, tuples as lists."""
-    if value is None or isinstance(value, (str, bool, int)):
+    if value is None or isinstance(value, bool):
         return None
+    if isinstance(value, int):
+        return None if value.bit_length() <= INTEGER_BITS else f"{place} has more digits than JSON's readers take"
+    if isinstance(value, str):
+        return None if sound(value) == value else f"{place} has half of a surrogate pair"
+    if not left:
+        return "the value is nested too deeply"
     if isinstance(value, float):
         return None if value - value == 0 else f"{place} is {value!r}"
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
                 return f"{place} has a key of type {type(key).__name__}"
-            problem = unfit(inner, f"{place}.{key[:40]}")
+            problem = unfit(key, f"{place} has a key that") or unfit(inner, f"{place}.{key[:40]}", left - 1)
             if problem:
                 return problem
         return None
     if isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
-            problem = unfit(inner, f"{place}[{index}]")
+            problem = unfit(inner, f"{place}[{index}]", left - 1)
             if problem:
                 return problem
         return None
@@ -94,13 +124,10 @@ def unfit(value: object, place: str) -> str | None:
 
 def told(value: object) -> dict[str, Any]:
     """What is told of a return value."""
-    try:
-        problem = unfit(value, "the value")
-        size = 0 if problem else len(json.dumps(value))
-    except RecursionError:
-        problem, size = "the value is nested too deeply", 0
+    problem = unfit(value, "the value")
     if problem:
         return {"unfit": problem + ", which isn't JSON"}
+    size = len(json.dumps(value))
     if size > VALUE_BYTES:
         return {"unfit": f"it has {size:,} bytes as JSON, and {VALUE_BYTES:,} are kept at most"}
     return {"value": value}
@@ -120,11 +147,14 @@ def tell(told: dict[str, Any]) -> None:
         brief = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
         line = "\nlongshore-call=" + json.dumps(brief) + "\n"
         lines = [base64.b64encode(packed[at : at + CHUNK]) for at in range(0, len(packed), CHUNK)]
-        os.write(1, b"\n")  # whatever was written last may lack its newline
-        for chunk in lines:
-            rest = b"::longshore-call " + chunk + b"\n"
-            while rest:
-                rest = rest[os.write(1, rest) :]
+        try:
+            os.write(1, b"\n")  # whatever was written last may lack its newline
+            for chunk in lines:
+                rest = b"::longshore-call " + chunk + b"\n"
+                while rest:
+                    rest = rest[os.write(1, rest) :]
+        except OSError:  # the function has closed it: the consumer sees by the hash that it isn't whole
+            pass
     with open(path, "a") as stream:
         stream.write(line)
 
@@ -149,15 +179,17 @@ def main() -> int:
         lines = traceback.TracebackException.from_exception(error)
         while lines.stack and lines.stack[0].filename == __file__:
             lines.stack.pop(0)  # people look for their own frames
-        text = "".join(lines.format())
-        sys.stdout.flush()
-        sys.stderr.write(text)
+        text = sound("".join(lines.format()))
+        flush()
+        try:
+            sys.stderr.write(text)
+        except Exception:
+            pass
         name = type(error).__qualname__
         if type(error).__module__ not in ("builtins", "__main__"):
             name = type(error).__module__ + "." + name
-        end, code = {"exception": name, "message": str(error)[:2000], "traceback": text[-TRACE_CHARACTERS:]}, 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+        end, code = {"exception": name, "message": said(error), "traceback": text[-TRACE_CHARACTERS:]}, 1
+    flush()
     tell(end)
     return code
 

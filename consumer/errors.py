@@ -52,3 +52,8 @@ class ClaimCancelled(ClaimLost):
 
 class SetupError(LongshoreError):
     """The set-up lacks something that the message names."""
+
+
+def internal(error: Exception) -> ExecutorFault:
+    """A bug of ours, as its job's producer is told of it; the job may have run."""
+    return ExecutorFault(f"internal error ({type(error).__name__}); the consumer's log tells more", started=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from consumer.errors import ExecutorFault, Unrunnable
 from consumer.model import Claim, Exit, Settlement, Stop, Verdict, signal_name
+from consumer.values import storable
 from enqueue.record import (
     HINTS,
     Fault,
@@ -113,16 +114,20 @@ def _ended(
 
 
 def masked(outcome: Outcome, mask: Callable[[str], str], variable: Callable[[str, str], str] | None = None) -> Outcome:
-    """The same without secrets in message, result and variables; `variable` masks one of these by its name."""
+    """The same without secrets in message, result and variables, and storable; `variable` masks one by its name."""
     if not (outcome.message or outcome.variables or outcome.result):
         return outcome
+
+    def clean(text: str) -> str:
+        return mask(storable(text))
+
     return outcome.model_copy(
         update={
-            "message": mask(outcome.message) if outcome.message else outcome.message,
+            "message": clean(outcome.message) if outcome.message else outcome.message,
             "variables": Variables(
-                (name, variable(name, value) if variable else mask(value)) for name, value in outcome.variables.items()
+                (name, variable(name, value) if variable else clean(value)) for name, value in outcome.variables.items()
             ),
-            "result": _masked_value(outcome.result, mask),
+            "result": _masked_value(outcome.result, clean),
         }
     )
 
@@ -187,7 +192,7 @@ def failure_text(
         lines += ["", *trace]
     elif tail:
         lines += ["", "The log's last line:" if len(tail) == 1 else f"The log's last {len(tail)} lines:", *tail]
-    return "\n".join(lines)
+    return storable("\n".join(lines))
 
 
 def cancelled_settlement(settlement: Settlement) -> Settlement:

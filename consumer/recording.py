@@ -7,8 +7,9 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from consumer.model import Claim, Exit, Gap, LogPosition, Verdict
-from consumer.outcome import has_begun, overdue
+from consumer.errors import internal
+from consumer.model import Claim, Exit, Gap, LogPosition, Settlement, Verdict
+from consumer.outcome import failure_text, has_begun, outcome_of_fault, overdue
 from enqueue.record import Attempt, Link, Log, Outcome, Reason, Record, Status, Tally, Times, Where
 from enqueue.times import rfc3339
 from enqueue.variables import Variables
@@ -130,6 +131,15 @@ def record_ended(
             "log": log,
         }
     )
+
+
+def crashed(claim: Claim, error: Exception, consumer: str, executor: str, stream: str, now: float) -> Settlement:
+    """The end of a job at which our own code failed: what is told then is as little as can be."""
+    outcome = outcome_of_fault(internal(error))
+    verdict = Verdict.BURY
+    record = record_claimed(claim, consumer, executor, stream)
+    record = record_ended(record, outcome, verdict, Where(), None, log_of(stream, LogPosition()), now)
+    return Settlement(claim, verdict, outcome, record, failure_text(record, outcome, verdict, ()))
 
 
 def _merged(old: Where, new: Where) -> Where:

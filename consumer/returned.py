@@ -13,6 +13,8 @@ import json
 import zlib
 from typing import Any
 
+from consumer.call_python import DEPTH
+from consumer.values import storable
 from enqueue.record import HINTS, Outcome, Reason, Status
 
 VARIABLE = "longshore-call"
@@ -85,7 +87,14 @@ def returned(outcome: Outcome, shipped: bytes) -> tuple[Outcome, str]:
         return outcome, ""
     if "unfit" in end:
         return _failed(outcome, Reason.RESULT_UNFIT, f"the function returned, but {_text(end, 'unfit')}"), ""
+    if _deeper(end.get("value"), DEPTH):
+        return _failed(outcome, Reason.RESULT_UNFIT, "the function returned, but the value is nested too deeply"), ""
     return outcome.model_copy(update={"result": end.get("value")}), ""
+
+
+def _deeper(value: object, left: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(not left or _deeper(each, left - 1) for each in inner)
 
 
 def _failed(outcome: Outcome, reason: Reason, message: str) -> Outcome:
@@ -96,7 +105,7 @@ def _failed(outcome: Outcome, reason: Reason, message: str) -> Outcome:
 
 
 def _text(end: dict[str, Any], name: str) -> str:
-    return str(end.get(name) or "")
+    return storable(str(end.get(name) or ""))
 
 
 def _read(told: str, shipped: bytes) -> tuple[dict[str, Any], str | None]:

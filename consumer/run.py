@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from consumer.errors import ClaimCancelled, ClaimLost, ExecutorFault, Unrunnable
+from consumer.errors import ClaimCancelled, ClaimLost, ExecutorFault, Unrunnable, internal
 from consumer.extras import NONE, Extras
 from consumer.follow_up import PATIENCE
 from consumer.logs.follow import Follower
@@ -306,7 +306,7 @@ def _fault_of(error: Exception, claim: Claim) -> Unrunnable | ExecutorFault:
     if isinstance(error, (Unrunnable, ExecutorFault)):
         return error
     log.error("internal_error", job=claim.id, queue=claim.queue, exc_info=error)
-    return ExecutorFault(f"internal error ({type(error).__name__}); the consumer's log tells more", started=True)
+    return internal(error)
 
 
 def _may_run(claim: Claim) -> bool:

@@ -8,6 +8,11 @@ from typing import TypeVar, dataclass_transform
 T = TypeVar("T")
 
 
+def storable(text: str) -> str:
+    """The same text; halves of surrogate pairs, which no encoding takes, become U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(cls: type[T]) -> type[T]:
     """Make a frozen dataclass with slots.

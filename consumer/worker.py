@@ -17,6 +17,7 @@ from consumer.extras import NONE, Extras
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Settlement, Signal, Stop
 from consumer.ports import Executor, Meter, Queue, Records
+from consumer.recording import crashed
 from consumer.run import Tools, run_job
 from consumer.settings import Settings
 from consumer.switch import Switch
@@ -37,6 +38,8 @@ LOOK_INTERVAL = 1.0
 
 SURE = 6.0
 """Seconds after a heartbeat in which no claim of ours can have passed to another consumer: they wait longer."""
+
+_BUGS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 LAST_PATIENCE = 30.0
 """Seconds, beyond a job's own grace, for the last outcomes to be taken by the queue when we are to stop."""
@@ -202,8 +205,9 @@ class Worker:
         structlog.contextvars.bind_contextvars(job=claim.id, queue=claim.queue)  # for each line about it from here on
         try:
             outcome = await run_job(claim, self._tools, switch)
-        except Exception:  # ours to mend: the claim stays with the queue, where its lease ends
+        except Exception as error:  # ours to mend
             log.exception("job_crashed_the_consumer_code", job=claim.id, queue=claim.queue)
+            await self._give_up(claim, error)
             return
         if outcome is None:
             log.info("job_let_go", job=claim.id, queue=claim.queue, attempt=claim.attempt)
@@ -212,6 +216,17 @@ class Worker:
             "job_ended", job=claim.id, queue=claim.queue, attempt=claim.attempt, status=outcome.status.value,
             reason=outcome.reason, exit_code=outcome.exit_code,
         )  # fmt: skip
+
+    async def _give_up(self, claim: Claim, error: Exception) -> None:
+        """A bug of ours must not leave a job without an end. What its queue refused stays there till its lease ends."""
+        if not isinstance(error, _BUGS):
+            return
+        tools = self._tools
+        try:
+            stream = self.records.stream_of(claim)
+            await tools.settle(crashed(claim, error, self.settings.name, tools.executor.name, stream, time.time()))
+        except Exception:
+            log.exception("job_left_unsettled", job=claim.id, queue=claim.queue)
 
     def _over(self, claim: Claim) -> None:
         self._leaving.add(claim.token)

@@ -19,7 +19,7 @@ from consumer.lifeline import Lifeline
 from consumer.model import AttemptKey, Claim, LogPosition, Standing
 from consumer.queues import scripts
 from consumer.queues.log_entries import entries_of, position_fields, position_of
-from consumer.queues.redis_server import patiently, run_all, transient
+from consumer.queues.redis_server import patiently, run_all, run_each, transient
 from consumer.queues.standing import Standings
 from consumer.settings import Retention
 from enqueue.record import Record
@@ -130,14 +130,12 @@ class RecordStore:
         return results
 
     async def _send_writes(self, batch: Sequence[tuple[Claim, Record]]) -> list[Any]:
-        calls = [
-            (
-                [self.key_of(claim)],
-                [claim.token, record.dumps(), record.status.value, claim.id, *self.guard_of(claim, record)],
-            )
-            for claim, record in batch
-        ]
-        return await run_all(self.redis, self._script_write, calls)
+        return await run_each(self.redis, self._script_write, self._writing, batch)
+
+    def _writing(self, each: tuple[Claim, Record]) -> tuple[list[Any], list[Any]]:
+        claim, record = each
+        args = [claim.token, record.dumps(), record.status.value, claim.id, *self.guard_of(claim, record)]
+        return [self.key_of(claim)], args
 
     async def append(self, claim: Claim, data: bytes, position: LogPosition) -> None:
         """Append whole lines to the log; a repeat does no harm. Raises ClaimLost; RedisError: try again."""

@@ -28,6 +28,7 @@ from enqueue.errors import QueueUnavailable, UsageError
 from enqueue.wire import records as wire
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 log = structlog.get_logger()
 
 CONNECTIONS = 64
@@ -89,6 +90,22 @@ async def run_all(redis: Redis, script: Any, calls: Sequence[tuple[list[Any], li
         if isinstance(answer, RedisError) and transient(answer):
             raise answer
     return answers
+
+
+async def run_each(
+    redis: Redis, script: Any, make: Callable[[Item], tuple[list[Any], list[Any]]], items: Sequence[Item]
+) -> list[Any]:
+    """`run_all` with the keys and arguments that `make` has for each item; what fails for one is its answer alone."""
+    answers: list[Any] = []
+    calls: list[tuple[list[Any], list[Any]]] = []
+    for item in items:
+        try:
+            calls.append(make(item))
+            answers.append(None)
+        except Exception as error:  # a bug of ours, or a value that nobody can store: it must not cost the others
+            answers.append(error)
+    found = iter(await run_all(redis, script, calls))
+    return [next(found) if answer is None else answer for answer in answers]
 
 
 async def connect(url: str) -> Redis:

@@ -23,7 +23,7 @@ from consumer.queues.backlog import rq_backlog
 from consumer.queues.fitness import require_fit
 from consumer.queues.limits import needs_place
 from consumer.queues.recent import FIX, Recent
-from consumer.queues.redis_server import connect, patiently, run_all, transient, unusable
+from consumer.queues.redis_server import connect, patiently, run_each, transient, unusable
 from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import SETTLE
 from consumer.queues.rq_words import claim_of, settling
@@ -270,8 +270,10 @@ class RqQueue:
         return [claim for claim in claims if claim.token not in waiting]
 
     async def _send(self, settlements: Sequence[Settlement]) -> list[Any]:
-        args = [settling(settlement, self._retention, self.consumer, self._rq) for settlement in settlements]
-        return await run_all(self.redis, self._settle, [([], each) for each in args])
+        def made(settlement: Settlement) -> tuple[list[Any], list[Any]]:
+            return [], settling(settlement, self._retention, self.consumer, self._rq)
+
+        return await run_each(self.redis, self._settle, made, settlements)
 
     async def _work_arrives(self) -> bool:
         """Waits until a queue holds something; says whether one does.

@@ -281,7 +281,7 @@ def new_job(
 
 def pack_text(text: str) -> str:
     """A failure's text as a result stream keeps it."""
-    return b64encode(zlib.compress(text.encode())).decode()
+    return b64encode(zlib.compress(text.encode("utf-8", "replace"))).decode()
 
 
 def pack_value(value: object, serializer: Serializer) -> str:

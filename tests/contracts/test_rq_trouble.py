@@ -8,6 +8,7 @@ import json
 import pickle
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,6 +96,26 @@ async def test_an_id_that_is_no_text_is_left_and_the_others_run(redis_url: str, 
     queue = make_queue(redis_url)
     await queue.open()
     assert [claim.id for claim in await queue.claim(5)] == ["plain"]
+    await queue.close()
+
+
+async def test_an_end_that_cant_be_written_costs_no_other_one(redis_url: str, redis_client: redis.Redis) -> None:
+    stock = rq.Queue("q", connection=redis_client)
+    for name in ("bad", "good"):
+        stock.enqueue("longshore.job", JOB, job_id=name)
+    queue = make_queue(redis_url)
+    await queue.open()
+    bad, good = [succeeded(claim) for claim in await queue.claim(2)]
+    bad = replace(bad, record=bad.record.model_copy(update={"result": "\ud800"}))
+    written = await asyncio.gather(
+        *(queue.records.write(each.claim, each.record) for each in (bad, good)), return_exceptions=True
+    )
+    assert isinstance(written[0], ValueError)
+    assert written[1] is None
+    refused = await queue.settle([bad, good])
+    assert list(refused) == [bad.claim.token]
+    assert isinstance(refused[bad.claim.token], ValueError)
+    assert redis_client.hget("rq:job:good", "status") == b"finished"
     await queue.close()
 
 

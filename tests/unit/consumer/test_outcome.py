@@ -69,6 +69,16 @@ def test_secrets_are_masked_in_message_and_variables() -> None:
     assert (hidden.message, hidden.variables) == ("no ***", {"a": "***!"})
 
 
+def test_half_a_surrogate_pair_can_be_stored_nowhere_and_is_replaced() -> None:
+    outcome = Outcome(
+        status=Status.FAILED, message="m\ud800", variables={"a": "v\udc00"}, result={"\ud83d": ["é\ud800"]}
+    )
+    sound = masked(outcome, lambda text: text)
+    assert (sound.message, sound.variables, sound.result) == ("m\ufffd", {"a": "v\ufffd"}, {"\ufffd": ["é\ufffd"]})
+    record = Record(id="1", status=Status.FAILED)
+    assert "said \ufffd" in failure_text(record, sound, Verdict.BURY, (), ["said \ud800"])
+
+
 JOB_FAULT = outcome_of(Exit(code=1), None, None, {})
 NODE_LOST = outcome_of_fault(ExecutorFault("gone", Reason.NODE_LOST, started=True))
 NOT_STARTED = outcome_of_fault(ExecutorFault("no API"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from consumer import call_python
 from consumer.model import Claim, Verdict
 from consumer.outcome import masked, verdict_of
 from consumer.returned import VARIABLE, ShippedEnd, returned
@@ -104,3 +105,43 @@ def test_a_result_holds_no_secret() -> None:
     outcome = Outcome(status=Status.SUCCEEDED, result={"hunter2": ["x hunter2", {"deep": "hunter2"}, 1, None]})
     clean = masked(outcome, lambda text: text.replace("hunter2", "***"))
     assert clean.result == {"***": ["x ***", {"deep": "***"}, 1, None]}
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_value_that_is_nested_too_deeply_is_no_result_whoever_told_it() -> None:
+    assert returned(told({"value": nested(100)}), b"")[0].result == nested(100)
+    outcome, _ = returned(told({"value": nested(101)}), b"")
+    assert (outcome.status, outcome.reason, outcome.result) == (Status.FAILED, "result_unfit", None)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (nested(100), None),
+        (nested(101), "nested too deeply"),
+        ({"a": ["\ud800"]}, "the value.a[0] has half of a surrogate pair"),
+        ({"\ud800": 1}, "the value has a key that has half of a surrogate pair"),
+        ([10**4000], None),
+        ([10**5000], "has more digits than JSON's readers take"),
+        ((1, "é\U0001f600", True, None, 0.5), None),
+    ],
+)
+def test_what_comes_back_from_json_as_it_is(value: Any, problem: str | None) -> None:
+    found = call_python.told(value)
+    assert (problem in found["unfit"]) if problem else found == {"value": value}
+
+
+def test_an_exception_says_what_it_can() -> None:
+    assert call_python.said(ValueError("bad \ud800")) == "bad \\ud800"
+    assert call_python.said(Mute()) == ""

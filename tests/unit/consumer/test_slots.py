@@ -9,12 +9,12 @@ import pytest
 import structlog
 
 from consumer.logs.follow import Follower
-from consumer.model import Claim, Exit, Plan, Settlement, Signal
+from consumer.model import Claim, Exit, Plan, Settlement, Signal, Verdict
 from consumer.queues.none import NoRecords
 from consumer.settings import Settings
 from consumer.worker import Worker
 from enqueue.job import Job
-from enqueue.record import Where
+from enqueue.record import Status, Where
 from support.consuming import until
 
 LINES: list[dict[str, str]] = []
@@ -114,3 +114,35 @@ async def test_removals_hold_up_no_more_jobs_than_there_are_slots(exit: Exit, be
         executor.may_go.set()
         await working
     assert (worker.busy, worker.leaving) == (0, 0)
+
+
+class Buggy(Queue):
+    """Can't read the end of its one job's first settlement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[Settlement] = []
+
+    async def claim(self, slots: int) -> Sequence[Claim]:
+        if self.claims:
+            await asyncio.sleep(0.01)
+            return []
+        return await super().claim(slots)
+
+    async def settle(self, batch: Sequence[Settlement]) -> Mapping[str, Exception]:
+        self.ends += batch
+        return {batch[0].claim.token: UnicodeError("a bug")} if len(self.ends) == 1 else {}
+
+
+async def test_a_bug_of_ours_leaves_no_job_without_an_end() -> None:
+    settings, queue, executor = Settings(name="me", concurrency=2), Buggy(), Executor(Exit(code=0, ended_at=2.0))
+    follower = lambda claim: Follower(claim, lambda claim, former: [], settings.logs)  # noqa: E731
+    worker = Worker(queue, NoRecords(), executor, settings, follower)  # type: ignore[arg-type]
+    working = asyncio.create_task(worker.run())
+    await until(lambda: len(queue.ends) == 2)
+    worker.stop()
+    await working
+    end = queue.ends[1]
+    assert (end.verdict, end.outcome.reason) == (Verdict.BURY, "executor_error")
+    assert end.outcome.message == "internal error (UnicodeError); the consumer's log tells more"
+    assert (end.record.status, end.record.token) == (Status.FAILED, "1")
