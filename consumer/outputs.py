@@ -92,7 +92,8 @@ class _Job:
                 await file.abandon()
 
     def _begin(self, found: Found) -> _File | None:
-        name = self._mask(found.name.decode("utf-8", "backslashreplace"))
+        plain = found.name.decode("utf-8", "backslashreplace")
+        name = self._mask(plain)
         if self._globs and not any(fnmatch.fnmatchcase(name, glob) for glob in self._globs):
             return None
         if found.problem is not None:
@@ -102,7 +103,9 @@ class _Job:
             self.tell(name, f"not kept: all together would be more than {self._most:,} bytes", found.size)
             return None
         self._size += found.size
-        path = "/".join(safe(part) for part in found.name.split(b"/"))
+        path = "/".join(safe(part) for part in (found.name if name == plain else name.encode()).split(b"/"))
+        if name != plain:
+            path += f"~n{len(self.kept)}"  # no secret in the Record's link; no other file's path ends like that
         return _File(name, found.size, self._target(f"{self._folder}/{path}"), self._try)
 
     async def _try(self, action: Callable[[], Awaitable[None]]) -> None:

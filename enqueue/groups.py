@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-_LINE = re.compile(rb"::(group|endgroup|error|warning|notice)(?:::|[ \t]+|$)(?:[^:]*?=[^:]*::)?(.*)", re.DOTALL)
+_VALUE = rb"\w+=[^,:]*(?::(?!:)[^,:]*)*"
+_PLACE = rb"(?:" + _VALUE + rb"(?:," + _VALUE + rb")*)?::"
+_LINE = re.compile(
+    rb"::(?:(group|endgroup)(?:::|[ \t]+|$)|(error|warning|notice)(?:::|[ \t]+(?:" + _PLACE + rb")?|$))(.*)", re.DOTALL
+)
 _COLOURS = {b"error": b"\x1b[31m", b"warning": b"\x1b[33m", b"notice": b"\x1b[36m"}
 _BOLD, _PLAIN = b"\x1b[1m", b"\x1b[0m"
 
@@ -20,7 +24,7 @@ class Groups:
         match = _LINE.match(line) if line.startswith(b"::") else None
         if match is None:
             return b"  " + line if self._open else line
-        word, text = match[1], match[2]
+        word, text = match[1] or match[2], match[3]
         if word == b"endgroup":
             self._open = False
             return None

@@ -19,6 +19,8 @@ class Variables(dict[str, str]):
         """The value of a JSON document."""
         try:
             return json.loads(self[name])
+        except RecursionError:
+            raise ValueError(f"the variable '{name}' is no JSON that can be read: it is nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"the variable '{name}' is no JSON: {_where(error)}") from None
 

@@ -27,7 +27,8 @@ _RAW = 8 * 1024  # of a text that is masked before it is cut
 _PROGRESS = re.compile(rb"::progress[ \t]+(\d{1,3}(?:\.\d{1,6})?)%?(?:[ \t]+([^\r\n]*))?\r?\n?\Z")
 _MASK = re.compile(rb"::add-mask(?:::|[ \t]+)(.*?)\r?\n?\Z", re.DOTALL)
 _NOTICE = re.compile(rb"::(error|warning|notice)(?:::|[ \t]+)(.*?)\r?\n?\Z", re.DOTALL)
-_PLACE = re.compile(rb"((?:\w+=[^,:]*)(?:,\w+=[^,:]*)*)::(.*)\Z", re.DOTALL)
+_VALUE = rb"\w+=[^,:]*(?::(?!:)[^,:]*)*"
+_PLACE = re.compile(rb"((?:" + _VALUE + rb"(?:," + _VALUE + rb")*)?)::(.*)\Z", re.DOTALL)
 _ESCAPES = {b"%25": b"%", b"%0D": b"\r", b"%0A": b"\n", b"%3A": b":", b"%2C": b","}
 
 
@@ -55,7 +56,7 @@ def notice_in(line: bytes) -> Notice | None:
     text, place = match[2], {}
     if not line.startswith(b"::", 2 + len(match[1])) and (found := _PLACE.match(text)):
         text = found[2]
-        place = dict(part.split(b"=", 1) for part in found[1].split(b","))
+        place = dict(part.split(b"=", 1) for part in found[1].split(b",") if part)
     number = place.get(b"line", b"")
     return Notice(
         level=match[1].decode(),

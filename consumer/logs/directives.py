@@ -220,7 +220,8 @@ class Directives:
 
     def _refused(self, text: str) -> bytes:
         self._note(Notice(level="error", message=text))
-        return f"::error::{text}\n".encode()
+        line = text.replace("\r", "%0D").replace("\n", "%0A")  # a job's own words may be in it: it stays one line
+        return f"::error::{line}\n".encode()
 
     def _refusal(self, key: bytes, problem: str) -> bytes:
         return self._refused(f"outcome variable '{key[:80].decode()}' refused: {problem}")

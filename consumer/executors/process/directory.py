@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import tempfile
 import time
@@ -159,10 +160,17 @@ class AttemptDirectory:
         return True
 
     def outcome(self, most: int) -> bytes:
-        """The end of what the job wrote for `$LONGSHORE_OUTCOME`: more than `most` bytes if there is more."""
+        """The end of what the job wrote for `$LONGSHORE_OUTCOME`: more than `most` bytes if there is more.
+
+        Empty, if the job put something else there: a named pipe would never be opened, and a link leads out of here.
+        """
         try:
-            with (self.path / "outcome").open("rb") as stream:
-                stream.seek(max(0, os.fstat(stream.fileno()).st_size - most - 1))
+            handle = os.open(self.path / "outcome", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(handle, "rb") as stream:
+                facts = os.fstat(handle)
+                if not stat.S_ISREG(facts.st_mode):
+                    return b""
+                stream.seek(max(0, facts.st_size - most - 1))
                 return stream.read(most + 1)
         except OSError:
             return b""

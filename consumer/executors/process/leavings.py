@@ -15,6 +15,9 @@ CHUNK = 1024 * 1024
 
 async def read_files(root: Path) -> AsyncIterator[OutputPart]:
     """Each regular file below `root`, then its bytes, in the order of their names; what is none says why."""
+    if root.is_symlink() or not root.is_dir():  # the job owns it, and may have put anything in its place
+        yield Found(b"", problem="not kept: the folder was removed, or replaced by something else")
+        return
     files = await asyncio.to_thread(_walk, os.fsencode(root))
     for name in files:
         found, handle = await asyncio.to_thread(_open, os.fsencode(root), name)

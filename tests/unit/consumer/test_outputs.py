@@ -126,8 +126,11 @@ async def test_trouble_is_told_and_never_raised(shelf: Shelf, trouble: Exception
 
 
 async def test_secrets_in_names_are_masked(shelf: Shelf) -> None:
-    kept = await collect(shelf, Found(b"hunter2.txt"), mask=lambda text: text.replace("hunter2", "***"))
-    assert kept[0].name == "***.txt"
+    found = Found(b"hunter2/a.txt"), Found(b"hunter3/a.txt")
+    kept = await collect(shelf, *found, mask=lambda text: text.replace("hunter2", "***").replace("hunter3", "***"))
+    assert [output.name for output in kept] == ["***/a.txt"] * 2
+    assert len(shelf.files) == 2
+    assert not [path for path in (*shelf.files, kept[0].url or "", kept[1].url or "") if "hunter" in path]
 
 
 def texts(folder: Path) -> list[str]:

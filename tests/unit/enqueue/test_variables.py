@@ -32,3 +32,8 @@ def test_what_doesnt_fit_is_told_without_the_value(kind: str) -> None:
     assert "it is" not in str(raised.value)
     with pytest.raises(KeyError):
         getattr(FOUND, kind)("nothing")
+
+
+def test_a_document_that_is_nested_too_deeply_is_a_value_that_doesnt_fit() -> None:
+    with pytest.raises(ValueError, match="'deep' is no JSON that can be read: it is nested too deeply"):
+        Variables(deep="[" * 50_000).json("deep")

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.errors import ExecutorFault, SetupError, Unrunnable
+from consumer.executors.process.directory import AttemptDirectory
 from consumer.executors.process.execution import exit_of
 from consumer.executors.process.executor import ProcessExecutor
-from consumer.model import Plan
+from consumer.kinds import is_collecting
+from consumer.model import Found, Plan
 from consumer.settings import Process
 from enqueue.job import Job
 from enqueue.record import Reason
@@ -216,3 +219,32 @@ async def test_a_job_is_seen_to_its_end_when_files_run_out(harness: Harness, mon
     adopted = await harness.executor.start(plan)
     exit, log = await asyncio.gather(adopted.wait(), read(adopted))
     assert (exit.code, log) == (3, b"one\ntwo\n")
+
+
+def test_only_a_regular_file_is_an_outcome(tmp_path: Path) -> None:
+    """A named pipe in its place would hold up the consumer itself, with all its jobs."""
+    directory, place = AttemptDirectory(tmp_path, {"workdir": ""}), tmp_path / "outcome"
+    assert directory.outcome(4) == b""
+    (tmp_path / "other").write_text("name=value")
+    place.symlink_to(tmp_path / "other")
+    assert directory.outcome(4) == b""
+    (tmp_path / "other").rename(place)
+    assert directory.outcome(4) == b"value"
+    place.unlink()
+    os.mkfifo(place)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(directory.outcome, 4)
+        try:
+            assert asked.result(5) == b""
+        finally:  # whoever still waits there goes on
+            os.close(os.open(place, os.O_RDWR | os.O_NONBLOCK))
+
+
+async def test_outputs_are_a_folder_and_nothing_that_the_job_put_in_its_place(harness: Harness) -> None:
+    for command in ("ln -s /etc", "touch", "true"):
+        execution = await harness.start(f'rm -r "$LONGSHORE_OUTPUTS"; {command} "$LONGSHORE_OUTPUTS"', outputs=True)
+        assert (await execution.wait()).code == 0
+        assert is_collecting(execution)
+        [found] = [part async for part in execution.outputs()]
+        assert isinstance(found, Found)
+        assert (found.name, found.problem) == (b"", "not kept: the folder was removed, or replaced by something else")

@@ -260,6 +260,8 @@ def test_masks_are_bounded() -> None:
         ("::notice file=a,b::c", "notice", "file=a,b::c"),
         ("::notice time is 10::30", "notice", "time is 10::30"),
         ("::error line=x::y", "error", "y"),
+        ("::error title=Build: no,file=C:\\a.py::x: y::z", "error", "C:\\a.py: Build: no: x: y::z"),
+        ("::error ::it broke", "error", "it broke"),
     ],
 )
 def test_notices_are_collected_and_stay_in_the_log(line: str, level: str, text: str) -> None:
@@ -273,6 +275,14 @@ def test_notices_are_bounded_and_refusals_are_among_them() -> None:
     run("::set-outcome-var a=" + "x" * (module.MAX_VALUE + 1) + "\n" + "::warning w\n" * 60, directives)
     assert [n.level for n in directives.notices] == ["error"] + ["warning"] * (MAX_NOTICES - 1)
     assert directives.further_notices == 11
+
+
+def test_a_refusal_is_one_line_whatever_the_job_said() -> None:
+    directives = Directives(ask=lambda line: (True, "unknown field 'a\r\n::set-outcome-var b=c'"))
+    assert run("::enqueue {}\n", directives) == (
+        {},
+        "::error::enqueue refused: unknown field 'a%0D%0A::set-outcome-var b=c'\n",
+    )
 
 
 @pytest.mark.parametrize("line", ["::errors x", "::error", "::group::a", "::endgroup::", "::add-masks x", " ::error x"])
