@@ -15,10 +15,10 @@ CHUNK = 1024 * 1024
 
 async def read_files(root: Path) -> AsyncIterator[OutputPart]:
     """Each regular file below `root`, then its bytes, in the order of their names; what is none says why."""
-    if root.is_symlink() or not root.is_dir():  # the job owns it, and may have put anything in its place
+    files = await asyncio.to_thread(_walk, os.fsencode(root))
+    if files is None:
         yield Found(b"", problem="not kept: the folder was removed, or replaced by something else")
         return
-    files = await asyncio.to_thread(_walk, os.fsencode(root))
     for name in files:
         found, handle = await asyncio.to_thread(_open, os.fsencode(root), name)
         yield found
@@ -31,8 +31,13 @@ async def read_files(root: Path) -> AsyncIterator[OutputPart]:
             os.close(handle)
 
 
-def _walk(root: bytes) -> list[bytes]:
-    """The names of all that isn't a folder, sorted. Without recursion: a job may have made its folders deep."""
+def _walk(root: bytes) -> list[bytes] | None:
+    """The names of all that isn't a folder, sorted. Without recursion: a job may have made its folders deep.
+
+    None: the job has put something else in the root's place, such as a link.
+    """
+    if os.path.islink(root) or not os.path.isdir(root):
+        return None
     names: list[bytes] = []
     folders = [b""]
     for folder in folders:  # grows while we go down
