@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, TypeVar
 
+from enqueue.closed import kind_of
 from enqueue.errors import LongshoreError, UsageError
 from enqueue.job import Job
 
@@ -48,6 +49,8 @@ class Order:
     def __post_init__(self) -> None:
         if not isinstance(self.job, Job):
             raise UsageError(f"job: must be a Job, not {type(self.job).__name__} (Job.load reads a mapping)")
+        for name in ("queue", "job_id", "key"):
+            _text(name, getattr(self, name))
         if self.job_id is not None and (not self.job_id or self.key is not None):
             raise UsageError("job_id: must not be empty, and not stand beside key, which chooses the id itself")
         if self.key is not None and not 0 < len(self.key) <= MAX_KEY:
@@ -62,12 +65,26 @@ class Order:
         return hashlib.sha256(self.key.encode()).hexdigest()[:40] if self.key is not None else ""
 
 
+def _text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{name}: must be text, not {kind_of(value)}")
+    if value is not None and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{name}: must be valid Unicode: it holds half of a surrogate pair") from None
+
+
 def _due(delay: float | timedelta | None, at: float | datetime | None) -> float | None:
     if delay is None and at is None:
         return None
     if delay is not None and at is not None:
         raise UsageError("delay: can't stand beside at; choose one of them")
     now = time.time()
+    if not isinstance(at, (datetime, int, float, type(None))):
+        raise UsageError(f"at: must be an aware datetime or seconds since the epoch, not {kind_of(at)}")
+    if not isinstance(delay, (timedelta, int, float, type(None))):
+        raise UsageError(f"delay: must be seconds or a timedelta, not {kind_of(delay)}")
     if isinstance(at, datetime):
         if at.tzinfo is None:
             raise UsageError("at: must say its time zone, such as datetime.now(UTC) does")

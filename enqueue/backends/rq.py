@@ -131,11 +131,15 @@ def _record_of(job_id: str, row: Sequence[bytes | None]) -> Record | None:
         record = Record(
             id=job_id,
             queue=(origin or b"").decode(),
+            status=Status.QUEUED if now.final else now,
             times=Times(queued=rfc3339(wire.from_utc(queued)), ended=rfc3339(wire.from_utc(ended))),
             tags=tuple((tags or b"").decode("utf-8", "replace").split()),
         )
     if now.final and not record.status.final:
-        return _told_by_rq(record, now)
+        return _told_by_rq(record, now, ours=stored is not None and record.status is not Status.QUEUED)
+    if {now, record.status} == {Status.SUCCEEDED, Status.FAILED}:  # it was requeued, and a stock worker took it
+        former = Record(id=job_id, queue=record.queue, attempt=record.attempt, attempts=record.attempts)
+        return _told_by_rq(former, now, ours=False)
     if record.status.final and not now.final:
         return Record(id=job_id, queue=record.queue, attempt=record.attempt, status=now, attempts=record.attempts)
     if not record.status.final and now is Status.QUEUED:
@@ -150,12 +154,16 @@ def _placed(job_id: str, answer: bytes | int) -> Placed:
     return Placed(found, existed=found != job_id)
 
 
-def _told_by_rq(record: Record, status: Status) -> Record:
-    """RQ has ended a job whose Record hasn't heard of it: by a stock cancel, or since its consumer seemed dead."""
+def _told_by_rq(record: Record, status: Status, *, ours: bool) -> Record:
+    """RQ has ended a job whose Record hasn't heard of it: by a stock cancel, in a stock worker, or (`ours`: a consumer
+    had it) since its consumer seemed dead."""
     if status is Status.SUCCEEDED:
         return record.model_copy(update={"status": status})
-    reason = Reason.REQUESTED if status is Status.CANCELLED else Reason.CONSUMER_LOST
-    message = "cancelled through RQ" if status is Status.CANCELLED else "RQ counts the job as abandoned"
-    return record.model_copy(
-        update={"status": status, "reason": reason.value, "message": message, "hint": HINTS[reason]}
-    )
+    if status is Status.CANCELLED:
+        reason, message = Reason.REQUESTED, "cancelled through RQ"
+    elif ours:
+        reason, message = Reason.CONSUMER_LOST, "RQ counts the job as abandoned"
+    else:
+        reason, message = Reason.EXCEPTION, "it failed in a stock RQ worker"
+    hint = HINTS[reason] if reason is not Reason.EXCEPTION else "RQ's own result of the job holds the traceback."
+    return record.model_copy(update={"status": status, "reason": reason.value, "message": message, "hint": hint})

@@ -236,6 +236,12 @@ def test_a_key_needs_records() -> None:
         ({"key": "k", "job_id": "i"}, "job_id"),
         ({"job_id": ""}, "job_id"),
         ({"again": "never"}, "again"),
+        ({"job_id": 5}, "job_id: must be text, not a number"),
+        ({"key": b"k"}, "key: must be text"),
+        ({"queue": 5}, "queue: must be text"),
+        ({"key": "\ud800"}, "key: must be valid Unicode"),
+        ({"at": "tomorrow"}, "at: must be an aware datetime"),
+        ({"delay": "5"}, "delay: must be seconds"),
     ],
 )
 def test_what_contradicts_itself_is_named(options: dict[str, object], named: str) -> None:

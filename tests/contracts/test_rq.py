@@ -24,7 +24,7 @@ from consumer.settings import Retention
 from enqueue import Job, UsageError, connect
 from enqueue.record import Outcome, Reason, Record, Status, Where
 from support.consuming import until
-from support.rq_jobs import FAILURE, JOB, SUCCESS, ended
+from support.rq_jobs import FAILURE, JOB, SUCCESS, ended, run_stock
 
 
 def make_queue(url: str, *queues: str, name: str = "c1") -> RqQueue:
@@ -321,6 +321,24 @@ async def test_an_id_can_be_used_again_once_its_job_has_ended(
         (claim,) = await queue.claim(5)
         await queue.records.append(claim, b"new\n", LogPosition(1, 1, 4))
         assert b"".join(handle.logs()) == b"new\n"
+
+
+async def test_what_a_stock_worker_made_of_a_job_is_told_as_that(
+    queue: RqQueue, redis_url: str, redis_client: redis.Redis
+) -> None:
+    stock = rq.Queue("q", connection=redis_client)
+    with connect(redis_url) as producer:
+        again = stock.enqueue("support.rq_functions.succeed", JOB, job_id="again")
+        (claim,) = await queue.claim(1)
+        await queue.settle([ended(claim, FAILURE, Verdict.BURY)])
+        assert producer.handle("again").record.reason == "exit_code"
+        again.requeue()
+        stock.enqueue("support.rq_functions.fail", JOB, job_id="fails")
+        run_stock(redis_client, "q")
+        record = producer.handle("again").record
+        assert (record.status, record.reason, len(record.attempts)) == (Status.SUCCEEDED, None, 1)
+        outcome = producer.handle("fails").wait(5)
+        assert (outcome.reason, outcome.message) == ("exception", "it failed in a stock RQ worker")
 
 
 def test_our_producer_writes_what_stock_rq_writes(redis_url: str, redis_client: redis.Redis) -> None:

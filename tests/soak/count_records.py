@@ -4,6 +4,7 @@
 
 EXPECTED.json: {"kind": "rq" or "faktory", "redis": URL, "queues": [...], "jobs": {id: queue}, "runs": file or "",
 "ran": [ids of the jobs that write to `runs`], "faktory": URL of Faktory's own Redis or "", "sets": {name: [jids]}}.
+It may have "fail": the ids of the jobs whose own command fails for good; all others must have succeeded.
 Each line of `runs` is "<id> <attempt>", written by the job itself when it ran.
 
 Prints the figures as one line of JSON, then a line for each violation; exits with 1 if there is one.
@@ -132,6 +133,17 @@ def wrong_runs(expected: dict[str, Any], records: dict[str, dict[str, Any]]) -> 
     return sum(runs.values()), found
 
 
+def wrong_ends(expected: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[str]:
+    """Which jobs failed that should have succeeded, or the other way round."""
+    fail = set(expected["fail"])
+    return [
+        f"{job_id} is {record.get('status')} ({record.get('reason')})"
+        for job_id, record in records.items()
+        if (record.get("status"), record.get("reason"))
+        != (("failed", "exit_code") if job_id in fail else ("succeeded", None))
+    ]
+
+
 def main(path: str) -> int:
     expected = json.loads(Path(path).read_text())
     figures: Counter[str] = Counter()
@@ -149,6 +161,8 @@ def main(path: str) -> int:
     if expected["runs"]:
         figures["runs"], found = wrong_runs(expected, records)
         problems += found
+    if "fail" in expected:
+        problems += wrong_ends(expected, records)
     print(json.dumps({**figures, "violations": len(problems)}))
     for problem in problems[:50]:
         print(problem)

@@ -115,6 +115,7 @@ class Proof:
         return {
             "kind": self.kind, "redis": self.server.url(), "queues": self.queues, "runs": str(self.runs),
             "jobs": {job_id: order.queue for job_id, order in zip(ids, orders, strict=True)},
+            "fail": [job_id for job_id, order in zip(ids, orders, strict=True) if "exit 3" in order.job.commands],
             "ran": ids[: self.running], "faktory": self.faktory_store, "sets": {},
         }  # fmt: skip
 

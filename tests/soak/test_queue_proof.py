@@ -74,6 +74,16 @@ def stranger(client: redis.Redis, job: str, runs: Path) -> None:
     client.rpush("rq:queue:q", "somebody")
 
 
+def failed(client: redis.Redis, job: str, runs: Path) -> None:
+    record = json.loads(client.hget(f"rq:job:{job}", "longshore") or b"")
+    ended = {"status": "failed", "reason": "consumer_lost", "exit_code": None}
+    attempts = [{**record["attempts"][0], **ended}]
+    fields = {"longshore": json.dumps({**record, **ended, "attempts": attempts}), "status": "failed"}
+    client.hset(f"rq:job:{job}", mapping=fields)
+    client.zrem("rq:finished:q", job)
+    client.zadd("rq:failed:q", {job: 1})
+
+
 def execution_left(client: redis.Redis, job: str, runs: Path) -> None:
     client.hset(f"rq:execution:{job}:token", "id", "token")
 
@@ -89,6 +99,7 @@ WRONGS = (
     not_final,
     attempt_untold,
     stranger,
+    failed,
     execution_left,
 )
 
@@ -104,7 +115,7 @@ async def test_the_count_finds_what_is_wrong(
         assert (await job.wait(30)).succeeded
     if wrong:
         wrong(redis_client, job.id, runs)
-    code, said = count(tmp_path, kind="rq", redis=redis_url, jobs={job.id: "q"}, runs=str(runs), ran=[job.id])
+    code, said = count(tmp_path, kind="rq", redis=redis_url, jobs={job.id: "q"}, runs=str(runs), ran=[job.id], fail=[])
     assert (code, len(said.splitlines()) > 1) == ((1, True) if wrong else (0, False)), said
 
 
