@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
@@ -18,8 +19,10 @@ from enqueue.cli_outputs import outputs
 from enqueue.cli_seal import SealKey, keygen, seal
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UsageError
 
-OK, FAILED, USAGE, UNAVAILABLE, TIMEOUT, INFRASTRUCTURE = 0, 1, 64, 69, 124, 125
-"""Exit codes: usage and unavailable as in sysexits.h, time-out as timeout(1), infrastructure as docker run."""
+OK, FAILED, USAGE, UNAVAILABLE, UNWRITTEN, TIMEOUT, INFRASTRUCTURE = 0, 1, 64, 69, 74, 124, 125
+"""Exit codes: usage, unavailable and an output that can't be written as in sysexits.h, time-out as timeout(1),
+infrastructure as docker run."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="longshore",
@@ -309,10 +312,15 @@ def main() -> None:
         code = _say(error, TIMEOUT)
     except LongshoreError as error:
         code = _say(error, INFRASTRUCTURE if type(error).__module__ == "consumer.errors" else FAILED)
-    except BrokenPipeError:
+    except SystemExit as end:  # typer makes 1 of a reader that is gone, which is what a damaged log is told by
+        code = 141 if isinstance(end.__context__, BrokenPipeError) else end.code
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        code = _say(error, UNWRITTEN)
+    if code in (141, UNWRITTEN):
         with contextlib.suppress(OSError):
             sys.stdout.close()
-        code = 141
     sys.exit(code if isinstance(code, int) else OK)
 
 

@@ -11,12 +11,15 @@ import aiohttp
 import pytest
 import redis
 import rq
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from consumer.sentry import Sentry
 from consumer.telemetry import set_up_logging
+from consumer.tracing import Tracing
 from enqueue import Job, Variable, aio
 from enqueue.seal import new_key
 from support.consuming import consuming
+from support.s3_server import S3Server
 from support.secrecy import MINTED, PRINTING, SECRET, found_in, stored
 from support.sentry import DSN, Kept
 from support.stock import dashboard
@@ -26,17 +29,21 @@ from support.stock import dashboard
 async def test_only_the_payload_holds_a_secret(
     redis_url: str,
     redis_client: redis.Redis,
+    s3_server: S3Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Sealed in the queue. Record, stream, RQ's result, our log, metrics, Sentry's envelopes, what is left on disk
-    logs in files and on standard output, rq-dashboard's pages.
+    """Sealed in the queue. Record, stream, RQ's result, our log, metrics, Sentry's envelopes, spans, what is left on
+    disk, logs in files, in S3 and on standard output, outputs' names, lists of processes, rq-dashboard's pages.
     """
     private, public = new_key()
     (tmp_path / "keys").write_text(private)
-    kept = Kept()
+    kept, spans, bucket = Kept(), InMemorySpanExporter(), s3_server.make_bucket()
     monkeypatch.setattr("consumer.app.Sentry", lambda *args: Sentry(*args, transport=kept))
+    monkeypatch.setattr("consumer.tracing.Tracing", lambda *args: Tracing(*args, spans))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-consumer")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-consumer")
     child = {"commands": ["echo the child"], "variables": [{"name": "T", "value": SECRET, "sensitive": True}]}
     job = Job(
         entrypoint=[sys.executable, "-c", PRINTING],
@@ -44,13 +51,17 @@ async def test_only_the_payload_holds_a_secret(
             Variable(name="TOKEN", value=SECRET, sensitive=True),
             Variable(name="CHILD", value=json.dumps(child), sensitive=True),
         ],
+        outputs=True,
     ).seal(public)
     set_up_logging("debug", "json")
     flags: dict[str, Any] = {
         "jobs": {"seal_keys": tmp_path / "keys", "enqueue_to": ["default"]},
         "sentry": {"dsn": DSN},
         "process": {"directory": tmp_path / "jobs"},
-        "logs": {"sinks": ["record", "file", "console"]},
+        "logs": {"sinks": ["record", "file", "console", "s3"]},
+        "outputs": {"store": "file"},
+        "s3": {"bucket": bucket, "endpoint": s3_server.endpoint},
+        "tracing": True,
         "files": {"directory": tmp_path / "logs"},
         "metrics_port": 0,
     }
@@ -84,9 +95,20 @@ async def test_only_the_payload_holds_a_secret(
     (file,) = (tmp_path / "logs").rglob(f"{handle.id}/*.log")
     found += found_in("the file", file.read_bytes())
     assert file.read_bytes().count(b"***") == printed.count("***") == log.count(b"***")
+    at_s3 = s3_server.read(bucket, f"default/{handle.id}/1.log")
+    assert at_s3 == file.read_bytes()
+    found += found_in("S3", at_s3)
+    for place in (tmp_path / "logs").rglob("*"):
+        found += found_in(f"what is at {place}", bytes(place) + (place.read_bytes() if place.is_file() else b""))
+    [left] = record.outputs
+    assert (left.name, left.problem) == ("***", None)
+    assert left.size
+    assert len(spans.get_finished_spans()) >= 6  # of both jobs
+    found += found_in("spans", "".join(span.to_json() for span in spans.get_finished_spans()).encode())
     with dashboard(redis_url) as client:
-        for page in (f"/0/view/job/{handle.id}", f"/0/data/job/{handle.id}.json", "/0/data/workers.json"):
-            found += found_in("rq-dashboard", client.get(page, follow_redirects=True).data)
+        pages = ("view/jobs/default/failed/8/asc/1", "data/jobs/default/failed/8/asc/1.json", "data/queues.json")
+        for page in (f"view/job/{handle.id}", f"data/job/{handle.id}.json", "data/workers.json", *pages):
+            found += found_in("rq-dashboard", client.get(f"/0/{page}", follow_redirects=True).data)
     for name, value in stored(redis_client, payload=("data",)):
         found += found_in(name, value)
     for envelope in kept.sent:

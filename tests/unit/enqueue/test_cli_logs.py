@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import sys
 
 import pytest
 import redis
 import typer
 
-from enqueue.cli import app
+from enqueue.cli import app, main
 from enqueue.errors import UsageError
 from enqueue.record import Log, Record, Status
 from enqueue.wire.records import EMPTY_DIGEST, digest_after, log_key
@@ -90,6 +93,26 @@ def test_a_damaged_log_is_told_by_the_exit_code(
     code = app(["logs", "j1", "--queue-url", redis_url], standalone_mode=False)
     assert code == 1
     assert b"1 lines (13 bytes) that were stored are gone from the store" in capfdbinary.readouterr().err
+
+
+def test_who_cannot_take_the_log_is_no_damage_to_it(
+    job: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk and a reader such as `head` that is gone have codes of their own, and no stack trace."""
+    monkeypatch.setattr(gc, "set_threshold", lambda *numbers: None)
+    monkeypatch.setattr(sys, "argv", ["longshore", "logs", job, "--queue-url", redis_url])
+    reader, writer = os.pipe()
+    os.close(reader)
+    for place, code, says in ((os.open("/dev/full", os.O_WRONLY), 74, "No space left"), (writer, 141, "")):
+        for name in ("stdout", "stderr"):  # typer puts others in their place
+            monkeypatch.setattr(sys, name, getattr(sys, name))
+        monkeypatch.setattr(sys, "stdout", os.fdopen(place, "w"))
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == code
+        said = capfd.readouterr().err
+        assert says in said
+        assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(("args", "says"), [(["--since", "soon"], "--since"), (["--raw", "--json"], "--raw")])
