@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import field
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -222,7 +222,8 @@ class LogPosition:
 
     `open`: the last of the lines lacks its newline yet. `place`: where its source can be read on. `digest`: of what
     is stored. `at`: when the last of it was given to the store, seconds since the epoch. `read`: what the source gave.
-    `times`, `step`: when the lines of the last entry were written, and by which step, if the source tells.
+    `times`, `step`: when the lines of the last entry were written, and by which step, if the source tells. `ended`: its
+    end is stored too.
     """
 
     entries: int = 0
@@ -236,6 +237,13 @@ class LogPosition:
     read: Tally | None = field(default=None, compare=False)
     times: Marks = field(default=(), compare=False)
     step: str = field(default="", compare=False)
+    ended: bool = field(default=False, compare=False)
+
+    @property
+    def unfinished(self) -> LogPosition:
+        """The same with a gap at its end: the rest wasn't read."""
+        gap = {"reason": "not_read_to_its_end", "after_line": self.lines}
+        return replace(self, gaps=(*self.gaps, gap))
 
 
 class Backlog(NamedTuple):

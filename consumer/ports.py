@@ -104,6 +104,9 @@ class Records(Protocol):
     async def resume(self, claim: Claim) -> LogPosition:
         """How far a former consumer stored this attempt's log."""
 
+    async def end_unread(self, claim: Claim) -> LogPosition:
+        """Mark the end of an attempt's log of which nobody reads the rest; how far it is stored. Raises ClaimLost."""
+
     async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
         """Up to `count` entries of this attempt's log after that one: number, where the log stands with it, data."""
 

@@ -19,6 +19,7 @@ from enqueue.wire.records import EMPTY_DIGEST, digest_after
 _MARKS = {
     "rotated": "the node has rotated it away before it could be read",
     "pod_deleted": "the pod was deleted before it could be read",
+    "not_read_to_its_end": "what follows wasn't read in time",
 }
 """A gap of unknown size, in its place in the log."""
 

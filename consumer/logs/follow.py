@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 
 import structlog
 
@@ -129,7 +128,8 @@ class Follower:
         self._stored: Sequence[Sink] = ()
         self._begin = LogPosition()
         self._task: asyncio.Task[LogPosition] | None = None
-        self._cut = False
+        self.cut = False
+        """It wasn't read to its end, which has to be marked where it stops."""
         self._left = LogPosition()
 
     @property
@@ -238,8 +238,8 @@ class Follower:
         return self._pipeline.moved if self._pipeline is not None else 0
 
     def left(self, former: LogPosition) -> None:
-        """There is nothing to be read any more: the log ends where a former consumer stored it, and nobody saw why."""
-        self._left = _unfinished(former)
+        """Nothing is read any more: the log ends where it is stored."""
+        self._left = former
 
     async def finish(self, patience: float) -> None:
         """Waits until the log has been read and stored to its end: `LONGEST` s, or `patience` s without any news."""
@@ -253,7 +253,7 @@ class Follower:
             if moved != self._moved:
                 left, moved = patience, self._moved
         if not self._task.done():
-            self._cut = True
+            self.cut = True
             await self.abandon()
 
     async def abandon(self) -> None:
@@ -281,9 +281,4 @@ class Follower:
         read = self._pipeline.position if self._pipeline is not None else self._begin
         first = self._stored[0] if self._stored else None
         whole = join(read, first.position) if is_storing(first) else read
-        return _unfinished(whole) if self._cut else whole
-
-
-def _unfinished(position: LogPosition) -> LogPosition:
-    gap = {"reason": "not_read_to_its_end", "after_line": position.lines}
-    return replace(position, gaps=(*position.gaps, gap))
+        return whole.unfinished if self.cut else whole

@@ -54,4 +54,5 @@ def position_of(entry: bytes, fields: Mapping[bytes, bytes]) -> LogPosition:
         open=left_open,
         place=Place(at, int(size), Tally(lines=read[0], bytes=read[1]) if read else None) if at else None,
         digest=digest_after(before, data) if before and data is not None else before,
+        ended=b"end" in fields,
     )

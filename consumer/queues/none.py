@@ -30,6 +30,10 @@ class NoRecords:
         """Nothing was kept."""
         return LogPosition()
 
+    async def end_unread(self, claim: Claim) -> LogPosition:
+        """Nothing was kept."""
+        return LogPosition().unfinished
+
     async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
         """Nothing was kept."""
         return []

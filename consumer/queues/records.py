@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -171,6 +173,19 @@ class RecordStore:
         entry: Any = found[0][0]
         fields: Any = found[0][1]
         return position_of(entry, fields)
+
+    async def end_unread(self, claim: Claim) -> LogPosition:
+        """Mark the end of an attempt's log of which nobody reads the rest; how far it is stored. Raises ClaimLost."""
+        stored = await self.resume(claim)
+        if stored.ended:
+            return stored
+        if stored.entries:
+            end = replace(stored.unfinished, entries=stored.entries + 1, at=time.time())
+            try:
+                await patiently("end the log", lambda: self.end(claim, end))
+            except RedisError as error:  # a follower ends with the Record all the same
+                log.warning("log_without_end", job=claim.id, error=wire.without_secrets(str(error)))
+        return stored.unfinished
 
     async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
         """Entries of this attempt's log, for a sink that has yet to store them."""

@@ -67,3 +67,31 @@ async def test_a_hole_in_the_log_is_seen_by_its_readers(
             b"[longshore: a part of the log may be missing here: the pod was deleted before it could be read]\n"
         )
     assert await queue.records.resume(claim) == end
+
+
+async def test_a_log_of_which_nobody_reads_the_rest_ends_where_it_is_stored(
+    queue: RqQueue, redis_url: str, redis_client: redis.Redis
+) -> None:
+    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1")
+    (claim,) = await queue.claim(5)
+    assert (await queue.records.end_unread(claim)).entries == 0
+    assert not redis_client.exists("longshore:log:j1")
+    await queue.records.append(claim, b"a\n", LogPosition(1, 1, 2))
+    stands = await queue.records.end_unread(claim)
+    assert (stands.entries, stands.gaps) == (1, ({"reason": "not_read_to_its_end", "after_line": 1},))
+    again = await queue.records.end_unread(claim)
+    assert (again.entries, again.gaps) == (2, stands.gaps)
+    assert redis_client.xlen("longshore:log:j1") == 2
+    with connect(redis_url) as producer:
+        said = b"[longshore: a part of the log may be missing here: what follows wasn't read in time]\n"
+        assert b"".join(producer.handle("j1").logs()) == b"a\n" + said
+
+
+async def test_a_log_that_was_read_to_its_end_is_left_as_it_is(queue: RqQueue, redis_client: redis.Redis) -> None:
+    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1")
+    (claim,) = await queue.claim(5)
+    await queue.records.append(claim, b"a\n", LogPosition(1, 1, 2))
+    await queue.records.end(claim, LogPosition(2, 1, 2))
+    stands = await queue.records.end_unread(claim)
+    assert (stands.entries, stands.gaps) == (2, ())
+    assert redis_client.xlen("longshore:log:j1") == 2

@@ -65,10 +65,11 @@ async def holds(informer: Informer, *names: str) -> None:
     async with asyncio.timeout(20):
         while sorted(pod.name for pod in informer.pods()) != sorted(names):
             changed = asyncio.Event()
-            told = informer._tell
+            told, forget = informer._tell, informer._forget
             informer._tell = lambda pod, gone, told=told, changed=changed: (told(pod, gone), changed.set())  # type: ignore
+            informer._forget = lambda pod, forget=forget, changed=changed: (forget(pod), changed.set())  # type: ignore
             await changed.wait()
-            informer._tell = told  # type: ignore[method-assign]
+            informer._tell, informer._forget = told, forget  # type: ignore[method-assign]
 
 
 @pytest.mark.row(22)

@@ -265,13 +265,14 @@ class SimulatedKube(FakeKube):
 
     async def _send(self, stream: Stream, row: Request, step: str) -> None:
         log, follows = self.pods[row.name].logs[step], row.query.get("follow") == "true"
-        since = row.query.get("sinceTime", "")[:19]
+        since, stamped = row.query.get("sinceTime", "")[:19], row.query.get("timestamps") == "true"
         budget = self.rng.randrange(400) if self.rng.random() < self.cut_logs else math.inf
         sent = 0
         while not stream.closed:
             news, closed = log.news, log.closed
             lines, sent = log.lines[sent:], len(log.lines)
-            data = b"".join(stamp(at).encode() + b" " + line for at, line in lines if stamp(at)[:19] >= since)
+            lines = [(stamp(at), line) for at, line in lines if stamp(at)[:19] >= since]
+            data = b"".join(at.encode() + b" " + line if stamped else line for at, line in lines)
             if len(data) >= budget:
                 stream.write(data[: int(budget)])
                 stream.cut()

@@ -37,7 +37,8 @@ async def until_end(api: Api, path: str, query: dict[str, str]) -> list[Any]:
 
 async def story(api: Api, kube: FakeKube) -> list[Any]:
     """What a client sees, without times, uids and versions."""
-    log, follow = f"{PODS}/p/log", {"container": "main", "follow": "true"}
+    log, stamped = f"{PODS}/p/log", {"container": "main", "timestamps": "true"}
+    follow = stamped | {"follow": "true"}
     seen: list[Any] = [await until_end(api, log, follow)]
     version = (await api.request("GET", PODS))["metadata"]["resourceVersion"]
     await api.request("POST", PODS, body=json.loads(json.dumps(POD)))
@@ -48,7 +49,8 @@ async def story(api: Api, kube: FakeKube) -> list[Any]:
     pod.run()
     pod.write(b"one\ntwo\n")
     reading = asyncio.ensure_future(until_end(api, log, follow))
-    seen.append([line.partition(b" ")[2] for line in (await until_end(api, log, {"container": "main"}))[1:]])
+    seen.append([line.partition(b" ")[2] for line in (await until_end(api, log, stamped))[1:]])
+    seen.append(await until_end(api, log, {"container": "main"}))
     pod.write(b"three\n")
     pod.end(3)
     seen.append([line.partition(b" ")[2] for line in (await reading)[1:]])

@@ -133,6 +133,11 @@ class MemoryRecords:
         """How far the log is stored."""
         return self.position
 
+    async def end_unread(self, claim: Claim) -> LogPosition:
+        """The log ends where it is stored."""
+        await self.end(claim, self.position.unfinished)
+        return self.position
+
     async def recorded(self, claim: Claim, after: int, count: int) -> Sequence[tuple[int, LogPosition, bytes]]:
         """Entries after that one; none may have been dropped."""
         self._check()

@@ -121,10 +121,10 @@ async def test_a_log_whose_end_nobody_read_isnt_called_whole(
     """Its pod is gone with what it wrote after its consumer's death."""
     stored = LogPosition(entries=2, lines=7, bytes=70)
 
-    async def resume(store: Store, claim: Claim) -> LogPosition:
-        return stored
+    async def end_unread(store: Store, claim: Claim) -> LogPosition:
+        return stored.unfinished
 
-    monkeypatch.setattr(Store, "resume", resume)
+    monkeypatch.setattr(Store, "end_unread", end_unread)
     executor = Double(story, detachable=True)
     executor.starts = [gone()]
     outcome = await run(executor, history=BEGUN)

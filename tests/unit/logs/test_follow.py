@@ -70,6 +70,7 @@ async def test_a_log_that_doesnt_end_is_given_up(monkeypatch: pytest.MonkeyPatch
     follower = Follower(claim(), lambda claim, former: [], Logs())
     follower.start(Endless(Story()), LogPosition())
     await follower.finish(0.2)
+    assert follower.cut
     assert [gap["reason"] for gap in follower.position().gaps] == ["not_read_to_its_end"]
 
 
