@@ -307,7 +307,7 @@ def open_redis(kind: Any, url: str | None) -> Any:
         return None
     try:
         return kind.from_url(
-            url,
+            wire.ours_to_choose(url),
             max_connections=100_000,  # one for each wait or log that is followed at the same time
             socket_connect_timeout=5,
             socket_timeout=30,

@@ -115,7 +115,7 @@ async def connect(url: str) -> Redis:
     """
     try:
         pool = BlockingConnectionPool.from_url(
-            url,
+            wire.ours_to_choose(url),
             max_connections=CONNECTIONS,
             timeout=None,
             socket_connect_timeout=5,

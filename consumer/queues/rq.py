@@ -95,7 +95,9 @@ class RqQueue:
         except (RedisError, SetupError) as error:
             await self.redis.aclose()
             raise error if isinstance(error, SetupError) else unusable(self.url, error) from None
-        self._waiting: Redis = Redis.from_url(self.url, socket_connect_timeout=5, socket_timeout=30, protocol=2)
+        self._waiting: Redis = Redis.from_url(
+            record_wire.ours_to_choose(self.url), socket_connect_timeout=5, socket_timeout=30, protocol=2
+        )
         self._last_takeover = 0.0
         self._tasks = [asyncio.create_task(work()) for work in (self.worker.stay_alive, self._webhooks.run)]
 

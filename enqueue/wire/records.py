@@ -92,6 +92,22 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(\w+://)[^/@\s]*@", r"\1***@", text)
 
 
+_OURS = frozenset(
+    ("decode_responses", "encoding", "encoding_errors", "health_check_interval", "max_connections", "protocol",
+     "socket_connect_timeout", "socket_timeout", "timeout")
+)  # fmt: skip
+
+
+def ours_to_choose(url: str) -> str:
+    """The URL without options on how answers are read and for how long they are waited for.
+
+    redis-py lets a URL's options overrule its caller's, and others may share the URL.
+    """
+    place, mark, query = url.partition("?")
+    kept = "&".join(part for part in query.split("&") if part.partition("=")[0] not in _OURS)
+    return place + (mark + kept if kept else "")
+
+
 def place_of(url: str) -> str:
     """Where a server is, for messages: never its user or password."""
     parts = urlsplit(url)

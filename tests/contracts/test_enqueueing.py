@@ -18,6 +18,7 @@ from enqueue.backends.faktory_client import FaktoryClient
 from enqueue.order import Enqueued
 from enqueue.times import epoch
 from enqueue.wire import records as wire
+from support.consuming import consuming
 from support.places import PLACES, Place, placing
 from support.redis_server import RedisServer
 
@@ -247,6 +248,27 @@ def test_a_key_needs_records() -> None:
 def test_what_contradicts_itself_is_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(UsageError, match=f"^{named}"):
         Order(JOB, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "ours"),
+    [
+        ("redis://:pw@h:1/2", "redis://:pw@h:1/2"),
+        ("redis://h/2?decode_responses=True", "redis://h/2"),
+        ("unix:///a.sock?db=3&socket_timeout=1&max_connections=2", "unix:///a.sock?db=3"),
+        ("rediss://h?protocol=3&ssl_ca_certs=/ca", "rediss://h?ssl_ca_certs=/ca"),
+    ],
+)
+def test_a_urls_options_dont_change_how_answers_are_read(url: str, ours: str) -> None:
+    assert wire.ours_to_choose(url) == ours
+
+
+async def test_a_url_that_others_share_serves_us_too(redis_url: str) -> None:
+    shared = redis_url + ("&" if "?" in redis_url else "?") + "decode_responses=True&socket_timeout=1&max_connections=2"
+    async with consuming(shared, queues="q", executor="null"):
+        with enqueue.connect(shared, queue="q") as producer:
+            handle = producer.enqueue(JOB, key="k")
+            assert (await asyncio.to_thread(handle.wait, 30)).succeeded
 
 
 def test_a_server_that_goes_away_is_told_for_each_job_that_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
