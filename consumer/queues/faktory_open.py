@@ -176,10 +176,13 @@ async def open_faktory(settings: Settings, portable: bool) -> tuple[Queue, Recor
     queue.store = store
     try:
         await queue.open()
-    except BaseException:
+    except BaseException as error:
+        await FaktoryQueue.close(queue)
         if store is not None:
             with contextlib.suppress(RedisError):
                 await store.redis.aclose()
+        if isinstance(error, RedisError) and settings.records_url is not None:
+            raise unusable(settings.records_url, error) from None
         raise
     return queue, store or NoRecords()
 

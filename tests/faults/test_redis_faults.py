@@ -16,9 +16,11 @@ import structlog
 from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition, Settlement, Signal, Verdict
 from consumer.queues import open_queue
+from consumer.queues.standing import Standings
 from consumer.recording import log_of, record_claimed, record_ended
 from consumer.settings import Settings
 from enqueue import Job, Outcome, Status, aio
+from enqueue.errors import QueueUnavailable
 from enqueue.record import Where
 from support.consuming import consuming, until
 from support.fake_faktory import FakeFaktory
@@ -182,3 +184,23 @@ def _lines(path: Path) -> list[str]:
 
 async def _log(handle: aio.AsyncHandle) -> bytes:
     return b"".join([part async for part in handle.logs()])
+
+
+@pytest.mark.parametrize("kind", ["rq", "faktory"])
+async def test_a_server_that_goes_while_a_consumer_arrives_is_waited_for(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async def away(self: Standings) -> str:
+        raise redis.ConnectionError("Connection refused")
+
+    async with FakeFaktory() as faktory:
+        url, records = (redis_url, None) if kind == "rq" else (faktory.url, redis_url)
+        settings = Settings(queue_url=url, records_url=records, queues=("q",), executor="null")
+        before = asyncio.all_tasks()
+        with monkeypatch.context() as patched:
+            patched.setattr(Standings, "identify", away)
+            with pytest.raises(QueueUnavailable, match=r"no Redis at .*Connection refused"):
+                await open_queue(settings, portable=True)
+        assert not {task for task in asyncio.all_tasks() - before if "FakeFaktory" not in str(task.get_coro())}
+        opened, _ = await open_queue(settings, portable=True)
+        await opened.close()
