@@ -10,6 +10,9 @@ PAUSE = 0.002
 """Seconds after a batch in which the next one still forms, if it is small: a round trip costs as much as ten items."""
 ENOUGH = 32
 """A batch of so many waits for no more."""
+AT_ONCE = 32
+"""Callers that go on in one round of the event loop: each may have some milliseconds of work for it, and in a round of
+hundreds every heartbeat is late."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -61,7 +64,9 @@ class Batcher(Generic[Item, Result]):
                 except Exception as error:  # an unforeseen error is every caller's
                     results = [error] * len(batch)
                 self._ended = now()
-                for (_, future), result in zip(batch, results, strict=True):
+                for place, ((_, future), result) in enumerate(zip(batch, results, strict=True)):
+                    if place and place % AT_ONCE == 0:
+                        await asyncio.sleep(0)
                     if future.done():
                         continue
                     if isinstance(result, Exception):

@@ -21,7 +21,7 @@ from consumer.recording import crashed
 from consumer.run import Tools, run_job
 from consumer.settings import Settings
 from consumer.switch import Switch
-from consumer.tasks import end
+from consumer.tasks import Pace, end
 from enqueue.errors import QueueUnavailable
 
 log = structlog.get_logger()
@@ -31,7 +31,6 @@ Shutdown = Literal["detach", "drain", "finish"]
 
 BEAT_INTERVAL = 5.0
 """Seconds between two heartbeats of a claim, and at most until a cancellation is noticed that wasn't announced."""
-
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at an executor in trouble, a queue that gives nothing more, or full slots."""
@@ -69,6 +68,7 @@ class Worker:
         self.settings = settings
         self._meter, self._watched = meter, watched
         self._settling: Batcher[Settlement, None] = Batcher(self._settle)
+        self._asking: Batcher[Claim, Signal | None] = Batcher(self._ask)
         self._tools = Tools(
             executor,
             records,
@@ -83,6 +83,7 @@ class Worker:
         )
         self._jobs: dict[asyncio.Task[None], tuple[Claim, Switch]] = {}
         self._beaten: dict[str, float] = {}
+        self._pace = Pace()
         self._leaving: set[str] = set()
         self._freed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -203,6 +204,7 @@ class Worker:
 
     async def _run(self, claim: Claim, switch: Switch) -> None:
         structlog.contextvars.bind_contextvars(job=claim.id, queue=claim.queue)  # for each line about it from here on
+        await self._pace.turn()  # meanwhile it is beaten, and can be cancelled, like any other
         try:
             outcome = await run_job(claim, self._tools, switch)
         except Exception as error:  # ours to mend
@@ -278,13 +280,18 @@ class Worker:
         One that was stopped for longer than others wait for its heartbeats must not act on what it knew before.
         """
         while now() - self._beaten.get(claim.token, 0.0) > SURE:
-            sent = now()
             with contextlib.suppress(QueueUnavailable):
-                if (await self.queue.beat([claim])).get(claim.token) is Signal.LOST:
+                if await self._asking.put(claim) is Signal.LOST:
                     raise ClaimLost(f"job {claim.id} was taken over while this consumer stood still")
-                self._beaten[claim.token] = sent
                 return
             await asyncio.sleep(1)
+
+    async def _ask(self, claims: Sequence[Claim]) -> Sequence[Signal | None]:
+        """Heartbeats of these alone: after a pause all jobs ask at once."""
+        sent, signals = now(), await self.queue.beat(claims)
+        beaten = [claim.token for claim in claims if signals.get(claim.token) is not Signal.LOST]
+        self._beaten.update((token, sent) for token in beaten if token in self._beaten)
+        return [signals.get(claim.token) for claim in claims]
 
     async def _hear_cancellations(self) -> None:
         """What a message announces, a heartbeat confirms."""

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Sequence
 
 import pytest
 
-from consumer.batch import ENOUGH, Batcher
+from consumer.batch import AT_ONCE, ENOUGH, Batcher
 from consumer.tasks import end
 
 
@@ -101,3 +102,21 @@ async def test_small_batches_that_follow_each_other_wait_to_grow(monkeypatch: py
     await asyncio.wait([small], timeout=0.02)
     assert batches == [1, ENOUGH]
     await end(small)
+
+
+async def test_callers_of_a_large_batch_go_on_few_in_a_round_of_the_event_loop() -> None:
+    async def flush(items: Sequence[int]) -> list[int | Exception]:
+        return list(items)
+
+    async def caller(item: int) -> None:
+        assert await batcher.put(item) == item
+        went_on[rounds] += 1
+
+    batcher: Batcher[int, int] = Batcher(flush)
+    went_on, rounds = collections.Counter[int](), 0
+    callers = [asyncio.create_task(caller(item)) for item in range(10 * AT_ONCE)]
+    while not all(task.done() for task in callers):
+        rounds += 1
+        await asyncio.sleep(0)
+    await asyncio.gather(*callers)
+    assert max(went_on.values()) <= 2 * AT_ONCE  # from one count to the next it's the parts of two rounds

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import structlog
 
+from consumer.errors import ClaimLost
 from consumer.logs.follow import Follower
 from consumer.model import Claim, Exit, Plan, Settlement, Signal, Verdict
 from consumer.queues.none import NoRecords
 from consumer.settings import Settings
+from consumer.tasks import AT_ONCE, end
 from consumer.worker import Worker
 from enqueue.job import Job
 from enqueue.record import Status, Where
@@ -90,6 +93,12 @@ async def quiet() -> None:
         await asyncio.sleep(0)
 
 
+def worker_of(queue: Queue, executor: Executor, concurrency: int) -> Worker:
+    settings = Settings(name="me", concurrency=concurrency)
+    follower = lambda claim: Follower(claim, lambda claim, former: [], settings.logs)  # noqa: E731
+    return Worker(queue, NoRecords(), executor, settings, follower)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("exit", "begun"),
     [
@@ -98,9 +107,8 @@ async def quiet() -> None:
     ],
 )
 async def test_removals_hold_up_no_more_jobs_than_there_are_slots(exit: Exit, begun: int) -> None:
-    settings, queue, executor = Settings(name="me", concurrency=2), Queue(), Executor(exit)
-    follower = lambda claim: Follower(claim, lambda claim, former: [], settings.logs)  # noqa: E731
-    worker = Worker(queue, NoRecords(), executor, settings, follower)  # type: ignore[arg-type]
+    queue, executor = Queue(), Executor(exit)
+    worker = worker_of(queue, executor, 2)
     working = asyncio.create_task(worker.run())
     try:
         await until(lambda: queue.settled >= begun)  # small batches wait a moment to grow
@@ -135,9 +143,8 @@ class Buggy(Queue):
 
 
 async def test_a_bug_of_ours_leaves_no_job_without_an_end() -> None:
-    settings, queue, executor = Settings(name="me", concurrency=2), Buggy(), Executor(Exit(code=0, ended_at=2.0))
-    follower = lambda claim: Follower(claim, lambda claim, former: [], settings.logs)  # noqa: E731
-    worker = Worker(queue, NoRecords(), executor, settings, follower)  # type: ignore[arg-type]
+    queue = Buggy()
+    worker = worker_of(queue, Executor(Exit(code=0, ended_at=2.0)), 2)
     working = asyncio.create_task(worker.run())
     await until(lambda: len(queue.ends) == 2)
     worker.stop()
@@ -146,3 +153,69 @@ async def test_a_bug_of_ours_leaves_no_job_without_an_end() -> None:
     assert (end.verdict, end.outcome.reason) == (Verdict.BURY, "executor_error")
     assert end.outcome.message == "internal error (UnicodeError); the consumer's log tells more"
     assert (end.record.status, end.record.token) == (Status.FAILED, "1")
+
+
+class AllAtOnce(Queue):
+    """Gives so many jobs at once, and no more; says which ones are lost."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.jobs = [Claim(str(i), "q", 1, str(i), Job(commands=["true"]), claimed_at=1.0) for i in range(count)]
+        self.lost: set[str] = set()
+        self.beats: list[int] = []
+
+    async def claim(self, slots: int) -> Sequence[Claim]:
+        given, self.jobs = self.jobs, []
+        if not given:
+            await self.stopping.wait()
+        return given
+
+    async def beat(self, claims: Sequence[Claim]) -> Mapping[str, Signal]:
+        self.beats.append(len(claims))
+        return {claim.token: Signal.LOST for claim in claims if claim.token in self.lost}
+
+
+class Rounds(Executor):
+    """Notes in which round of the event loop each job is begun."""
+
+    def __init__(self) -> None:
+        super().__init__(Exit(code=0, started=True, ended_at=2.0))
+        self.may_go.set()
+        self.round, self.begun = 0, collections.Counter[int]()
+        self.busy: Callable[[], int] = lambda: 0
+        self.held = 0
+
+    def refuse(self, plan: Plan) -> tuple[()]:
+        self.begun[self.round] += 1
+        self.held = max(self.held, self.busy())
+        return ()
+
+    async def count(self) -> None:
+        while True:
+            self.round += 1
+            await asyncio.sleep(0)
+
+
+async def test_jobs_that_are_claimed_at_once_begin_few_in_a_round_and_are_all_held_meanwhile() -> None:
+    queue, executor = AllAtOnce(10 * AT_ONCE), Rounds()
+    worker = worker_of(queue, executor, 1000)
+    executor.busy = lambda: worker.busy
+    working = [asyncio.create_task(worker.run()), asyncio.create_task(executor.count())]
+    try:
+        await until(lambda: queue.settled == 10 * AT_ONCE)
+        assert max(executor.begun.values()) <= 2 * AT_ONCE  # from one count to the next it's the parts of two rounds
+        assert executor.begun.total() == executor.held == 10 * AT_ONCE
+    finally:
+        worker.stop()
+        await working[0]
+        await end(working[1])
+
+
+async def test_after_a_pause_jobs_ask_together_whether_they_are_still_ours() -> None:
+    queue = AllAtOnce(40)
+    queue.lost = {"3", "5"}
+    worker = worker_of(queue, Rounds(), 1000)
+    told = await asyncio.gather(*map(worker._confirm, queue.jobs), return_exceptions=True)
+    assert {place for place, error in enumerate(told) if isinstance(error, ClaimLost)} == {3, 5}
+    assert told.count(None) == 38
+    assert queue.beats == [40]
