@@ -10,6 +10,7 @@ LongshoreError
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 from enqueue.errors import LongshoreError
@@ -57,3 +58,9 @@ class SetupError(LongshoreError):
 def internal(error: Exception) -> ExecutorFault:
     """A bug of ours, as its job's producer is told of it; the job may have run."""
     return ExecutorFault(f"internal error ({type(error).__name__}); the consumer's log tells more", started=True)
+
+
+def unforeseen(error: Exception) -> str:
+    """What is said of a payload that breaks our own code, without the error's words: they may hold the payload's."""
+    place = traceback.extract_tb(error.__traceback__)[-1].name
+    return f"the payload can't be read ({type(error).__name__} in {place})"

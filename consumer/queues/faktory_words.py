@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from consumer.errors import unforeseen
 from consumer.model import Claim, Settlement, Verdict
 from consumer.opslevel import LegacyJob, MakeLogJob, log_job, outcome_job
 from enqueue.errors import InvalidJob
@@ -85,6 +86,8 @@ def claim_of(
         problem = str(error)
     except RecursionError:
         problem = "args: nested too deeply"
+    except Exception as error:  # it must come to an end, too
+        problem = unforeseen(error)
     return Claim(
         id=fetched.jid,
         queue=fetched.queue,

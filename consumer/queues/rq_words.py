@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from consumer.errors import unforeseen
 from consumer.model import Claim, Settlement, Verdict
 from consumer.queues.limits import key_of
 from consumer.queues.rq_follow_up import NO_WISHES, Wishes, callback_of, refusal, webhooks_of, wishes_of
@@ -82,6 +83,8 @@ def claim_of(row: list[Any], max_bytes: int, load: Load = the_job, callback_queu
         job, serializer = wire.read_payload(data, max_bytes, noted)
     except InvalidJob as error:
         problem = str(error)
+    except Exception as error:  # it must come to an end, too
+        problem = unforeseen(error)
     history = record_wire.read_record(record)
     left = wire.whole(retries_left)
     seconds = wire.whole(timeout)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from consumer.model import Claim, Settlement, Verdict
+from consumer.queues import rq_words
 from consumer.queues.faktory_words import claim_of, ending_of
 from enqueue.job import Job
 from enqueue.record import Attempt, Outcome, Record, Status
 from enqueue.wire import faktory as wire
+from enqueue.wire.call import Call
 from enqueue.wire.faktory_fetched import Fetched
 
 
@@ -78,6 +80,19 @@ def verbs(claim: Claim, verdict: Verdict, *, late: bool = False, **changes: Any)
         f"MUTATE {json.loads(line[7:])['cmd']}" if line.startswith(b"MUTATE") else line.split()[0].decode()
         for line in sent
     ]
+
+
+def test_a_payload_that_breaks_our_code_is_a_problem_of_its_job_alone() -> None:
+    def load(call: Call) -> Job:
+        raise OverflowError(f"too large: {call.args}")
+
+    fetched = Fetched({"jid": "a", "jobtype": "t", "args": ["secret"]}, 50)
+    assert claim_of(fetched, token="t", now=1, max_bytes=99, load=load).problem == SAID
+    row = [b"a", b"q", b"t", b"1", b"50", b'["t", null, ["secret"], {}]', [None] * 18]
+    assert rq_words.claim_of(row, 99, load).problem == SAID
+
+
+SAID = "the payload can't be read (OverflowError in load)"
 
 
 def test_commands() -> None:
