@@ -60,6 +60,8 @@ class FakeKube:
         self.written = asyncio.Event()
         """Set, and replaced, when watchers have something to look at."""
         self.bookmarks = 0
+        self.ready = True
+        """What it says of itself."""
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> FakeKube:
@@ -77,6 +79,7 @@ class FakeKube:
     async def start(self, port: int = 0) -> None:
         """Serve, on the former port after a stop."""
         app = web.Application(client_max_size=4 * 2**20)
+        app.router.add_get("/readyz", self._ready)
         for group in ("/api/v1", "/apis/{group}/v1"):
             for rest in ("", "/{name}", "/{name}/{sub}"):
                 app.router.add_route("*", group + "/namespaces/{ns}/{resource}" + rest, self._serve)
@@ -184,6 +187,9 @@ class FakeKube:
     def creates(self) -> int:
         """How often a pod was to be created, dry runs left out."""
         return sum(row.verb == "create pods" and "dryRun" not in row.query for row in self.ledger)
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok") if self.ready else status(403, "Forbidden", "forbidden: RBAC knows no roles yet")
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         info = request.match_info

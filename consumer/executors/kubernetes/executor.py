@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 import time
 from collections.abc import Iterable
@@ -24,7 +23,7 @@ from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sample
 from consumer.executors.kubernetes.outputs import Shelf
-from consumer.executors.kubernetes.rights import check, sentence_of
+from consumer.executors.kubernetes.rights import Arrival, check, sentence_of
 from consumer.executors.kubernetes.status import Pod, pod_of, slim
 from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
 from consumer.executors.kubernetes.watch import Informer
@@ -39,8 +38,6 @@ log = logging.getLogger(__name__)
 
 START_PATIENCE = 10.0
 """For so many seconds a start insists on an API that doesn't answer; beyond that the job waits outside."""
-RIGHTS_LATE = 30.0
-"""For so many seconds after it was away an API server may know no Roles yet, and refuse what it will allow."""
 TERMINATING_SECONDS = 60.0
 """How long, beyond its grace, a former pod of the same name may take to go."""
 
@@ -60,7 +57,7 @@ class KubernetesExecutor:
         self._profile = loosest((settings.profile, *profiles))
         self._streams, self._shelf = Streams(settings.log_streams), Shelf()
         self._opened: tuple[Api, Informer, str] | None = None
-        self._away = -math.inf
+        self._arrival = Arrival()
         self._leftovers = Leftovers(settings.keep_failed)
         self._circuit = Circuit()
         self._sweeper: Sweeper | None = None
@@ -101,16 +98,12 @@ class KubernetesExecutor:
         try:
             await together(check(api, access.namespace, self._settings, self._consumer, self._profile), informer.open())
         except BaseException as error:
-            await informer.close()
-            await api.close()
-            if isinstance(error, ApiError) and error.passing:
-                self._away = time.monotonic()
-                raise ExecutorFault(str(error)) from None
-            if isinstance(error, ApiError) and error.forbidden and time.monotonic() - self._away < RIGHTS_LATE:
-                raise ExecutorFault(sentence_of(error, access.namespace)) from None
-            if isinstance(error, ApiError):
-                raise SetupError(sentence_of(error, access.namespace)) from None
-            raise
+            try:
+                problem = await self._arrival.problem(error, api, access.namespace)
+            finally:
+                await informer.close()
+                await api.close()
+            raise problem from None
         self._opened = (api, informer, access.namespace)
 
     async def close(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consumer.errors import SetupError
+from consumer.errors import ExecutorFault, SetupError
 from consumer.executors import names
 from consumer.executors.kubernetes.admission import enforced, gap
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
@@ -20,6 +21,8 @@ from consumer.tasks import end, together
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 3.0
+RIGHTS_LATE = 30.0
+"""For so many seconds an API server that starts may know no Roles yet, and refuse what it will allow."""
 NOBODY = "ls-check"
 """The name of an object that isn't there."""
 
@@ -55,6 +58,36 @@ RIGHTS = (
     Right("update", "leases", False, _NO_SWEEP, LEASES),
 )
 """Exactly the Role in k8s/base/rbac.yaml."""
+
+
+class Arrival:
+    """Tells whether a start that failed is to be tried again."""
+
+    def __init__(self) -> None:
+        self._away: float | None = None
+
+    async def problem(self, error: BaseException, api: Api, namespace: str) -> BaseException:
+        """The error itself if it isn't the API's; else ExecutorFault for what may pass, SetupError for the rest."""
+        if not isinstance(error, ApiError):
+            return error
+        if error.passing:
+            self._away = time.monotonic()
+            return ExecutorFault(str(error))
+        if error.forbidden:
+            if self._away is None and not await _ready(api):
+                self._away = time.monotonic()
+            if self._away is not None and time.monotonic() - self._away < RIGHTS_LATE:
+                return ExecutorFault(sentence_of(error, namespace))
+        return SetupError(sentence_of(error, namespace))
+
+
+async def _ready(api: Api) -> bool:
+    """The API server doesn't deny that it is: what it refuses, it means."""
+    try:
+        await api.request("GET", "/readyz", patience=PROBE_SECONDS, read=len)
+    except ApiError as error:
+        return not (error.passing or error.status in (401, 403))
+    return True
 
 
 async def check(api: Api, namespace: str, settings: Kubernetes, consumer: str, profile: str) -> None:

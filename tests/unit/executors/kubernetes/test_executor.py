@@ -328,6 +328,19 @@ async def test_a_right_that_is_missing_just_after_an_outage_is_waited_for(
     await executor.close()
 
 
+async def test_a_right_that_a_server_refuses_before_it_is_ready_is_waited_for_within_bounds(
+    kube: FakeKube, settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube.forbidden.add("list pods")
+    kube.ready = False
+    executor = KubernetesExecutor(settings(), "c")
+    with pytest.raises(ExecutorFault, match="may not list pods"):
+        await executor.open()
+    monkeypatch.setattr("consumer.executors.kubernetes.rights.RIGHTS_LATE", 0.0)
+    with pytest.raises(SetupError, match="may not list pods"):
+        await executor.open()
+
+
 async def test_a_missing_namespace_and_a_missing_cluster_are_named(
     kube: FakeKube, settings: Callable[..., Any]
 ) -> None:
