@@ -7,12 +7,13 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from enqueue.cli_options import JobId, JsonFlag, QueueUrl, RecordsUrl, producer_at
-from enqueue.errors import UsageError
+from enqueue.cli_options import JsonFlag, QueueUrl, RecordsUrl, producer_at
+from enqueue.errors import LongshoreError, QueueUnavailable, UsageError
 from enqueue.groups import Groups
 from enqueue.terminal import shown
 from enqueue.times import epoch, rfc3339
@@ -35,13 +36,15 @@ def moment(text: str | None) -> float | None:
 
 
 def logs(
-    job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    job_ids: Annotated[
+        list[str], typer.Argument(metavar="JOB_ID", help="The jobs' ids, as `longshore enqueue` prints them.")
+    ],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the jobs have ended.")] = False,
     since: Annotated[
         str | None, typer.Option("--since", help="Only lines since then: 10m ago, or a time in RFC 3339.")
     ] = None,
     tail: Annotated[
-        int | None, typer.Option("--tail", "-n", min=0, help="Of what is there already, so many last lines.")
+        int | None, typer.Option("--tail", "-n", min=0, help="Of what is there already, so many last lines (of each).")
     ] = None,
     timestamps: Annotated[
         bool,
@@ -55,18 +58,28 @@ def logs(
     records_url: RecordsUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print a job's log, and to standard error what is missing of it. Exits 1 if the store has lost or changed a part.
+    """Print jobs' logs, and to standard error what is missing of them. Exits 1 if the store has lost or changed a part.
 
+    Of several jobs one log comes after the other; with --follow all of them as they are written, until all have ended.
     On a terminal colours pass and nothing else that steers it; elsewhere no escape sequences do.
     """
     if raw and (timestamps or prefix or as_json):
         raise UsageError("--raw: prints the bytes as they are, so without --timestamps, --prefix and --json")
-    begin = moment(since)
-    with producer_at(queue_url, records_url) as producer:
-        handle = producer.handle(job_id)
-        wanted: dict[str, Any] = {"follow": follow, "since": begin, "tail": tail}
-        if print_log(handle, **wanted, stamps=timestamps, prefix=prefix, as_json=as_json, raw=raw):
-            raise typer.Exit(1)
+    job_ids = list(dict.fromkeys(job_ids))
+    if raw and len(job_ids) > 1:
+        raise UsageError("--raw: prints the bytes of one job; several need --prefix or --json to be told apart")
+    wanted: dict[str, Any] = {"follow": follow, "since": moment(since), "tail": tail}
+    form: dict[str, Any] = {"stamps": timestamps, "prefix": prefix, "as_json": as_json}
+    if len(job_ids) > 1:
+        import asyncio  # a single log does without
+
+        printer = _Printer(follow, several=True, **form)
+        code = asyncio.run(_print_several(job_ids, printer, wanted, queue_url, records_url))
+    else:
+        with producer_at(queue_url, records_url) as producer:
+            code = int(print_log(producer.handle(job_ids[0]), **wanted, **form, raw=raw))
+    if code:
+        raise typer.Exit(code)
 
 
 def print_log(
@@ -83,31 +96,84 @@ def print_log(
     """Print a job's log, and to standard error what is missing. True if the store has lost or changed a part."""
     checks: list[LogCheck] = []
     wanted: dict[str, Any] = {"follow": follow, "since": since, "tail": tail, "checked": checks.append}
-    out = sys.stdout.buffer
+    printer = _Printer(follow, stamps=stamps, prefix=prefix, as_json=as_json and not raw)
     if raw:
         for part in handle.logs(**wanted):
-            out.write(part)
-            out.flush()
+            sys.stdout.buffer.write(part)
+            sys.stdout.buffer.flush()
     else:
-        colours = out.isatty()
-        groups = Groups() if colours and not as_json else None
         for line in handle.log_lines(**wanted):
-            text = _json_of(line) if as_json else _text_of(line, stamps, colours, groups)
-            if text is not None:
-                out.write((_prefix(handle.id, line) if prefix and not as_json else b"") + text + b"\n")
-            if follow or colours:
-                out.flush()
-    if as_json and checks:
-        end = {"complete": checks[0].complete, "missing": checks[0].missing, "damaged": checks[0].damaged}
-        out.write(json.dumps({"end": end}).encode() + b"\n")
-    out.flush()
-    for sentence in (s for check in checks for s in (*check.missing, *check.damaged)):
-        print(f"longshore: {sentence}", file=sys.stderr)
-    return any(check.damaged for check in checks)
+            printer.line(handle.id, line)
+    return printer.end(handle.id, checks)
 
 
-def _prefix(job: str, line: LogLine) -> bytes:
-    return shown(f"{job} {line.attempt} {line.step} | ".encode(), colours=False)
+async def _print_several(
+    ids: Sequence[str], printer: _Printer, wanted: dict[str, Any], queue_url: str | None, records_url: str | None
+) -> int:
+    """The worst of their exit codes: trouble with one job is told, and the others go on."""
+    import asyncio
+
+    from enqueue.aio import connect
+
+    async with producer_at(queue_url, records_url, connect) as producer:
+
+        async def one(job: str) -> int:
+            checks: list[LogCheck] = []
+            try:
+                async for line in producer.handle(job).log_lines(**wanted, checked=checks.append):
+                    printer.line(job, line)
+            except LongshoreError as error:
+                printer.say(job, str(error))
+                return 69 if isinstance(error, QueueUnavailable) else 1  # as `longshore` makes of them for one job
+            return int(printer.end(job, checks))
+
+        if wanted["follow"]:
+            return max(await asyncio.gather(*map(one, ids)))
+        return max([await one(job) for job in ids])
+
+
+class _Printer:
+    """Prints lines in the form that is asked for; `several`: of several jobs, which are told apart."""
+
+    def __init__(self, follow: bool, *, stamps: bool, prefix: bool, as_json: bool, several: bool = False) -> None:
+        self._out = sys.stdout.buffer
+        self._colours = self._out.isatty()
+        self._flush = follow or self._colours
+        self._stamps, self._prefix, self._json, self._several = stamps, prefix, as_json, several
+        self._groups: dict[str, Groups] = {}
+
+    def line(self, job: str, line: LogLine) -> None:
+        """Print one."""
+        whose = {"job": job} if self._several else {}
+        if self._json:
+            text: bytes | None = _json_of(line, whose)
+        else:
+            groups = self._groups.setdefault(job, Groups()) if self._colours else None
+            text = _text_of(line, self._stamps, self._colours, groups)
+            if text is not None and self._prefix:
+                text = shown(f"{job} {line.attempt} {line.step} | ".encode(), colours=False) + text
+        if text is not None:
+            self._out.write(text + b"\n")
+        if self._flush:
+            self._out.flush()
+
+    def end(self, job: str, checks: Sequence[LogCheck]) -> bool:
+        """How whole it was; True if the store has lost or changed a part."""
+        self._groups.pop(job, None)
+        for check in checks:
+            if self._json:
+                whose = {"job": job} if self._several else {}
+                end = {"complete": check.complete, "missing": check.missing, "damaged": check.damaged}
+                self._out.write(json.dumps({**whose, "end": end}).encode() + b"\n")
+        self._out.flush()
+        for sentence in (s for check in checks for s in (*check.missing, *check.damaged)):
+            self.say(job, sentence)
+        return any(check.damaged for check in checks)
+
+    def say(self, job: str, sentence: str) -> None:
+        """To standard error."""
+        whose = f"{shown(job.encode(), colours=False).decode()}: " if self._several else ""
+        print(f"longshore: {whose}{sentence}", file=sys.stderr, flush=True)
 
 
 def _text_of(line: LogLine, stamps: bool, colours: bool, groups: Groups | None) -> bytes | None:
@@ -124,9 +190,9 @@ def _stamp(at: float | None) -> str | None:
     return None if at is None else (rfc3339(at) or "")[:23] + "Z"
 
 
-def _json_of(line: LogLine) -> bytes:
+def _json_of(line: LogLine, whose: dict[str, str]) -> bytes:
     """With ASCII alone: nothing in it steers a terminal."""
-    told: dict[str, Any] = {"attempt": line.attempt, "line": line.number, "at": _stamp(line.at)}
+    told: dict[str, Any] = {**whose, "attempt": line.attempt, "line": line.number, "at": _stamp(line.at)}
     if line.step != "main":
         told["step"] = line.step
     if line.note:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -27,10 +28,16 @@ FileOption = Annotated[str, typer.Option("--file", "-f", help="A job file, YAML 
 DEFAULT_URL = "redis://localhost:6379/0"
 
 
-def producer_at(url: str | None, records: str | None) -> Any:
-    """A producer; where the queue keeps the Records itself, no other place counts. Raises UsageError."""
-    from enqueue.backends import RQ_SCHEMES, faktory_url_from
-    from enqueue.client import connect
+def producer_at(url: str | None, records: str | None, connect: Callable[..., Any] | None = None) -> Any:
+    """A producer; where the queue keeps the Records itself, no other place counts. Raises UsageError.
 
+    `connect`: makes it, `enqueue.connect` if none is given.
+    """
+    from enqueue.backends import RQ_SCHEMES, faktory_url_from
+
+    if connect is None:
+        from enqueue import client
+
+        connect = client.connect
     url = url or faktory_url_from(os.environ) or DEFAULT_URL
     return connect(url, records=None if url.split(":", 1)[0] in RQ_SCHEMES else records)

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -115,7 +116,61 @@ def test_who_cannot_take_the_log_is_no_damage_to_it(
         assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(("args", "says"), [(["--since", "soon"], "--since"), (["--raw", "--json"], "--raw")])
+def stands(client: redis.Redis, job: str, status: Status, data: bytes) -> None:
+    """A job with so much more of a log."""
+    client.xadd(log_key(job), {"t": 1_000, "d": data}, id=f"1-{client.xlen(log_key(job)) + 1}")
+    record = Record(id=job, queue="default", attempt=1, status=status, log=Log(stream=log_key(job)))
+    known = "finished" if status.final else "started"
+    client.hset(f"rq:job:{job}", mapping={"longshore": record.dumps(), "status": known, "origin": "default"})
+
+
+def test_several_are_followed_at_once_until_all_have_ended_and_each_has_its_own_trouble(
+    job: str,
+    redis_url: str,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The first one ends only when the others have been shown."""
+    stands(redis_client, "j0", Status.RUNNING, b"zero\n")
+    redis_client.xdel(log_key(job), "1-1")
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as shown, os.fdopen(writer, "w") as out, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(sys, "stdout", out)
+        args = ["logs", "-f", "--prefix", "j0", job, "nope", "j0", "--queue-url", redis_url]
+        code = pool.submit(app, args, standalone_mode=False)
+        code.add_done_callback(lambda _: out.close())
+        try:
+            assert {shown.readline(), shown.readline(), shown.readline()} == {
+                b"j0 1 main | zero\n",
+                b"j1 1 main | [longshore: 1 lines dropped here]\n",
+                b"j1 1 main | \xff bell^G\n",
+            }
+        finally:
+            stands(redis_client, "j0", Status.SUCCEEDED, b"last\n")
+        assert shown.readline() == b"j0 1 main | last\n"
+        assert code.result(30) == 1
+    said = capfd.readouterr().err
+    assert "longshore: nope: there is no job 'nope' here" in said
+    assert "longshore: j1: 1 lines (13 bytes) that were stored are gone from the store" in said
+    assert "longshore: j0" not in said
+
+
+def test_several_one_after_the_other_and_as_json(
+    job: str, redis_url: str, redis_client: redis.Redis, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    stands(redis_client, "j0", Status.SUCCEEDED, b"zero\n")
+    logs(redis_url, "j0", "--tail", "1")
+    assert capfdbinary.readouterr().out == b"\xff bell^G\nzero\n"
+    logs(redis_url, "j0", "--json")
+    told = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [one["job"] for one in told] == ["j1", "j1", "j1", "j0", "j0"]
+    assert [one["end"]["complete"] for one in told if "end" in one] == ["gap", None]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"), [(["--since", "soon"], "--since"), (["--raw", "--json"], "--raw"), (["j2", "--raw"], "one job")]
+)
 def test_wrong_usage(args: list[str], says: str) -> None:
     with pytest.raises((UsageError, typer.Exit), match=says):
         logs("redis://127.0.0.1:1/0", *args)
