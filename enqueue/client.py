@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -47,7 +48,9 @@ class Producer:
         self, url: str, *, records: str | None = None, queue: str = "default", serializer: Serializer = "pickle"
     ) -> None:
         self._backend, redis_url, faktory_url = make_backend(url, records, queue, serializer)
-        self._redis = open_redis(redis.Redis, redis_url)
+        self._redis_url = redis_url
+        self._opened, self._pid = open_redis(redis.Redis, redis_url), os.getpid()
+        self._inherited: list[Any] = []
         self._place = wire.place_of(redis_url) if redis_url else ""
         self._faktory: FaktoryClient | None = None
         if faktory_url:
@@ -116,8 +119,8 @@ class Producer:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._redis is not None:
-            self._redis.close()
+        if self._opened is not None and self._pid == os.getpid():
+            self._opened.close()
         if self._faktory is not None:
             self._faktory.close()
 
@@ -166,8 +169,15 @@ class Producer:
             if pubsub is not None:
                 pubsub.close()
 
+    @property
+    def _redis(self) -> Any:
+        """The client. A forked child makes its own: redis-py's has a lock that a thread of the parent may have held."""
+        if self._pid != os.getpid():
+            self._inherited.append(self._opened)  # and isn't closed: its sockets are the parent's
+            self._opened, self._pid = open_redis(redis.Redis, self._redis_url), os.getpid()
+        return self._opened
+
     def _listen(self, step: Listen) -> PubSub:
-        assert self._redis is not None
         for last in (False, True):  # a pooled connection may be one to a server that was restarted
             pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
             try:
@@ -187,7 +197,6 @@ class Producer:
         if isinstance(step, Ask):
             assert self._faktory is not None
             return self._faktory.info()
-        assert self._redis is not None
         try:
             if isinstance(step, Command):
                 return self._redis.execute_command(*step.args)
