@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from consumer.errors import SetupError
-from consumer.logs.mask import Mask, current
+from consumer.logs.mask import Mask, masked_here
 from consumer.model import Settlement
 from consumer.opslevel import LEGACY, is_legacy
 from consumer.settings_sentry import Sentry as Section
@@ -134,7 +134,7 @@ class Sentry:
 
     def _masked(self, value: Any) -> Any:
         if isinstance(value, str):
-            return current.get()(self._mask.mask_text(value))
+            return masked_here(self._mask.mask_text(value))
         if isinstance(value, dict):
             return {name: self._masked(inner) for name, inner in value.items()}
         if isinstance(value, (list, tuple)):

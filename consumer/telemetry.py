@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from consumer.logs.mask import Mask, current
+from consumer.logs.mask import Mask, masked_here
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "exception": 40, "critical": 50}
 _least = 0
@@ -106,4 +106,4 @@ def release() -> str:
 def masked(mask: Mask, rendered: object) -> str:
     """A rendered event without secrets."""
     text = rendered.decode("utf-8", "replace") if isinstance(rendered, bytes) else str(rendered)
-    return current.get()(mask.mask_text(text))
+    return masked_here(mask.mask_text(text))

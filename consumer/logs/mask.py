@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from functools import lru_cache
+from weakref import WeakMethod
 
 from consumer.logs.forms import SHORTEST, variants_of
 
@@ -21,8 +22,18 @@ _BARE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SHAPE = bytes(ord("x") if byte in _BARE else ord(" ") for byte in range(256))
 _FEED = ord("\n")
 
-current: ContextVar[Callable[[str], str]] = ContextVar("current", default=lambda text: text)
-"""Masks the secrets of the job that is being run here: for what we say ourselves, in our log and elsewhere."""
+current: ContextVar[WeakMethod[Callable[[str], str]] | None] = ContextVar("current", default=None)
+"""Masks the secrets of the job that is being run here: for what we say ourselves, in our log and elsewhere.
+
+Weak: a connection that was opened for a job remembers its context for as long as it lives.
+"""
+
+
+def masked_here(text: str) -> str:
+    """A text without the secrets of the job that is being run here."""
+    known = current.get()
+    mask = known() if known is not None else None
+    return text if mask is None else mask(text)
 
 
 class Mask:

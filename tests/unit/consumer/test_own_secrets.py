@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from weakref import WeakMethod
 
 import pytest
 import structlog
@@ -34,7 +35,8 @@ def test_passwords_in_urls_and_variables_that_are_named_like_secrets() -> None:
 @pytest.mark.usefixtures("own_log")
 def test_our_own_log_shows_neither_our_secrets_nor_those_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", out := io.StringIO())
-    token = current.set(Mask(['of the "job"']).mask_text)
+    of_the_job = Mask(['of the "job"'])
+    token = current.set(WeakMethod(of_the_job.mask_text))
     try:
         set_up_logging("info", "json", ["queue-password"])
         structlog.get_logger().warning("odd", error='of the "job"', at="redis://:queue-password@host")
