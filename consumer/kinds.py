@@ -9,6 +9,7 @@ from consumer.ports import (
     CollectingExecution,
     EditingProcessor,
     Execution,
+    LastingExecution,
     LaterExecution,
     LinkedSink,
     Processor,
@@ -30,6 +31,11 @@ def is_collecting(execution: Execution) -> TypeGuard[CollectingExecution]:
 def is_begun_later(execution: Execution) -> TypeGuard[LaterExecution]:
     """It is a LaterExecution."""
     return _has(type(execution), "log_begins")
+
+
+def is_lasting(execution: Execution) -> TypeGuard[LastingExecution]:
+    """It is a LastingExecution."""
+    return _has(type(execution), "log_lasts")
 
 
 def is_editing(processor: Processor) -> TypeGuard[EditingProcessor]:

@@ -206,6 +206,12 @@ class LaterExecution(Execution, Protocol):
         """Waits until the log is to be read: until then a follower needs to hold nothing for it."""
 
 
+class LastingExecution(Execution, Protocol):
+    """An Execution whose log stays where it is until it has been read: nothing of it is lost while a reader waits."""
+
+    log_lasts: bool
+
+
 class CollectingExecution(Execution, Protocol):
     """An Execution that can hand over the files in $LONGSHORE_OUTPUTS."""
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 import structlog
 
 from consumer.follow_up import Enqueuer, FollowUps, Put
-from consumer.kinds import is_begun_later, is_linked, is_storing
+from consumer.kinds import is_begun_later, is_lasting, is_linked, is_storing
 from consumer.logs.commands import MAX_NOTICE, MAX_NOTICES, MAX_PROGRESS
 from consumer.logs.directives import Directives
 from consumer.logs.forms import variants_of
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline, join
 from consumer.logs.spool import Memory
-from consumer.model import Claim, LogPosition, Measure
+from consumer.model import Claim, LogPart, LogPosition, Measure
 from consumer.opslevel import is_legacy
 from consumer.ports import Execution, LinkedSink, Processor, Sink
 from consumer.returned import ShippedEnd
@@ -40,6 +41,10 @@ PART = 1.0
 
 LONGEST = 300.0
 """Seconds that a log gets after its job's end at most, however much still comes."""
+
+UNHURRIED = 30.0
+"""Seconds after its job's end for which a log that lasts is read no faster than its sinks take it; then its middle may
+be dropped, as anybody's, so that its end is stored all the same."""
 
 WATCHED = 15.0
 """Seconds for which a log counts as watched after its reader has said so."""
@@ -130,6 +135,7 @@ class Follower:
         self._task: asyncio.Task[LogPosition] | None = None
         self.cut = False
         """It wasn't read to its end, which has to be marked where it stops."""
+        self._hurry_at = math.inf  # by the loop's clock
         self._left = LogPosition()
 
     @property
@@ -231,7 +237,13 @@ class Follower:
             memory=self._desk.memory,
             patience=PATIENCE,
         )
-        return await self._pipeline.run(execution.logs(former.place.at if former.place else ""))
+        parts = execution.logs(former.place.at if former.place else "")
+        return await self._pipeline.run(_unhurried(parts, self._room) if is_lasting(execution) else parts)
+
+    async def _room(self) -> None:
+        """Waits until the sinks have taken more of what was read, or there is no time for that any more."""
+        if self._pipeline is not None and asyncio.get_running_loop().time() < self._hurry_at:
+            await self._pipeline.room()
 
     @property
     def _moved(self) -> int:
@@ -245,6 +257,7 @@ class Follower:
         """Waits until the log has been read and stored to its end: `LONGEST` s, or `patience` s without any news."""
         if self._task is None:
             return
+        self._hurry_at = asyncio.get_running_loop().time() + UNHURRIED
         left, most, moved = patience, LONGEST, self._moved
         while left > 0 and most > 0 and not self._task.done():
             part = min(PART, left)
@@ -282,3 +295,14 @@ class Follower:
         first = self._stored[0] if self._stored else None
         whole = join(read, first.position) if is_storing(first) else read
         return whole.unfinished if self.cut else whole
+
+
+async def _unhurried(parts: AsyncIterator[LogPart], room: Callable[[], Awaitable[None]]) -> AsyncIterator[LogPart]:
+    """The same, each when there is room for it."""
+    try:
+        async for part in parts:
+            await room()
+            yield part
+    finally:
+        if isinstance(parts, AsyncGenerator):
+            await parts.aclose()

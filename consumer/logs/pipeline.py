@@ -63,6 +63,7 @@ class Pipeline:
         self._log = log
         self._memory = memory or Memory(spool)
         self._spool = Spool(spool, memory)
+        self.room = self._spool.room  # for a source that can wait
         self._pending: list[bytes] = []
         self._size = 0  # bytes in _pending
         self._due: float | None = None  # when _pending must go out, on the loop's clock

@@ -26,6 +26,12 @@ class Piece(NamedTuple):
     """What comes now is new: a former consumer stored what came before."""
 
 
+SLOW = 2.0
+"""Seconds without anything taken after which whoever may wait for room doesn't: that is no slow store, but one away."""
+
+SHARE = 1024 * 1024
+"""Bytes that each may hold, however full the others are, before it waits for room."""
+
 _NOTHING: deque[Piece] = deque(maxlen=0)
 """What every empty spool shares: one of its own would be 700 bytes, of thousands that never hold anything."""
 
@@ -72,6 +78,7 @@ class Spool:
         self.since = 0.0
         """Since when nothing was taken, by the loop's clock; of an empty one it says nothing."""
         self.closed = False
+        self._taken: Bell | None = None  # for the few that wait for room
 
     def put(self, block: bytes, lines: int = 0, marks: Marks = (), step: str = "") -> None:
         """Add a block; never waits."""
@@ -116,6 +123,23 @@ class Spool:
         while not self._pieces and not self.closed:
             await self._changed.wait()
 
+    async def room(self) -> None:
+        """Until half of it is free, and half of what all may hold, as long as something is taken at all."""
+        loop = asyncio.get_running_loop()
+        while self._crowded and (until := self.since + SLOW) > loop.time():
+            self._taken = self._taken or Bell()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._taken.wait()
+            except TimeoutError:
+                continue
+
+    @property
+    def _crowded(self) -> bool:
+        memory = self._memory
+        shared = memory is not None and memory.used > memory.limit // 2 and self.bytes > SHARE
+        return shared or self.bytes > self._size // 2
+
     def take(self, limit: int) -> Piece | None:
         """The oldest piece, blocks of one step joined up to `limit` bytes; None if there is nothing now."""
         if not self._pieces:
@@ -134,6 +158,8 @@ class Spool:
         self._count(-size)
         if self.bytes:
             self.since = asyncio.get_running_loop().time()
+        if self._taken is not None:
+            self._taken.ring()
         data = first.data if len(blocks) == 1 else b"".join(blocks)
         return Piece(data, lines, tuple(marks), first.step, place)
 

@@ -65,6 +65,9 @@ class ProcessExecution:
     waiting_for = ""
     """A process starts at once."""
 
+    log_lasts = True
+    """It is a file; of what exceeds `process.output_bytes` the shim keeps count."""
+
     def logs(self, after: str = "") -> AsyncIterator[LogPart]:
         """The output until its end."""
         return self._output.read(after)

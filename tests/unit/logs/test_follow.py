@@ -11,11 +11,12 @@ import pytest
 
 from consumer.logs.commands import MAX_NOTICE, MAX_PROGRESS
 from consumer.logs.follow import Desk, Follower
-from consumer.model import LogPosition
+from consumer.model import LogPosition, Place
 from consumer.settings import Logs
 from enqueue.job import Job
 from enqueue.job_parts import Variable
-from support.logs import claim
+from support.consuming import until
+from support.logs import MemorySink, claim
 from support.story import Double, Story
 
 
@@ -95,3 +96,53 @@ async def test_what_is_told_with_the_outcome_is_masked_before_it_is_cut() -> Non
     assert follower.progress is not None
     assert follower.progress.message == "y" * (MAX_PROGRESS - 6) + " ***"
     assert follower.masked == {"token": "hunter-22", "url": "***/***"}
+
+
+class Patient(Double):
+    """Its log lasts, and is far more than may wait in memory."""
+
+    log_lasts = True
+    lines = [b"%07d " % number + b"x" * 64_000 for number in range(300)]
+    given = 0
+
+    async def logs(self, after: str = "") -> AsyncIterator[bytes]:
+        for line in self.lines:
+            self.given += 1
+            yield line + b"\n"
+
+
+class Slow(MemorySink):
+    """Takes a block each few rounds of the loop."""
+
+    async def write(self, block: bytes, place: Place | None = None) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await super().write(block, place)
+
+
+@pytest.mark.parametrize("desk", [Desk(64 * 1024 * 1024), Desk(1_000_000)])
+async def test_a_log_that_lasts_is_read_no_faster_than_it_is_stored(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    monkeypatch.setattr("consumer.logs.spool.SHARE", 20_000)
+    sink, job = Slow(), Patient(Story())
+    follower = Follower(claim(), lambda claim, former: [sink], Logs(), desk)
+    follower.start(job, LogPosition())
+    await follower.finish(20)
+    assert follower.position().gaps == ()
+    assert sink.data.splitlines() == job.lines
+
+
+async def test_while_nothing_is_stored_at_all_it_is_read_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a store that is away would leave the end of the log unread."""
+    monkeypatch.setattr("consumer.logs.spool.SLOW", 0.0)
+    sink, job = MemorySink(), Patient(Story())
+    sink.gate.clear()
+    follower = Follower(claim(), lambda claim, former: [sink], Logs(), Desk(1_000_000))
+    follower.start(job, LogPosition())
+    await until(lambda: job.given == len(job.lines))
+    sink.gate.set()
+    await follower.finish(20)
+    (gap,) = follower.position().gaps
+    assert gap["reason"] == "spool_full"
+    assert sink.data.splitlines()[-1] == job.lines[-1]
