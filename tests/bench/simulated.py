@@ -36,13 +36,19 @@ async def admin() -> AsyncIterator[Api]:
 
 
 @contextlib.asynccontextmanager
-async def simulated() -> AsyncIterator[str]:
-    """A mark: pods with it as label `bench` are removed at the end, and so is the Role, bound under this name."""
+async def simulated(*leases: str) -> AsyncIterator[str]:
+    """A mark: pods with it as label `bench` are removed at the end, and so is the Role, bound under this name.
+
+    `leases`: names of Leases that the Role allows beside the usual one.
+    """
     mark, made = f"bench-{os.getpid()}-{secrets.token_hex(4)}", []
     async with admin() as api:
         try:
             for item in role_and_binding(NAMESPACE, user_of(consumer_kubeconfig()), mark):
                 kind = "roles" if item["kind"] == "Role" else "rolebindings"
+                for rule in item.get("rules", ()):
+                    if "resourceNames" in rule:
+                        rule["resourceNames"] += leases
                 made.append(f"{RIGHTS}/{NAMESPACE}/{kind}/{mark}")
                 await api.request("POST", f"{RIGHTS}/{NAMESPACE}/{kind}", body=item)
             yield mark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import signal
 import statistics
@@ -163,9 +164,10 @@ class Replicas(Consumers):
 
     def grown(self) -> Iterator[str]:
         """Those whose memory, or number of open files, isn't flat."""
+        slots = json.loads(self._config.read_text())["concurrency"]
         for lifetime in self.lifetimes:
             first, last, files, more = lifetime.thirds() if lifetime.seconds > JUDGED else (0, 0, 0, 0)
             if last - first > GROWTH:
                 yield f"{lifetime.name} grew from {first:.1f} to {last:.1f} MB in {lifetime.seconds:.0f} s"
-            if more - files > 20:
+            if more - files > slots + 20:  # each slot may keep a connection to Redis
                 yield f"{lifetime.name} had {files} and then {more} files open"

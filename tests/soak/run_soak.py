@@ -80,7 +80,7 @@ class Soak:
             self.server.start()
             self.faktory = stack.enter_context(Faktory.found(self.folder))
             self.admin: Api = await stack.enter_async_context(admin())
-            self.mark = await stack.enter_async_context(simulated())
+            self.mark = await stack.enter_async_context(simulated("faktory-simulated"))
             await self._set_up(stack)
             await self._work()
             await self._settled()
@@ -141,6 +141,8 @@ class Soak:
         }  # fmt: skip
         if not place.real:
             kubernetes |= {"labels": {"bench": self.mark}, "log_streams": 0}  # a simulated pod's log never begins
+            if place.faktory:  # two stores in one namespace
+                kubernetes["lease"] = place.name
         config = {
             "queue_url": place.faktory or place.store, "queues": [place.queue], "executor": "kubernetes",
             "concurrency": place.slots, "shutdown_grace": 2, "state_directory": str(place.folder / "state"),
