@@ -35,10 +35,12 @@ SILENCE = 60.0
 PIECE = 1024 * 1024
 SHELF = 128 * 1024 * 1024
 
-# sh waits for `sleep` in the background, since it runs a trap only between commands.
+# sh waits for `sleep` in the background, since it runs a trap only between commands. Container runtimes (containerd 1.6)
+# may lose the end of what a process has written right before it ends.
 _SCRIPT = """
 give() {
   cd "$1" && tar -c -f - . 2>/dev/null | head -c "$2" | gzip -1 | { base64 -w 0 2>/dev/null || base64; }
+  sleep 0.5 2>/dev/null || sleep 1
   exit 0
 }
 trap 'give "$1" "$2"' TERM
