@@ -35,8 +35,8 @@ SILENCE = 60.0
 PIECE = 1024 * 1024
 SHELF = 128 * 1024 * 1024
 
-# sh waits for `sleep` in the background, since it runs a trap only between commands. Container runtimes (containerd 1.6)
-# may lose the end of what a process has written right before it ends.
+# sh waits for `sleep` in the background, since it runs a trap only between commands. It lingers at its end, since a
+# container runtime (containerd 1.6) may lose what a process has written right before.
 _SCRIPT = """
 give() {
   cd "$1" && tar -c -f - . 2>/dev/null | head -c "$2" | gzip -1 | { base64 -w 0 2>/dev/null || base64; }
