@@ -191,6 +191,7 @@ async def test_who_wakes_up_after_the_end_changes_nothing(
         pods.go_on.set()
         outcome = await handle.wait(20)
         await kube.until(lambda kube: not kube.names("pods"))
+        await until(lambda: history.last(handle.id)["status"] == "failed")  # what the monitor tells comes late
         versions, requests = len(history.records(handle.id)), deletes(history)
         first.send(signal.SIGCONT)
         await until(lambda: "job_let_go" in first.text())
