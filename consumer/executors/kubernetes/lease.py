@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from consumer.errors import ExecutorFault
+from consumer.executors import names
 from consumer.executors.kubernetes.api import Api, ApiError
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,14 @@ class Lease:
         self.holder = f"{holder}_{uuid.uuid4().hex[:12]}"
         self.acquired = asyncio.Event()
         """Set when it becomes ours; for whoever waits to clear."""
+        self.store = ""
+        """Identity of the store whose pods its holder sweeps; told in the Lease."""
         self._api, self._namespace, self._name = api, namespace, name
         self._seconds, self._clock, self._doing = seconds, clock, doing
         self._renewed: float | None = None
         self._known: dict[str, Any] = {}
         self._observed: tuple[Any, float] | None = None
+        self._warned = False
 
     @property
     def held(self) -> bool:
@@ -105,6 +109,7 @@ class Lease:
             self._observed = (version, now)
         holder = spec.get("holderIdentity")
         if found and holder and holder != self.holder and now < self._observed[1] + self._validity(spec):
+            self._compare(found["metadata"].get("annotations") or {})
             return
         try:
             await self._write(found)
@@ -114,6 +119,18 @@ class Lease:
             return  # another one was quicker
         log.info("the Lease %s is ours: this consumer is the one to %s", self._name, self._doing)
         self.acquired.set()
+
+    def _compare(self, theirs: dict[str, str]) -> None:
+        """Whoever holds it should do our work too."""
+        if self._warned or not self.store or theirs.get(names.SOURCE, self.store) == self.store:
+            return
+        self._warned = True
+        log.warning(
+            "the Lease %s is held by a consumer of another store: nobody may %s for ours; "
+            "give the consumers of this store one of their own (kubernetes.lease, and its name in the Role)",
+            self._name,
+            self._doing,
+        )
 
     def _validity(self, spec: dict[str, Any]) -> float:
         said = spec.get("leaseDurationSeconds")
@@ -145,6 +162,8 @@ class Lease:
 
     def _body(self, found: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         meta = found.get("metadata") or {"name": self._name, "namespace": self._namespace}
+        if self.store:
+            meta = meta | {"annotations": {**(meta.get("annotations") or {}), names.SOURCE: self.store}}
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
 
     async def _call(self, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -134,6 +134,7 @@ class Sweeper:
 
     async def run(self, records: Records) -> None:
         """Goes on until cancelled; then gives the Lease back."""
+        self.lease.store = records.source
         campaign = asyncio.create_task(self.lease.run(), name="lease") if records.source else None
         try:
             while True:

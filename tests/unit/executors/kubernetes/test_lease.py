@@ -67,6 +67,18 @@ async def test_one_of_three_holds_it_and_the_others_ask_once_a_round(kube: FakeK
     assert [lease.held for lease in leases].count(True) == 1
 
 
+async def test_a_holder_of_another_store_is_told_of_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """It sweeps nothing of ours."""
+    (first, _), (second, _), (third, _) = make(), make(), make()
+    first.store = third.store = "one"
+    second.store = "other"
+    for lease in (first, second, third, second):
+        await lease.step()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert f"the Lease {NAME} is held by a consumer of another store: nobody may sweep for ours" in told[0]
+
+
 async def test_a_holder_that_falls_silent_is_followed_by_another(kube: FakeKube, make: Make) -> None:
     (first, one), (second, two) = make(), make()
     await first.step()
