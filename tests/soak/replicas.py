@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import signal
 import statistics
@@ -162,12 +161,11 @@ class Replicas(Consumers):
                     if "Traceback" in line:
                         yield f"{path.name} has a stack trace: {line[:2000]}"
 
-    def grown(self) -> Iterator[str]:
-        """Those whose memory, or number of open files, isn't flat."""
-        slots = json.loads(self._config.read_text())["concurrency"]
+    def grown(self, slots: int) -> Iterator[str]:
+        """Those whose memory, or number of open files, isn't flat: each slot may keep a connection to Redis."""
         for lifetime in self.lifetimes:
             first, last, files, more = lifetime.thirds() if lifetime.seconds > JUDGED else (0, 0, 0, 0)
             if last - first > GROWTH:
                 yield f"{lifetime.name} grew from {first:.1f} to {last:.1f} MB in {lifetime.seconds:.0f} s"
-            if more - files > slots + 20:  # each slot may keep a connection to Redis
+            if more - files > slots + 20:
                 yield f"{lifetime.name} had {files} and then {more} files open"

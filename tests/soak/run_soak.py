@@ -254,7 +254,8 @@ class Soak:
     def _judge(self) -> None:
         for place, load, group in zip(self.places, self.loads, self.replicas, strict=True):
             found = [*load.wrongs, *place.ledger.wrongs(set(load.ids), load.twice, load.outside)]
-            self.wrongs += [f"{place.name}: {text}" for text in (*found, *group.wrongs, *group.said(), *group.grown())]
+            found += [*group.wrongs, *group.said(), *group.grown(place.slots)]
+            self.wrongs += [f"{place.name}: {text}" for text in found]
             self.faults.update({f"consumer {what}": count for what, count in group.hits.items()})
             shown = ("CREATED", "ends judged", "most claims")
             self.figures[place.name] |= {name: place.ledger.counts[name] for name in shown}

@@ -67,4 +67,4 @@ def test_growth_is_told(growth: float, flat: bool) -> None:
     samples = [(float(second), 80.0 + growth * (second > 400), 20) for second in range(0, 600, 5)]
     group = Replicas.__new__(Replicas)
     group.lifetimes = [Lifetime("one", 1, 0.0, samples), Lifetime("short", 2, 0.0, samples[-3:])]
-    assert len(list(group.grown())) == (0 if flat else 1)
+    assert len(list(group.grown(4))) == (0 if flat else 1)
