@@ -106,14 +106,18 @@ def claim_of(
 
 
 def _retries_left(fetched: Fetched, job: Job | None, record: Record | None) -> int:
-    """What the Job still allows, as far as the server will go along: it buries a job that has no retry left."""
+    """What the Job still allows, as far as the server will go along: it buries a job that has no retry left.
+
+    A reservation that ended with nobody having claimed the job was no try, though the server counts it as one.
+    """
     if job is None or job.retries is None:
         return fetched.retries_left
-    failures = fetched.failures
+    lost = fetched.expired and not fetched.requeues  # what we push again keeps its former failure
+    failures = fetched.failures - lost
     if record is not None:
         ended = [attempt for attempt in record.attempts if attempt.status is Status.FAILED]
         failures = sum(fault_of(attempt.reason) is Fault.JOB for attempt in ended)
-    return max(0, min(fetched.retries_left, job.retries - failures))
+    return max(0, min(fetched.retries_left + lost, job.retries - failures))
 
 
 def ending_of(settlement: Settlement, *, late: bool, now: float, failures: int = 0) -> Ending:

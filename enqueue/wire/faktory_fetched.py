@@ -53,6 +53,12 @@ class Fetched:
         return count + 1 if type(count) is int else 0
 
     @property
+    def expired(self) -> bool:
+        """The last of its failures was the end of a reservation, not a word of who ran it."""
+        failure = self.native.get("failure")
+        return isinstance(failure, dict) and failure.get("errtype") == "ReservationExpired"
+
+    @property
     def requeues(self) -> int:
         """How often it was pushed again by us without counting as failed."""
         count = self.custom.get(REQUEUES)

@@ -26,8 +26,11 @@ def claimed(it: Fetched, **known: Any) -> Claim:
     return claim_of(it, token="t", now=1.0, max_bytes=1000, **known)
 
 
-def failed(count: int) -> dict[str, Any]:
-    return {"failure": {"retry_count": count}}
+def failed(count: int, **more: Any) -> dict[str, Any]:
+    return {"failure": {"retry_count": count, **more}}
+
+
+EXPIRED = failed(0, errtype="ReservationExpired")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,10 @@ def failed(count: int) -> dict[str, Any]:
         (fetched(5, retry=1), 1, 1),
         (fetched(None, retry=25), 1, 25),
         (fetched(None, retry=None), 1, 25),
+        (fetched(1, **EXPIRED), 2, 1),
+        (fetched(3, **failed(1, errtype="ReservationExpired")), 3, 2),
+        (fetched(2, retry=1, **EXPIRED), 2, 1),
+        (fetched(1, custom={"longshore_requeues": 1}, **EXPIRED), 3, 0),
         (fetched(3, custom={"longshore_requeues": 2}), 3, 3),
         (fetched(3, custom={"longshore_requeues": "x"}), 1, 3),
     ],
@@ -74,7 +81,7 @@ def verbs(claim: Claim, verdict: Verdict, *, late: bool = False, **changes: Any)
     outcome = Outcome(status=Status.FAILED, message="m")
     settlement = Settlement(claim, verdict, outcome, Record(id=claim.id), **changes)
     ending = ending_of(settlement, late=late, now=1000.0)
-    assert ending.needs_before == bool(settlement.infrastructure)
+    assert ending.needs_before == (verdict is Verdict.RETRY and ending.before is not None)
     sent = [*([ending.before] if ending.before else []), *ending.commands]
     return [
         f"MUTATE {json.loads(line[7:])['cmd']}" if line.startswith(b"MUTATE") else line.split()[0].decode()
@@ -107,6 +114,7 @@ def test_commands() -> None:
     assert verbs(replying, Verdict.BURY, late=True) == ["PUSH", "FAIL", "MUTATE kill"]
     assert verbs(claimed(fetched(None)), Verdict.BURY) == ["FAIL"]
     assert verbs(claimed(fetched(1, **failed(0))), Verdict.BURY) == ["FAIL"]
+    assert verbs(claimed(fetched(1, **EXPIRED)), Verdict.RETRY) == ["PUSH", "ACK"]
 
 
 def test_a_requeued_job_keeps_all_that_it_had() -> None:
