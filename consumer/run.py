@@ -123,8 +123,10 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             await follower.finish(5)
             outcome = outcome_of_fault(fault, follower.variables)
             exit = exit or Exit(started=isinstance(fault, ExecutorFault) and fault.started)
-        if follower.cut or (execution is None and has_begun(claim) and not tools.executor.silent):
-            follower.left(await tools.records.end_unread(claim))
+        if follower.cut or (execution is None and _may_run(claim) and not tools.executor.silent):
+            stands = await tools.records.end_unread(claim)
+            if stands.entries or has_begun(claim):
+                follower.left(stands)
         await tools.extras.follow_up(follower, PATIENCE)
         outcome = masked(outcome, follower.mask, follower.mask_variable)
         outcome = outcome.model_copy(update={"notices": follower.notices}) if follower.notices else outcome

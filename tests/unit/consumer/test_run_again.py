@@ -115,8 +115,9 @@ async def test_a_former_consumer_was_stopping_the_overdue_job_and_died(story: St
     assert "stop" in story.steps
 
 
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.STARTING])
 async def test_a_log_whose_end_nobody_read_isnt_called_whole(
-    story: Story, run: Run, monkeypatch: pytest.MonkeyPatch
+    story: Story, run: Run, monkeypatch: pytest.MonkeyPatch, status: Status
 ) -> None:
     """Its pod is gone with what it wrote after its consumer's death."""
     stored = LogPosition(entries=2, lines=7, bytes=70)
@@ -127,7 +128,8 @@ async def test_a_log_whose_end_nobody_read_isnt_called_whole(
     monkeypatch.setattr(Store, "end_unread", end_unread)
     executor = Double(story, detachable=True)
     executor.starts = [gone()]
-    outcome = await run(executor, history=BEGUN)
+    former = BEGUN.model_copy(update={"status": status})
+    outcome = await run(executor, history=former, cancelled=status is Status.STARTING)
     assert outcome is not None
     assert outcome.log is not None
     assert (outcome.log.entries, outcome.log.lines, outcome.log.complete) == (2, 7, "gap")
