@@ -171,9 +171,11 @@ class Load:
                 await handle.cancel()
                 self.counts["cancelled"] += 1
             return
-        while not (live.record.get("log") or {}).get("stream"):  # else nobody could tell that it ran
-            await self._looked.wait()
-        pod = (live.record.get("where") or {}).get("pod") or ""
+        while not ((live.record.get("log") or {}).get("stream") and (live.record.get("where") or {}).get("pod")):
+            if live.record.get("status") in FINAL:
+                return
+            await self._looked.wait()  # until then nobody could tell that it ran
+        pod = live.record["where"]["pod"]
         path = path_of(self._place.namespace, "pods", pod)
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
         while True:
@@ -184,8 +186,9 @@ class Load:
                     await self._admin.request("POST", path + "/eviction", body=eviction)
                 return
             except ApiError as error:
-                if not error.passing:
-                    return  # it has gone
+                if error.status == 404:
+                    return
+                await self._looked.wait()
 
     async def _watch(self, producer: aio.AsyncProducer) -> None:
         """Looks at all jobs under way; ends when no more come, and all have ended or are overdue."""
