@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 _VALUE = rb"\w+=[^,:]*(?::(?!:)[^,:]*)*"
-_PLACE = rb"(?:" + _VALUE + rb"(?:," + _VALUE + rb")*)?::"
+PROPERTIES = rb"(?:" + _VALUE + rb"(?:," + _VALUE + rb")*)?"
+"""A pattern of what may stand between a notice's word and its `::`, such as `file=app.py,line=3`; may be nothing."""
 _LINE = re.compile(
-    rb"::(?:(group|endgroup)(?:::|[ \t]+|$)|(error|warning|notice)(?:::|[ \t]+(?:" + _PLACE + rb")?|$))(.*)", re.DOTALL
+    rb"::(?:(group|endgroup)(?:::|[ \t]+|$)|(error|warning|notice)(?:::|[ \t]+(?:" + PROPERTIES + rb"::)?|$))(.*)",
+    re.DOTALL,
 )
 _COLOURS = {b"error": b"\x1b[31m", b"warning": b"\x1b[33m", b"notice": b"\x1b[36m"}
 _BOLD, _PLAIN = b"\x1b[1m", b"\x1b[0m"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from enqueue.groups import PROPERTIES
 from enqueue.record import Notice
 
 MAX_PROGRESS = 500
@@ -27,8 +28,7 @@ _RAW = 8 * 1024  # of a text that is masked before it is cut
 _PROGRESS = re.compile(rb"::progress[ \t]+(\d{1,3}(?:\.\d{1,6})?)%?(?:[ \t]+([^\r\n]*))?\r?\n?\Z")
 _MASK = re.compile(rb"::add-mask(?:::|[ \t]+)(.*?)\r?\n?\Z", re.DOTALL)
 _NOTICE = re.compile(rb"::(error|warning|notice)(?:::|[ \t]+)(.*?)\r?\n?\Z", re.DOTALL)
-_VALUE = rb"\w+=[^,:]*(?::(?!:)[^,:]*)*"
-_PLACE = re.compile(rb"((?:" + _VALUE + rb"(?:," + _VALUE + rb")*)?)::(.*)\Z", re.DOTALL)
+_PLACE = re.compile(rb"(" + PROPERTIES + rb")::(.*)\Z", re.DOTALL)
 _ESCAPES = {b"%25": b"%", b"%0D": b"\r", b"%0A": b"\n", b"%3A": b":", b"%2C": b","}
 
 
