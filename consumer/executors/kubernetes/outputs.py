@@ -112,14 +112,14 @@ class Handover:
         if self._early is None:
             return
         await end_task(self._early)
-        self._shelf.free += self._size
-        self._size = 0
+        self._give_back()
         if not self._early.cancelled() and self._early.exception() is None and (kept := self._early.result()):
             kept.close()
 
     async def _keep(self) -> IO[bytes] | None:
         """What is in the log, as a temporary file; None if it isn't whole, or there is no room for it."""
         with contextlib.ExitStack() as unless_whole:
+            unless_whole.callback(self._give_back)
             kept = unless_whole.enter_context(tempfile.SpooledTemporaryFile(max_size=PIECE))
             try:
                 async with contextlib.aclosing(self._followed()) as text:
@@ -133,6 +133,11 @@ class Handover:
                 return None
             unless_whole.pop_all()
         return kept
+
+    def _give_back(self) -> None:
+        """Room on the shelf, with the file that took it."""
+        self._shelf.free += self._size
+        self._size = 0
 
     async def _followed(self) -> AsyncGenerator[bytes, None]:
         """As it is written. Where a node ends the connection when it rotates the log, the new one goes on."""
