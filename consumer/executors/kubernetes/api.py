@@ -11,6 +11,7 @@ import random
 import re
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, overload
@@ -67,8 +68,9 @@ class Api:
         self._all, self._creates = Budget(rate), Budget(creates or rate)
         self._calls, self._reads = Pool(64), Pool()
         self._head: tuple[str | None, bytes] = (None, _head(None))
+        self._connector = _Connector(limit=0)
         self._streams = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=self._connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None),
             headers=_HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -80,6 +82,8 @@ class Api:
         self._calls.close()
         self._reads.close()
         await self._streams.close()
+        self._connector.abort()
+        await asyncio.sleep(0)  # sockets close in the event loop's next round
 
     @overload
     async def request(
@@ -288,6 +292,27 @@ class Api:
         else:
             why = (str(cause) or type(cause).__name__)[:LONGEST_MESSAGE]
         return ApiError(0, "Unreachable", f"no Kubernetes API at {self.access.host}: {why}")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Leaves no connection open: TLS waits for the server's goodbye, also where nobody waits for TLS any more."""
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(limit=limit)
+        self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        connection = await super().connect(req, traces, timeout)
+        if connection.transport is not None:
+            self._transports.add(connection.transport)
+        return connection
+
+    def abort(self) -> None:
+        """End what `close` only says goodbye to."""
+        for transport in self._transports:
+            transport.abort()
 
 
 def _query(query: Mapping[str, str] | None) -> str:

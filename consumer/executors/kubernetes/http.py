@@ -175,6 +175,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Not to be used any more."""
+        self._lost = True
         self._pool.drop(self)
         if self._transport is not None:
             self._transport.abort()
@@ -187,6 +188,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._lost:  # TLS goes on with a handshake that it has just begun when connecting is given up
+            self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
