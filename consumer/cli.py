@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from consumer.heap import give_back
 from consumer.own_secrets import own_secrets
 from consumer.settings import DEFAULT_FILE, load_settings
 from consumer.telemetry import set_up_logging
@@ -26,6 +27,7 @@ def run(config: Path | None, **flags: Any) -> None:
 
     settings = load_settings(config, **flags)
     set_up_logging(settings.log_level, settings.log_format, own_secrets(settings, os.environ))
+    give_back()
     gc.freeze()  # what was imported stays: it needn't be looked at again and again, nor once more now
     gc.set_threshold(*GARBAGE)
     read = functools.partial(load_settings, config, **flags)
