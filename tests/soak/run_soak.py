@@ -1,9 +1,11 @@
 """Everything at once for half an hour: steady loads, real and simulated pods, and servers and consumers that die.
 
-    python tests/soak/run_soak.py [--minutes 30] [--seed 7] [--pace 1] [--keep FOLDER]
+    python tests/soak/run_soak.py [--minutes 30] [--seed 7] [--pace 1] [--keep FOLDER] [--place NAME] [--fault KIND]
 
 Four places with three consumers each: RQ and Faktory (with Records), each with pods on real nodes and on simulated
-ones (KWOK, namespace `kwok`). KUBECONFIG is an admin's; LAB_CONSUMER_KUBECONFIG, if set, that of the consumers. Redis
+ones (KWOK, namespace `kwok`); `--place` and `--fault` leave out all others, to find out what does what.
+
+KUBECONFIG is an admin's; LAB_CONSUMER_KUBECONFIG, if set, that of the consumers. Redis
 is a private one with an append-only file, which is killed. Faktory is a private one too if LONGSHORE_TEST_FAKTORY
 names its binary, else the one at FAKTORY_URL, else left out. LONGSHORE_TEST_RESTART is a command that restarts a part
 of the cluster, `{}` standing for its name: kube-apiserver (and faktory, at FAKTORY_URL); without it, neither is.
@@ -56,13 +58,18 @@ GONE = 120.0
 """Seconds after the last job's end until nothing of any job is left."""
 EVERY = {"redis": 90.0, "faktory": 120.0, "kube-apiserver": 180.0}
 """Mean seconds between two faults of a server."""
+FAULTS = (*EVERY, "consumers")
+PLACES = tuple(f"{kind}-{pods}" for kind in ("rq", "faktory") for pods in ("real", "simulated"))
 
 
 class Soak:
     """One run. All that is drawn by lot follows from `seed`."""
 
-    def __init__(self, minutes: float, seed: int, pace: float, folder: Path) -> None:
+    def __init__(
+        self, minutes: float, seed: int, pace: float, folder: Path, names: list[str], faults: list[str]
+    ) -> None:
         self.minutes, self.seed, self.pace, self.folder = minutes, seed, pace, folder
+        self.names, self.kinds = names, faults
         self.rng = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self.wrongs: list[str] = []
@@ -98,11 +105,11 @@ class Soak:
 
     async def _set_up(self, stack: contextlib.AsyncExitStack) -> None:
         self.redis_up, self.faktory_up = Up(), Up()
-        kinds = [(kind, real) for kind in ("rq", "faktory") for real in (True, False)]
-        for number, (kind, real) in enumerate(kinds):
-            if kind == "faktory" and not self.faktory.url:
+        for number, name in enumerate(PLACES):
+            kind, _, pods = name.partition("-")
+            real = pods == "real"
+            if name not in self.names or (kind == "faktory" and not self.faktory.url):
                 continue
-            name = f"{kind}-{'real' if real else 'simulated'}"
             namespace = await self._namespace(stack) if real else NAMESPACE
             ledger = Ledger(slots := 4 if real else 40, apart=kind == "faktory")
             url = ""
@@ -152,16 +159,14 @@ class Soak:
 
     async def _work(self) -> None:
         until = time.monotonic() + 60 * self.minutes
-        faults = until - QUIET
+        faults = self.last_fault = until - QUIET
         self.said = (self.folder / "faults").open("w")
         beside = [asyncio.create_task(self._sample())]
-        hitting = [self._restarting("redis", self.redis_up, faults)]
-        if self.faktory.restarts:
-            hitting.append(self._restarting("faktory", self.faktory_up, faults))
-        if os.environ.get("LONGSHORE_TEST_RESTART"):
-            hitting.append(self._restarting("kube-apiserver", Up(), faults))
-        for group in self.replicas:
-            hitting.append(group.disturb_until(self._lot(), faults, 15 / self.pace, self._tell))
+        servers = [("redis", self.redis_up, True), ("faktory", self.faktory_up, self.faktory.restarts)]
+        servers.append(("kube-apiserver", Up(), "LONGSHORE_TEST_RESTART" in os.environ))
+        hitting = [self._restarting(what, up, faults) for what, up, can in servers if can and what in self.kinds]
+        if "consumers" in self.kinds:
+            hitting += [group.disturb_until(self._lot(), faults, 15 / self.pace, self._tell) for group in self.replicas]
         try:
             async with asyncio.TaskGroup() as tasks:
                 for load in self.loads:
@@ -300,12 +305,15 @@ async def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     parser.add_argument("--pace", type=float, default=1.0, help="of jobs and faults")
     parser.add_argument("--keep", type=Path, help="an empty folder for what the consumers log")
+    parser.add_argument("--place", choices=PLACES, action="append", help="only this one; may be given several times")
+    parser.add_argument("--fault", choices=FAULTS, action="append", help="only this kind; may be given several times")
     chosen = parser.parse_args()
     if "KUBECONFIG" not in os.environ:
         parser.error("KUBECONFIG isn't set: real and simulated pods are what this is about")
     print(f"--minutes {chosen.minutes:g} --seed {chosen.seed} --pace {chosen.pace:g}", flush=True)
     with folder_of(chosen.keep) as folder:
-        code = await Soak(chosen.minutes, chosen.seed, chosen.pace, folder).run()
+        names, faults = chosen.place or list(PLACES), chosen.fault or list(FAULTS)
+        code = await Soak(chosen.minutes, chosen.seed, chosen.pace, folder, names, faults).run()
     sys.exit(code)
 
 
