@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from consumer.model import Marks, Times
+from consumer.newlines import newlines
 
 _NEWLINE = 10
 
@@ -26,7 +27,7 @@ class Stamps:
     def lines_of(self, chunk: bytes) -> int:
         """The newlines in the next chunk."""
         times, self._times = self._times, None
-        return chunk.count(b"\n") if times is None else times.lines
+        return newlines(chunk) if times is None else times.lines
 
     def take(self, block: bytes, lines: int) -> Marks:
         """The marks of a block that ends in the last chunk; a line that begins there and isn't in it keeps its own."""

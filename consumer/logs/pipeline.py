@@ -19,6 +19,7 @@ from consumer.logs.lines import Lines
 from consumer.logs.marks import Stamps, begin_with, by_marks, cut_at
 from consumer.logs.spool import Memory, Piece, Spool
 from consumer.model import Gap, LogPart, LogPosition, Marks, Times
+from consumer.newlines import newlines
 from consumer.ports import Processor, Sink
 from enqueue.record import Tally
 
@@ -236,7 +237,7 @@ class Pipeline:
             if block is not given:
                 lines = None
         if lines is None:
-            lines = block.count(b"\n")
+            lines = newlines(block)
             # of marks that lie beyond, lines were taken out, or are held back: they come with the next block
             marks = tuple((line, at) for line, at in marks if line <= lines)
         self._collect(block, lines, marks)
@@ -287,7 +288,7 @@ class Pipeline:
             if end - at > BATCH:
                 end = data.rfind(b"\n", at, at + BATCH) + 1 or at + BATCH
             part = data[at:end] if at or end < len(data) else data
-            count = lines if end == len(data) else part.count(b"\n")
+            count = lines if end == len(data) else newlines(part)
             here, marks = cut_at(marks, count) if end < len(data) else (marks, [])
             await self._emit(part, count, here)
             lines -= count
@@ -303,7 +304,7 @@ class Pipeline:
         self._tail = block[-_TAIL:] if len(block) >= _TAIL else (self._tail + block)[-_TAIL:]
         if self._skip:
             block, self._skip = block[self._skip :], max(self._skip - len(block), 0)
-            stored, lines = lines, block.count(b"\n")
+            stored, lines = lines, newlines(block)
             marks = [(max(line - stored + lines, 0), mark) for line, mark in marks]
         if not block:
             return

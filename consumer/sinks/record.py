@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from consumer.logs.marks import cut_at
 from consumer.model import Claim, Gap, LogPosition, Marks, Place
+from consumer.newlines import newlines
 from consumer.ports import Records
 from enqueue.errors import QueueUnavailable
 from enqueue.wire.records import EMPTY_DIGEST, digest_after
@@ -115,7 +116,7 @@ class RecordSink:
                 if end < len(block):
                     end = block.rfind(b"\n", at, end) + 1 or end
                 data = block[at:end]
-                lines = data.count(b"\n")
+                lines = newlines(data)
                 self._marks, marks = _divided(marks, lines, data) if marks else ((), ())
                 await self._append(data, lines)
                 at = end
@@ -200,7 +201,7 @@ class RecordSink:
         self._cap["bytes"] += sum(entry.bytes for entry in dropped)
 
     def _missed(self, data: bytes) -> None:
-        lines = data.count(b"\n")
+        lines = newlines(data)
         self._gaps.append(Gap("store_unavailable", lines, len(data)).after(self._lines))
         self._count(data, lines)
 

@@ -21,7 +21,7 @@ from consumer.executors.kubernetes.position import Position
 from consumer.logs.directives import Directives
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline
-from consumer.model import Claim, LogPart, LogPosition, Place
+from consumer.model import Claim, LogPart, LogPosition, Place, Times
 from consumer.queues.none import NoRecords
 from consumer.sinks.record import RecordSink
 
@@ -79,7 +79,7 @@ async def from_pod(data: bytes, chunk: int, times: int) -> AsyncIterator[LogPart
         position = Position()
         for at in range(0, len(data), chunk):
             for part in position.feed(data[at : at + chunk]):
-                if isinstance(part, bytes):
+                if isinstance(part, bytes | Times):
                     yield part
             await asyncio.sleep(0)
 

@@ -65,7 +65,7 @@ class Position:
         self._now = _Second(b"")  # the last line's
         self._jump: Jump | None = None
         self._latest = b""  # the last line's second, as written
-        self._pattern = b"", re.compile(b"")  # of the beginnings of lines of that second
+        self._patterns = b"", re.compile(b""), re.compile(b"")  # of the beginnings of lines of that second
         self._floor = -1  # up to this second, it isn't known which lines were read
         self._floor_at = b""  # the last second, as written, that raised it
         self._stepped = False
@@ -165,12 +165,16 @@ class Position:
 
         `last`: where the last of them begins. What `_count` does for a line is done for all at once.
         """
-        if self._pattern[0] != self._latest:
-            stamp = re.escape(self._latest) + rb"[.0-9]{0,10}(?:Z|[+-]\d\d:\d\d) "
-            self._pattern = self._latest, re.compile(b"\n" + stamp)
+        if self._patterns[0] != self._latest:
+            second = b"\n" + re.escape(self._latest)
+            usual, any_other = rb"\.\d{9}Z ", rb"[.0-9]{0,10}(?:Z|[+-]\d\d:\d\d) "
+            self._patterns = self._latest, re.compile(second + usual), re.compile(second + any_other)
         lines, marks = marks_in(block, self._clock)
-        text, found = self._pattern[1].subn(b"\n", b"\n" + block)
-        if found != lines:
+        for pattern in self._patterns[1:]:
+            texts = pattern.split(b"\n" + block)
+            if len(texts) == lines + 1:
+                break
+        else:
             return False
         stamp, _ = _split(block[last : last + _STAMP_LENGTH + 1])
         run, at = 0, last
@@ -183,7 +187,7 @@ class Position:
         self._total += lines
         self._now.lines += lines
         self._stamp, self._run = stamp, run
-        _add(parts, text[1:], lines, marks)
+        _add(parts, b"\n".join(texts[1:]), lines, marks)
         return True
 
     def _mark(self, stamp: bytes | None) -> Marks:

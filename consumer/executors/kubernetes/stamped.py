@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from consumer.model import Marks
+from consumer.newlines import newlines
 
 MARKS = 16
 """Of a run of lines of one second at most so many have a mark of their own, evenly spread."""
@@ -55,8 +56,8 @@ def marks_in(block: bytes, clock: Clock) -> tuple[int, Marks]:
     while True:
         if (moment := clock(block[at : at + 30])) is not None:
             marks.append((lines, moment))
-        end = block.find(b"\n", at + stride) + 1
-        if not 0 < end < size:
-            return lines + block.count(b"\n", at), tuple(marks)
-        lines += block.count(b"\n", at, end)
+        end = block.find(b"\n", at + stride) + 1 or size
+        lines += newlines(block[at:end])
+        if end == size:
+            return lines, tuple(marks)
         at = end
