@@ -45,7 +45,7 @@ _OUTCOMES: dict[str, str] = {
 }
 
 
-class LegacyJob(Job):
+class LegacyJob(Job, defer_build=True):
     """Made by `legacy_job` only. `queue`: where its replies go; `batch`: they belong to this batch."""
 
     call: str

@@ -32,7 +32,7 @@ TypeName = Annotated[str, AfterValidator(_type_name)]
 Parameter = Annotated[str, AfterValidator(_parameter)]
 
 
-class JobType(Job):
+class JobType(Job, defer_build=True):
     """All fields of a Job, as the operator sets them, and what becomes of the arguments."""
 
     python: bool | str = Field(

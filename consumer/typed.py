@@ -15,7 +15,7 @@ class Handed(NamedTuple):
     contents: str
 
 
-class TypedJob(Job):
+class TypedJob(Job, defer_build=True):
     """Made by `consumer.job_types` only: its environment may hold names that are reserved to the consumer."""
 
     type: str

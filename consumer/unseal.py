@@ -17,7 +17,7 @@ from enqueue.record import Reason
 from enqueue.seal import PRIVATE, key_bytes, key_id, nacl
 
 
-class UnsealedJob(Job):
+class UnsealedJob(Job, defer_build=True):
     """Made by `Keys` only."""
 
     call: str
