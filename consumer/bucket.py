@@ -97,7 +97,7 @@ class Bucket:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request. A 404 for an object or an upload is an Answer. Raises Away, Refused."""
+        """One request. A 404 for an object that is read, or for an upload, is an Answer. Raises Away, Refused."""
         if self._client is None:
             raise Refused("the bucket isn't in use")
         try:
@@ -121,7 +121,8 @@ class Bucket:
                 raise Away(f"S3 at {self._url}: {_told(answer)}")
             return answer
         code = _code(answer.body)
-        if answer.status == 404 and code != "NoSuchBucket":
+        asked = method in ("GET", "HEAD") or "uploadId" in (query or ())
+        if answer.status == 404 and asked and code != "NoSuchBucket":
             return answer
         told = f"S3 at {self._url}: {_told(answer)}"
         if answer.status >= 500 or answer.status == 429 or code in PASSING:

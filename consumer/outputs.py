@@ -14,7 +14,7 @@ from consumer.model import Claim, Found, OutputPart
 from consumer.ports import Execution
 from consumer.settings import Outputs
 from consumer.storage_path import path_of, safe
-from consumer.storing import Away, Refused, Target
+from consumer.storing import Away, Broken, Refused, Target
 from enqueue.record import Output
 
 PATIENCE = 30.0
@@ -68,28 +68,42 @@ class _Job:
         self.kept.append(Output(name=name, size=size, problem=self._mask(problem)))
 
     async def take(self, parts: AsyncIterator[OutputPart]) -> None:
-        """Raises Away, Refused if the source or the store fail for good."""
+        """Raises Away if the store doesn't come back, Refused if the source fails for good."""
         file: _File | None = None
         try:
             async for part in parts:
                 if not isinstance(part, Found):
-                    if file is not None:
-                        await file.feed(part)
+                    if file is not None and not await self._stored(file, file.feed(part)):
+                        file = None
                     continue
                 if file is not None:
-                    self.kept.append(await file.end())
+                    await self._stored(file, self._end(file))
                     file = None
                 if len(self.kept) >= self._files:
                     self.tell("...", f"there are more than {self._files} files: what follows wasn't kept")
                     return
                 file = self._begin(part)
             if file is not None:
-                self.kept.append(await file.end())
+                await self._stored(file, self._end(file))
                 file = None
         finally:
             if file is not None:
                 self.tell(file.name, "not kept as a whole", file.size)
                 await file.abandon()
+
+    async def _stored(self, file: _File, step: Awaitable[None]) -> bool:
+        """Do a step of a file's way; False: the store never takes this file, which is told. Others may go on."""
+        try:
+            await step
+        except (Broken, Refused) as error:
+            self._size -= file.size
+            self.tell(file.name, f"not kept: {error}", file.size)
+            await file.abandon()
+            return False
+        return True
+
+    async def _end(self, file: _File) -> None:
+        self.kept.append(await file.end())
 
     def _begin(self, found: Found) -> _File | None:
         plain = found.name.decode("utf-8", "backslashreplace")
@@ -113,6 +127,8 @@ class _Job:
         while True:
             try:
                 return await action()
+            except Broken:
+                raise
             except Away:
                 self._until = self._until or loop.time() + PATIENCE
                 if loop.time() + pause > self._until:

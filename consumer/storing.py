@@ -9,6 +9,10 @@ class Away(Exception):
     """The store can't take it now; it may later. The text says why, without secrets."""
 
 
+class Broken(Away):
+    """The same, until somebody mends it: what is to go on for a while may wait for that, what is whole doesn't."""
+
+
 class Refused(Exception):
     """The store will never take it. The text says why, without secrets."""
 

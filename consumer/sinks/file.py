@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -11,10 +12,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from consumer.sinks.hand import Hand
-from consumer.storing import Away
+from consumer.storing import Away, Broken
 
 CLEAN_SECONDS = 3600.0
 """Between two looks for files that are too old."""
+
+LASTING = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG,
+})  # fmt: skip
+"""Errors that don't pass by themselves."""
 
 T = TypeVar("T")
 
@@ -77,7 +83,8 @@ class FileTarget:
         try:
             return await self._hand.do(action)
         except OSError as error:
-            raise Away(f"{self._path}: {error.strerror}") from None
+            kind = Broken if error.errno in LASTING else Away
+            raise kind(f"{self._path}: {error.strerror}") from None
 
 
 def make_folders(path: Path) -> None:

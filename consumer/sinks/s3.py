@@ -71,6 +71,8 @@ class S3Target:
         if not self._upload:
             answer = await self._ask("POST", self._key, {"uploads": ""}, headers=self._headers)
             self._upload = (answer.texts("UploadId") or [""])[0]
+            if not self._upload:
+                raise Refused(f"{self.url}: the server begins no upload: is it one of the S3 API?")
         number = offset // PART + 1
         answer = await self._ask("PUT", self._key, {"partNumber": str(number), "uploadId": self._upload}, data)
         if answer.status == 404:

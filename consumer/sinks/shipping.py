@@ -17,7 +17,7 @@ import structlog
 
 from consumer.model import Claim, LogPosition, Place
 from consumer.ports import Records
-from consumer.storing import Away, Refused, Target
+from consumer.storing import Away, Broken, Refused, Target
 from consumer.tasks import end
 from enqueue.record import Link
 
@@ -253,6 +253,8 @@ class ShippingSink:
                 result = await action()
             except Away as error:
                 self._store.unwell(str(error))
+                if self._finishing and isinstance(error, Broken):
+                    raise Refused(str(error)) from None
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
             else:

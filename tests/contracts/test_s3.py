@@ -8,6 +8,8 @@ import re
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
 from consumer.bucket import Bucket
 from consumer.errors import SetupError
@@ -124,6 +126,22 @@ async def test_a_missing_bucket_is_told_without_secrets(settings: S3) -> None:
     await sink.finish()
     assert "NoSuchBucket" in str(sink.link.problem)
     assert "not-a-real-secret" not in repr(sink.link)
+
+
+@pytest.mark.parametrize(
+    ("status", "length", "says"),
+    [(404, 4, "HTTP 404"), (404, PART + 1, "HTTP 404"), (200, PART + 1, "is it one of the S3 API?")],
+)
+async def test_a_server_that_knows_no_s3_stores_nothing(status: int, length: int, says: str) -> None:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.read()
+        return web.Response(status=status, text="<html></html>")
+
+    async with RawTestServer(answer) as server:
+        target = target_of(S3(bucket="bucket", endpoint=f"http://127.0.0.1:{server.port}"))
+        with pytest.raises(Refused, match=re.escape(says)):
+            await target.put(0, bytes(length)[:PART], last=length <= PART)
+        await target.abandon()
 
 
 async def test_a_server_that_is_away_is_told() -> None:

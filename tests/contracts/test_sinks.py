@@ -20,6 +20,7 @@ from consumer.sinks.record import RecordSink
 from consumer.sinks.shipping import Backlog, ShippingSink, Store
 from consumer.storage_path import path_of
 from consumer.storing import Away, Refused
+from support.consuming import until
 from support.logs import MemoryRecords, claim, source
 
 JOB = Claim(id="../a job", queue="q", attempt=2, token="t", job=None)
@@ -194,6 +195,25 @@ async def test_a_store_that_is_known_to_be_away_holds_up_no_further_end() -> Non
     await sink.write(b"one\n")
     await asyncio.wait_for(sink.finish(), 30)
     assert sink.link.problem == "the store couldn't be reached in time: away"
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_a_log_waits_for_a_broken_folder_only_while_its_job_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    monkeypatch.setattr(shipping, "PAUSE", 0.001)
+    folder, store = tmp_path / "logs", Store("file")
+    folder.touch()
+    target = FileTarget(folder, "1.log", Hand("test"), fresh=True)
+    sink = ShippingSink(store, target, start=LogPosition(), backlog=None, patience=1000)
+    await sink.write(b"one\n")
+    await until(lambda: store.away is not None)
+    if mended:
+        folder.unlink()
+        await until(lambda: store.away is None)
+    await asyncio.wait_for(sink.finish(), 30)
+    assert sink.link.problem == (None if mended else f"{folder}/1.log: Not a directory")
+    assert not mended or (folder / "1.log").read_bytes() == b"one\n"
 
 
 class Screen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,14 @@ class S3Server:
         name = f"test-{uuid.uuid4().hex[:12]}"
         urlopen(Request(f"{self.endpoint}/{name}", method="PUT")).close()
         return name
+
+    def deny_writes(self, bucket: str, *keys: str) -> None:
+        """Objects whose keys fit these patterns are forbidden from now on."""
+        resources = [f"arn:aws:s3:::{bucket}/{key}" for key in keys]
+        deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": resources}
+        body = json.dumps({"Version": "2012-10-17", "Statement": [deny]}).encode()
+        url, headers = f"{self.endpoint}/{bucket}?policy", {"Content-Type": "application/json"}
+        urlopen(Request(url, body, headers, method="PUT")).close()
 
     def read(self, bucket: str, key: str) -> bytes:
         """An object's bytes."""

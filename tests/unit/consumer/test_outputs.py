@@ -16,7 +16,7 @@ from consumer.model import Claim, Found, OutputPart
 from consumer.once import run_once
 from consumer.outputs import Collector
 from consumer.settings import Outputs, Settings
-from consumer.storing import Away, Refused
+from consumer.storing import Away, Broken, Refused
 from enqueue.job import Job
 from enqueue.record import Output
 
@@ -111,8 +111,15 @@ async def test_a_file_that_shrinks_is_not_kept(shelf: Shelf) -> None:
     assert list(shelf.files) == ["q/j/1.outputs/b"]
 
 
-@pytest.mark.parametrize("trouble", [Away("it is away"), Refused("no such bucket"), ValueError("a bug")])
-@pytest.mark.parametrize("where", ["store", "source"])
+@pytest.mark.parametrize(
+    ("where", "trouble"),
+    [
+        ("store", Away("it is away")),
+        ("store", ValueError("a bug")),
+        ("source", Refused("the pod is gone")),
+        ("source", ValueError("a bug")),
+    ],
+)
 async def test_trouble_is_told_and_never_raised(shelf: Shelf, trouble: Exception, where: str) -> None:
     if where == "store":
         shelf.trouble = trouble
@@ -122,6 +129,19 @@ async def test_trouble_is_told_and_never_raised(shelf: Shelf, trouble: Exception
     assert (kept[0].name, kept[0].problem) == ("a", "not kept as a whole")
     told = "internal error (ValueError)" if isinstance(trouble, ValueError) else str(trouble)
     assert kept[1].problem == f"what follows wasn't kept: {told}"
+    assert not shelf.files
+
+
+@pytest.mark.parametrize("trouble", [Broken("Read-only file system"), Refused("no such bucket")])
+async def test_a_file_that_is_refused_is_told_and_the_next_one_tried(
+    shelf: Shelf, trouble: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 1000)
+    shelf.trouble = trouble
+    kept = await collect(shelf, Found(b"a", 6), b"abc", b"def", Found(b"b", 1), b"x", max_bytes=6)
+    assert [(file.name, file.size, file.problem) for file in kept] == [
+        ("a", 6, f"not kept: {trouble}"), ("b", 1, f"not kept: {trouble}"),
+    ]  # fmt: skip
     assert not shelf.files
 
 
