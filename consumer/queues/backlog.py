@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.model import Backlog
-from consumer.queues.faktory_connection import Link
 from enqueue.errors import QueueUnavailable
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
+
+if TYPE_CHECKING:  # a consumer of RQ needs nothing of it
+    from consumer.queues.faktory_connection import Link
 
 
 async def rq_backlog(redis: Redis, queues: Sequence[str]) -> Mapping[str, Backlog]:
