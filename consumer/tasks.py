@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-AT_ONCE = 16
+AT_ONCE = 8
 """Jobs that are begun in one round of the event loop: each takes some milliseconds of it until it has started."""
 
 

@@ -28,6 +28,8 @@ SILENCE_SECONDS = 90.0
 """Bookmarks come about once a minute: a longer silence means a dead connection."""
 RELIST_SECONDS = 600.0
 PAUSE_FIRST, PAUSE_CAP, LIFE_SECONDS = 0.2, 30.0, 5.0
+AT_ONCE = 32
+"""Events in one round of the event loop: each may let a job go on, which is some work more for the same round."""
 
 Listener = Callable[[Pod, bool], None]
 """Called with the pod as it is now; with True and what was last seen of it (uid "": nothing) when it isn't listed."""
@@ -200,9 +202,13 @@ class Informer:
             self.watches += 1
             self.trouble = None
             self.connected.set()
+            count = 0
             async for line in lines_of(response):
                 self._news = time.monotonic()
                 self._event(answers.event(line))
+                count += 1
+                if count % AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, item = event.get("type"), event.get("object") or {}

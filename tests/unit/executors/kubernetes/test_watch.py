@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
+import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,3 +223,30 @@ async def test_events_out_of_order_change_nothing(kube: FakeKube, informer: Info
     pod = informer.get("p")
     assert pod is not None
     assert (pod.uid, pod.phase) == ("2", "Running")
+
+
+async def test_a_burst_of_events_is_heard_few_in_a_round_of_the_event_loop() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        pods = [pod_named(f"p{i}") for i in range(10 * watch.AT_ONCE)]
+        for pod in pods:
+            pod["metadata"]["uid"] = f"uid of {pod['metadata']['name']}"
+        yield b"".join(json.dumps({"type": "ADDED", "object": pod}).encode() + b"\n" for pod in pods)
+
+    @contextlib.asynccontextmanager
+    async def stream(*_: Any, **__: Any) -> AsyncIterator[Any]:
+        yield SimpleNamespace(content=SimpleNamespace(iter_any=chunks))
+
+    def listener(pod: Pod, gone: bool) -> None:
+        heard[rounds] += 1
+
+    heard, rounds = collections.Counter[int](), 0
+    informer = Informer(SimpleNamespace(stream=stream), "jobs")  # type: ignore[arg-type]
+    for i in range(10 * watch.AT_ONCE):
+        informer.listen(f"p{i}", listener)
+    watching = asyncio.create_task(informer._watch("1"))
+    while not watching.done():
+        rounds += 1
+        await asyncio.sleep(0)
+    await watching
+    assert heard.total() == len(informer.pods()) == 10 * watch.AT_ONCE
+    assert max(heard.values()) <= 2 * watch.AT_ONCE  # from one count to the next it's the parts of two rounds
