@@ -13,6 +13,7 @@ from consumer.ports import (
     LaterExecution,
     LinkedSink,
     Processor,
+    ReplyingSink,
     Sink,
     StoringSink,
 )
@@ -46,6 +47,11 @@ def is_editing(processor: Processor) -> TypeGuard[EditingProcessor]:
 def is_linked(sink: Sink) -> TypeGuard[LinkedSink]:
     """It is a LinkedSink; as quick as `is_storing`."""
     return _has(type(sink), "link", "abandon")
+
+
+def is_replying(sink: Sink) -> TypeGuard[ReplyingSink]:
+    """It is a ReplyingSink."""
+    return _has(type(sink), "unsent")
 
 
 def is_storing(sink: Sink | None) -> TypeGuard[StoringSink]:

@@ -117,7 +117,10 @@ class Verdict(StrEnum):
 
 @frozen
 class Settlement:
-    """A claim's end, ready for the queue: `text` is what its web page shows of a failure."""
+    """A claim's end, ready for the queue: `text` is what its web page shows of a failure.
+
+    `replies`: jobs for other queues that come before it is told.
+    """
 
     claim: Claim
     verdict: Verdict
@@ -125,6 +128,7 @@ class Settlement:
     record: Record
     text: str = ""
     infrastructure: bool = False
+    replies: tuple[dict[str, Any], ...] = field(default=(), compare=False, repr=False)
 
 
 class AttemptKey(NamedTuple):

@@ -339,6 +339,15 @@ class StoringSink(Sink, Protocol):
         """When the lines of the next block were written, and by which step; called if the source tells."""
 
 
+class ReplyingSink(Sink, Protocol):
+    """A Sink that sends a log as jobs. `unsent`: once it has ended, those that the queue hasn't taken, in order."""
+
+    unsent: Sequence[dict[str, Any]]
+
+    async def abandon(self) -> None:
+        """Somebody else goes on with the log."""
+
+
 class LinkedSink(Sink, Protocol):
     """A Sink that goes on by itself, and knows where the log can be found."""
 

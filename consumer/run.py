@@ -146,7 +146,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         lines = follower.mask(trace).splitlines()
         text = failure_text(record, outcome, verdict, follower.tail, lines) if outcome.status is Status.FAILED else ""
         record = await spilled(tools.records, claim, record)
-        settlement = Settlement(claim, verdict, outcome, record, text, infrastructure)
+        settlement = Settlement(claim, verdict, outcome, record, text, infrastructure, follower.unsent)
         await tools.settle(settlement)
         if outcome.status is Status.FAILED:
             tools.extras.failed(settlement, lines or follower.tail)

@@ -6,11 +6,12 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import structlog
 
 from consumer.follow_up import Enqueuer, FollowUps, Put
-from consumer.kinds import is_begun_later, is_lasting, is_linked, is_storing
+from consumer.kinds import is_begun_later, is_lasting, is_linked, is_replying, is_storing
 from consumer.logs.commands import MAX_NOTICE, MAX_NOTICES, MAX_PROGRESS
 from consumer.logs.directives import Directives
 from consumer.logs.forms import variants_of
@@ -274,14 +275,20 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for sink in self._linked:
-            await sink.abandon()
+        for sink in self._stored:
+            if is_linked(sink) or is_replying(sink):
+                await sink.abandon()
 
     @property
     def links(self) -> tuple[Link, ...]:
         """Where else the log can be found, masked: a job's id may be anything."""
         links = [sink.link for sink in self._linked]
         return tuple(link.model_copy(update={"problem": link.problem and self.mask(link.problem)}) for link in links)
+
+    @property
+    def unsent(self) -> tuple[dict[str, Any], ...]:
+        """Jobs with parts of the log that their queue hasn't taken, in order; once the log has ended."""
+        return tuple(job for sink in self._stored if is_replying(sink) for job in sink.unsent)
 
     @property
     def _linked(self) -> list[LinkedSink]:

@@ -25,7 +25,7 @@ from consumer.queue_order import QueueOrder
 from consumer.queues.faktory_connection import Fetcher, Link, beats
 from consumer.queues.faktory_resolving import Resolving, Rest
 from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords, Held, failures_of
-from consumer.queues.faktory_words import MARGIN, Warnings, ack_of, bury_of, claim_of, ending_of, is_acked
+from consumer.queues.faktory_words import MARGIN, Ending, Warnings, ack_of, bury_of, claim_of, ending_of, is_acked
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
 from enqueue.wire.call import Load, the_job
@@ -173,6 +173,8 @@ class FaktoryQueue:
         accepted = [settlement for settlement in settlements if settlement.claim.token not in refused]
         late = {settlement.claim.id for settlement in accepted if self._late(settlement.claim)}
         endings = [ending_of(s, late=s.claim.id in late, now=now, failures=counts.get(s.claim.id, 0)) for s in accepted]
+        replies = [Ending("", s.claim.id, tuple(map(wire.push, s.replies))) for s in accepted if s.replies]
+        await self._delivery.send(replies)
         refused |= await self._delivery.tell(self._records, endings)
         for settlement in settlements:
             claim = settlement.claim

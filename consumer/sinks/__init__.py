@@ -53,14 +53,16 @@ def _record(stores: Stores) -> MakeSink:
 
 
 def _reply(stores: Stores) -> MakeSink:
-    from consumer.sinks.reply import ReplySink
+    from consumer.sinks.reply import ReplySink, Shared
+
+    shared = Shared()
 
     def make(wanted: Wanted) -> Sink | None:
         jobs = stores.replying.log_jobs(wanted.claim) if stores.replying is not None else None
         if jobs is None or stores.replying is None:
             return None
         interval = stores.settings().faktory.log_interval
-        return ReplySink(stores.replying.push, jobs, interval=interval, start=wanted.former)
+        return ReplySink(stores.replying.push, jobs, interval=interval, start=wanted.former, shared=shared)
 
     return make
 

@@ -26,6 +26,9 @@ class TcpProxy:
         """Bytes of answers after which a connection is reset."""
         self.silent = False
         """Nothing goes through, and nobody is told."""
+        self.away = False
+        """As a server that isn't there: whoever connects is refused; what is connected stays until `cut`."""
+        self.refused = 0
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -52,6 +55,10 @@ class TcpProxy:
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self.away:
+            self.refused += 1
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.connections += 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import consumer.sinks.reply as module
-from consumer.sinks.reply import ReplySink
+from consumer.sinks.reply import ReplySink, Shared
 from enqueue.errors import QueueUnavailable
 
 
@@ -67,6 +67,46 @@ async def test_what_the_queue_didnt_take_comes_again() -> None:
     await sink.write(b"two\n")
     await sink.finish()
     assert queue.jobs == [(0, [b"one"]), (1, [b"two"])]
+
+
+async def test_what_the_queue_hasnt_taken_in_time_is_left_to_the_jobs_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNWELL", 0.01)
+    queue, shared = Queue(failures=1000), Shared()
+    sink = ReplySink(queue.push, make, interval=1000, shared=shared)
+    await sink.write(b"one\n")
+    await sink.write(b"two\nhalf")
+    await sink.finish()
+    assert sink.unsent == ({"line": 0, "lines": [b"one"]}, {"line": 1, "lines": [b"two", b"half"]})
+    assert shared.waiting == 0
+    assert not queue.jobs
+
+
+async def test_who_lets_go_of_a_log_sends_what_the_next_one_wont() -> None:
+    queue = Queue()
+    sink = ReplySink(queue.push, make, interval=1000)
+    await sink.write(b"one\n")
+    await sink.write(b"two\nhalf")
+    await sink.abandon()
+    assert queue.jobs == [(0, [b"one"]), (1, [b"two"])]
+    await sink.abandon()
+    await ReplySink(queue.push, make).abandon()
+    assert len(queue.jobs) == 2
+
+
+async def test_all_logs_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(module, "SHARED", 45)
+    monkeypatch.setattr(module, "UNWELL", 0.01)
+    queue, shared = Queue(failures=1000), Shared()
+    sinks = [ReplySink(queue.push, make, shared=shared) for _ in range(3)]
+    for number in range(4):
+        for sink in sinks:
+            await sink.write(b"%010d\n" % number)
+    assert shared.waiting <= 45
+    for sink in sinks:
+        await sink.finish()
+        assert sink.unsent[-1] == {"line": 3, "lines": [b"%010d" % 3]}
+    assert shared.waiting == 0
 
 
 async def test_of_too_much_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
