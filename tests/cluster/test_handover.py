@@ -140,13 +140,18 @@ async def test_a_rolling_restart_and_a_kill_under_load(
             handles.append(await producer.enqueue(Job(commands=["true"])))
             await asyncio.sleep(0.05)  # a steady load, as far as the machine allows
 
+    async def started(name: str) -> None:
+        await until(lambda: b"consumer_started" in (tmp_path / f"{name}.log").read_bytes(), 60)
+
     try:
         async with monitored(redis_url, history), aio.connect(redis_url, queue=queue) as producer:
             loading = asyncio.create_task(load(producer))
             living = [await start(name, queue, **pods) for name in ("a", "b")]
+            for name in ("a", "b"):  # before, they don't hear signals yet
+                await started(name)
             for name, how in (("c", signal.SIGTERM), ("d", signal.SIGTERM), ("e", signal.SIGKILL)):
                 living.append(await start(name, queue, **pods))
-                await until(lambda name=name: b"consumer_started" in (tmp_path / f"{name}.log").read_bytes(), 60)
+                await started(name)
                 old = living.pop(0)
                 old.send_signal(how)
                 assert await old.wait() == (0 if how is signal.SIGTERM else -how)

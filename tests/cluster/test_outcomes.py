@@ -37,16 +37,21 @@ async def runtime_class(admin: Api) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def queue(
-    redis_url: str, namespace: str, admin: Api, consumer_kubeconfig: Path, runtime_class: str
+    redis_url: str,
+    namespace: str,
+    admin: Api,
+    consumer_kubeconfig: Path,
+    runtime_class: str,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[Queue]:
-    """A producer, and a consumer that allows what these jobs ask for."""
+    """A producer, and a consumer that allows what these jobs ask for. Its parameter: the `image_pull_grace`."""
     kept = {"metadata": {"name": "kept"}, "stringData": {"there": "value"}}
     await admin.request("POST", path_of(namespace, "secrets"), body=kept)
     settings = {
         "namespace": namespace,
         "kubeconfig": consumer_kubeconfig,
         "requests": {"cpu": "10m", "memory": "16Mi"},
-        "image_pull_grace": 1,
+        "image_pull_grace": getattr(request, "param", 1),
         "volume_size": "20Mi",
         "allowed_secrets": ["kept"],
         "allowed_node_selectors": ["*"],
@@ -185,6 +190,7 @@ async def test_a_pod_that_somebody_else_ends(queue: Queue, image: str, admin: Ap
     assert twice.attempts[0].where.pod != twice.attempts[1].where.pod
 
 
+@pytest.mark.parametrize("queue", [60], indirect=True, ids=[""])  # no image's end comes before its job is cancelled
 async def test_cancel_in_each_state(queue: Queue, image: str, admin: Api, namespace: str) -> None:
     """Starting without a node, starting on one, in the init step, running, deaf to TERM, ended: what is told is so."""
 
