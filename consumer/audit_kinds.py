@@ -47,6 +47,11 @@ KINDS = {
     ),
     "queued_nowhere": Kind(Sort.LOST, "a job that counts as waiting and stands in no queue or registry", _ENQUEUE),
     "started_without_claim": Kind(Sort.LOST, "a job that counts as started, and that nobody has claimed", _ENQUEUE),
+    "set_aside": Kind(
+        Sort.OVERDUE,
+        "a job that couldn't be claimed, since one of its keys is of a wrong type; on RQ",
+        _RESTORED + "mend or delete that key, RPUSH the id to its queue and ZREM it from `longshore:aside:<queue>`",
+    ),
     "record_unfinished": Kind(
         Sort.LOST, "a job that has ended for the queue, while its Record says that it still runs", _ENQUEUE
     ),

@@ -23,6 +23,9 @@ async def look_at_rq(reader: Reader, queues: Sequence[str]) -> None:
         for kind in ("scheduled", "deferred"):
             for job in await reader.members(f"rq:{kind}:{queue}"):
                 places[job].append(f"is {kind} in '{queue}'")
+        for job in await reader.members(f"longshore:aside:{queue}"):
+            looked.add("set_aside", job, f"the job {job} of '{queue}' was set aside: it couldn't be claimed")
+            places[job].append(f"is set aside in '{queue}'")
         for member in await reader.members(f"rq:wip:{queue}"):
             job, _, token = member.rpartition(":")
             claims.append((queue, job or member, token))

@@ -19,11 +19,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import structlog
 from redis.asyncio import Redis
 
 from consumer.model import Claim
+from consumer.queues.spoilt import WRONG
 from enqueue.record import Record, Status, Times
 from enqueue.times import rfc3339
+from enqueue.wire.records import without_secrets
+
+log = structlog.get_logger()
 
 SWEEP_EVERY = 5.0
 """Seconds between two looks for places whose holders are gone, and for jobs that were called and didn't come."""
@@ -50,20 +55,20 @@ local function used(key)
   redis.call('ZREMRANGEBYSCORE', 'longshore:called:' .. key, '-inf', clock)
   return redis.call('HLEN', 'longshore:limit:' .. key) + redis.call('ZCARD', 'longshore:called:' .. key)
 end
+local function there(name, fields)
+  local id = rq_id(name)
+  if not id then return fields[3] == 'queued' end
+  return type(redis.pcall('ZSCORE', 'rq:scheduled:' .. (fields[2] or ''), id)) == 'string'
+end
 local jids = {}  -- Faktory's jobs that were called: somebody must tell Faktory
 local function call_waiting(key)  -- those who wait the longest get what is free
   local parked, called = 'longshore:parked:' .. key, 'longshore:called:' .. key
   local taken, going, stuck = used(key), {}, 0
   for _, name in ipairs(redis.call('ZRANGE', parked, 0, 99)) do
-    local id, _, most = rq_id(name), waits(name)
-    local there
-    if id then
-      there = redis.call('ZSCORE', 'rq:scheduled:' .. (redis.call('HGET', name, 'origin') or ''), id)
-    else
-      there = redis.call('HGET', name, 'longshore_status') == 'queued'
-    end
-    if not there or not most then
-      redis.call('ZREM', parked, name)  -- cancelled, deleted, or on its way by itself
+    local fields = redis.pcall('HMGET', name, 'longshore_waits', 'origin', 'longshore_status')
+    local most = tonumber(string.match(fields[1] or '', '^%S+ (%d+) '))
+    if not most or not there(name, fields) then
+      redis.call('ZREM', parked, name)  -- cancelled, deleted, or on its way by itself; or it is no hash any more
     elseif taken < most then
       taken = taken + 1
       redis.call('ZREM', parked, name)
@@ -79,10 +84,11 @@ local function call_waiting(key)  -- those who wait the longest get what is free
     local id = rq_id(going[i])
     if id then
       local queue = redis.call('HGET', going[i], 'origin')
-      redis.call('ZREM', 'rq:scheduled:' .. queue, id)
-      redis.call('HSET', going[i], 'status', 'queued')
-      redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
-      redis.call('LPUSH', 'rq:queue:' .. queue, id)
+      if type(redis.pcall('LPUSH', 'rq:queue:' .. queue, id)) == 'number' then  -- else it comes when it is due
+        redis.call('ZREM', 'rq:scheduled:' .. queue, id)
+        redis.call('HSET', going[i], 'status', 'queued')
+        redis.pcall('SADD', 'rq:queues', 'rq:queue:' .. queue)
+      end
     else
       table.insert(jids, 1, string.sub(going[i], 15))
     end
@@ -95,10 +101,12 @@ local function release(name, key)
 end
 local function tidy(key)  -- how many places were looked at
   local limit = 'longshore:limit:' .. key
-  local held = redis.call('HGETALL', limit)
   redis.call('ZADD', 'longshore:limits', clock, key)
+  local held = redis.call('HGETALL', limit)
   for i = 1, #held, 2 do
-    if not holds(held[i], held[i + 1]) then redis.call('HDEL', limit, held[i]) end
+    local fine, still = pcall(holds, held[i], held[i + 1])
+    if not fine then still = redis.call('TYPE', held[i]).ok == 'hash' end
+    if not still then redis.call('HDEL', limit, held[i]) end
   end
   call_waiting(key)
   return #held / 2
@@ -106,7 +114,8 @@ end
 """
 
 ADMIT = (
-    PLACES
+    WRONG
+    + PLACES
     + """
 -- for each claim: hash, id, queue, token, key, concurrency, '1' if it runs already, the Record of one that waits, and
 -- (Faktory) what Faktory is then to be told. Sent again, it changes nothing.
@@ -139,15 +148,16 @@ end
 local function park(at, name, id, queue, token, key, most)
   local arrival = waits(name) or clock + at / 1000000
   local member = id .. ':' .. token
+  if rq_id(name) then redis.call('ZCARD', 'rq:scheduled:' .. queue) end  -- it fails now, or nothing below does
   redis.call('HINCRBY', name, 'longshore_attempt', -1)
   redis.call('HSET', name, 'longshore', ARGV[at + 7], 'longshore_status', 'queued',
     'longshore_waits', string.format('%.6f %d %s', arrival, most, key))
   if rq_id(name) then
     redis.call('DEL', 'rq:execution:' .. member)
     redis.call('ZREM', 'rq:wip:' .. queue, member)
-    redis.call('ZREM', 'rq:executions:' .. id, token)
+    redis.pcall('ZREM', 'rq:executions:' .. id, token)
     redis.call('HSET', name, 'status', 'scheduled', 'started_at', '', 'worker_name', '', 'origin', queue)
-    redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
+    redis.pcall('SADD', 'rq:queues', 'rq:queue:' .. queue)
     redis.call('ZADD', 'rq:scheduled:' .. queue, math.floor(clock) + FALLBACK, id)
     local ttl = tonumber(redis.call('HGET', name, 'ttl') or '')
     if ttl and ttl > 0 and ttl < 315360000 then redis.call('EXPIRE', name, math.ceil(ttl)) end
@@ -155,50 +165,61 @@ local function park(at, name, id, queue, token, key, most)
     redis.call('HDEL', name, 'longshore_payload')
     redis.call('HSET', name, 'longshore_ending', ARGV[at + 8])
   end
-  redis.call('ZADD', 'longshore:parked:' .. key, arrival, name)
+  redis.pcall('ZADD', 'longshore:parked:' .. key, arrival, name)
   redis.call('PUBLISH', 'longshore:record:' .. id, 'queued')
+end
+local function admit(at, name, id, queue, token, key, most)
+  local answer = ours(name, id, queue, token)
+  local limit = 'longshore:limit:' .. key
+  if answer ~= 'ours' or redis.call('HEXISTS', limit, name) == 1 then return answer end
+  redis.call('ZADD', 'longshore:limits', 'NX', clock, key)
+  if ARGV[at + 6] == '1' or has_room(name, key, most) then
+    redis.call('ZREM', 'longshore:parked:' .. key, name)
+    redis.call('HSET', limit, name, queue)
+    redis.call('HDEL', name, 'longshore_waits')
+    return 'ours'
+  end
+  park(at, name, id, queue, token, key, most)
+  return 'parked'
 end
 local answers = {}
 for at = 1, #ARGV, 9 do
   local name, id, queue, token, key = unpack(ARGV, at, at + 4)
-  local most = tonumber(ARGV[at + 5])
-  local answer = ours(name, id, queue, token)
-  local limit = 'longshore:limit:' .. key
-  if answer == 'ours' and redis.call('HEXISTS', limit, name) == 0 then
-    if ARGV[at + 6] == '1' or has_room(name, key, most) then
-      redis.call('HSET', limit, name, queue)
-      redis.call('HDEL', name, 'longshore_waits')
-      redis.call('ZREM', 'longshore:parked:' .. key, name)
-    else
-      park(at, name, id, queue, token, key, most)
-      answer = 'parked'
-    end
-    redis.call('ZADD', 'longshore:limits', 'NX', clock, key)
+  local most, why = tonumber(ARGV[at + 5]), ''
+  local answer, error = guarded(admit, at, name, id, queue, token, key, most)
+  if error then  -- a key of the limit is of a wrong type: nobody knows how many run, so it waits
+    why = said(error)
+    park(at, name, id, queue, token, key, most)
+    answer = 'parked'
   end
-  answers[#answers + 1] = {answer, redis.call('ZCARD', 'longshore:parked:' .. key)}
+  local waiting = redis.pcall('ZCARD', 'longshore:parked:' .. key)
+  answers[#answers + 1] = {answer, type(waiting) == 'number' and waiting or 0, why}
 end
 return {answers, jids}
 """
 )
 
 RELEASE = (
-    PLACES
+    WRONG
+    + PLACES
     + """
 -- hash, key for each job that has ended, unless it has been claimed again meanwhile
-for at = 1, #ARGV, 2 do
-  if not holds(ARGV[at], '') then release(ARGV[at], ARGV[at + 1]) end
+local function over(name, key)
+  if not holds(name, '') then release(name, key) end
 end
+for at = 1, #ARGV, 2 do guarded(over, ARGV[at], ARGV[at + 1]) end
 return jids
 """
 )
 
 SWEEP = (
-    PLACES
+    WRONG
+    + PLACES
     + """
 -- seconds between two looks at a key
 local looked = 0
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', 'longshore:limits', '-inf', clock - ARGV[1], 'LIMIT', 0, 200)) do
-  looked = looked + tidy(key)
+  looked = looked + (guarded(tidy, key) or 1)
   if looked > 1000 then break end
 end
 return jids
@@ -237,7 +258,12 @@ class Limits:
             record = _waiting(claim).dumps()
             args += [name, claim.id, claim.queue, claim.token, key, most, int(_begun(claim)), record, ending]
         answers, jids = await self._admit(keys=[], args=args)
-        return [Admission(verdict.decode(), waiting) for verdict, waiting in answers], _texts(jids)
+        for (_, claim, _), (verdict, _, why) in zip(claims, answers, strict=True):
+            if why:
+                text = without_secrets(why.decode("utf-8", "replace"))
+                fix = f"delete what is of a wrong type: longshore:limit:{key_of(claim)}, or called or parked for limit"
+                log.error("limit_unusable", job=claim.id, became=verdict.decode(), error=text, fix=fix)
+        return [Admission(verdict.decode(), waiting) for verdict, waiting, _ in answers], _texts(jids)
 
     async def release(self, ended: Sequence[tuple[str, Claim]]) -> list[str]:
         """Give up the places of claims that have ended."""

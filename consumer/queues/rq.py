@@ -28,6 +28,7 @@ from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import SETTLE
 from consumer.queues.rq_words import claim_of, settling
 from consumer.queues.rq_worker import RqWorker
+from consumer.queues.spoilt import Troubles
 from consumer.queues.webhooks import Webhooks
 from consumer.settings import Retention, Rq, Settings
 from consumer.tasks import end
@@ -85,6 +86,7 @@ class RqQueue:
         self._known: dict[str, str] = {}
         """Token -> id of the claims that are ours, the oldest first."""
         self._recent: Recent[Settlement] = Recent()
+        self._troubles = Troubles()
         self._pause = 0.0
         self._parked = False
         """The last claim brought jobs that wait for their limit."""
@@ -140,7 +142,9 @@ class RqQueue:
             await patiently("beat", self.records.live)  # what is ours now must stay so
             answers = await patiently("beat", lambda args=args: self._beat(keys=[], args=args))  # type: ignore[misc]
             for claim, answer in zip(part, answers, strict=True):
-                if answer == b"lost":  # it won't be settled by us
+                if isinstance(answer, list):  # it can't be kept alive; it runs, and its claim is ours for an hour
+                    self._troubles.tell(answer)
+                elif answer == b"lost":  # it won't be settled by us
                     self._known.pop(claim.token, None)
                     signals[claim.token] = Signal.LOST
                 elif answer != b"ok":
@@ -164,7 +168,10 @@ class RqQueue:
                 elif answer[0] in (b"canceled", b"stopped"):
                     claim.native.stopped = answer[0] == b"stopped"
                     again.append(cancelled_settlement(settlement))
-                elif answer[0] != b"ok":
+                elif answer[0] == b"ok":
+                    for left in answer[1:]:
+                        self._troubles.tell([claim.id.encode(), claim.queue.encode(), b"not all of the end: " + left])
+                else:
                     refused[claim.token] = ClaimLost(
                         f"job {claim.id} was {'deleted' if answer[0] == b'deleted' else 'taken'} meanwhile"
                     )
@@ -258,6 +265,9 @@ class RqQueue:
         for place, row in enumerate(rows):
             if place and place % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            if len(row) == 3:
+                self._troubles.tell(row)
+                continue
             try:
                 claims.append(claim_of(row, self._max_bytes, self._load, self._rq.callback_queue))
             except Exception as error:  # such as an id that isn't text: it must not cost the others of this answer

@@ -3,14 +3,24 @@
 RQ's keys as rq 2.6 to 2.12 keeps them, and beside them ours: in a job's hash `longshore` (the Record),
 `longshore_token` (the execution that may write), `longshore_attempt`, `longshore_done`, `longshore_cancel`,
 `longshore_created` (whose job they are told of). Keys are computed, so no Redis Cluster.
+
+Anybody can write to these keys, so a command may fail in the middle of a script, which undoes nothing: a key of a
+wrong type, a number that is none. Each script asks what may fail before it takes anything away, and a job that it
+can't go on with costs no other one: it is told as `{id or '', queue, why}` among the answers (`spoilt.py`).
 """
 
-_HOLD = """
+from consumer.queues.spoilt import SET_ASIDE, TROUBLES, WRONG
+
+_HOLD = (
+    """
 -- ARGV of both that claim: now, consumer, instance, lease, most bytes, slots, number of queues, queues..., tokens...
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease, slots, queues = tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local claimed = {}
+"""
+    + TROUBLES
+    + """
 local function hold(id, queue, attempt)
   local token = ARGV[7 + queues + #claimed + 1]
   local key, member = 'rq:job:' .. id, id .. ':' .. token
@@ -29,10 +39,16 @@ local function hold(id, queue, attempt)
     'longshore', 'longshore_cancel', 'created_at', 'webhooks', 'success_callback_name', 'success_callback_timeout',
     'failure_callback_name', 'failure_callback_timeout', 'stopped_callback_name', 'stopped_callback_timeout')}
 end
+local function told()
+  for _, row in ipairs(troubles) do claimed[#claimed + 1] = row end
+  return claimed
+end
 """
+)
 
 CLAIM = (
     _HOLD
+    + SET_ASIDE
     + """
 -- behind the tokens: from which queue each job should come, if the order isn't strict
 if redis.call('EXISTS', 'rq:suspended') == 1 then return {} end
@@ -48,20 +64,30 @@ local function attempt_of(id, key)
   if attempt == 1 then redis.call('DEL', 'longshore:log:' .. id) end
   return attempt
 end
+local function begin(id, queue)  -- whether it is to run; all that can fail comes before what would have to be undone
+  local key = 'rq:job:' .. id
+  local status = redis.call('HGET', key, 'status')
+  for _, other in ipairs(redis.call('ZRANGE', 'rq:executions:' .. id, 0, -1)) do
+    if redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. other) then return false end
+  end
+  if not status or over[status] then return false end  -- what has ended was in the list twice
+  local attempt = attempt_of(id, key)
+  redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[1], 'ended_at', '')
+  hold(id, queue, attempt)
+  return true
+end
+local sound = {}
 local function take(queue)
-  while true do
-    local id = redis.call('LPOP', 'rq:queue:' .. queue)
+  local list, wip = 'rq:queue:' .. queue, 'rq:wip:' .. queue
+  if sound[queue] == nil then sound[queue] = usable(list, 'list', queue) and usable(wip, 'zset', queue) end
+  while sound[queue] do
+    local id = redis.call('LPOP', list)
     if not id then return false end
-    local key = 'rq:job:' .. id
-    local status = redis.call('HGET', key, 'status')
-    local running = false
-    for _, other in ipairs(redis.call('ZRANGE', 'rq:executions:' .. id, 0, -1)) do
-      if redis.call('ZSCORE', 'rq:wip:' .. queue, id .. ':' .. other) then running = true end
-    end
-    if status and not over[status] and not running then  -- what has ended was in the list twice
-      local attempt = attempt_of(id, key)
-      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[1], 'ended_at', '')
-      hold(id, queue, attempt)
+    local fine, answer = pcall(begin, id, queue)
+    if not fine and not set_aside(id, queue, answer) then
+      redis.call('LPUSH', list, id)
+      error(answer, 0)
+    elseif fine and answer then
       return true
     end
   end
@@ -70,7 +96,7 @@ for i = 7 + queues + slots + 1, #ARGV do take(ARGV[i]) end
 for i = 1, queues do
   while #claimed < slots and take(ARGV[7 + i]) do end
 end
-return claimed
+return told()
 """
 )
 
@@ -85,71 +111,83 @@ local lost = {}
 local since = tonumber(redis.call('HGET', 'longshore:consumer:' .. ARGV[3], 'since') or '')
 local sure = since and now - since >= 8
 for i = 7 + queues + slots + 1, #ARGV do lost[ARGV[i]] = true end
-for i = 1, queues do
-  local queue = ARGV[7 + i]
-  for _, member in ipairs(redis.call('ZRANGE', 'rq:wip:' .. queue, 0, -1)) do
-    if #claimed >= slots then break end
-    local holder = redis.call('HGET', 'rq:execution:' .. member, 'longshore')
-    if holder and alive[holder] == nil then
-      alive[holder] = redis.call('EXISTS', 'longshore:consumer:' .. holder) == 1
-    end
-    local id, old = string.match(member, '^(.*):([^:]+)$')
-    local key = 'rq:job:' .. (id or '')
-    local free = holder and (lost[old] or sure and not alive[holder])
-    if not holder and id and tonumber(redis.call('ZSCORE', 'rq:wip:' .. queue, member)) < now then
-      free = redis.call('HGET', key, 'longshore_token') == old  -- all consumers were away for longer than its lease
-    end
-    if free and id and redis.call('EXISTS', key) == 1 then
-      redis.call('DEL', 'rq:execution:' .. member)
-      redis.call('ZREM', 'rq:wip:' .. queue, member)
-      redis.call('ZREM', 'rq:executions:' .. id, old)
-      hold(id, queue, tonumber(redis.call('HGET', key, 'longshore_attempt') or 1))
-    end
+local function pass_on(queue, member)
+  local holder = redis.call('HGET', 'rq:execution:' .. member, 'longshore')
+  if holder and alive[holder] == nil then
+    alive[holder] = redis.call('EXISTS', 'longshore:consumer:' .. holder) == 1
+  end
+  local id, old = string.match(member, '^(.*):([^:]+)$')
+  local key = 'rq:job:' .. (id or '')
+  local free = holder and (lost[old] or sure and not alive[holder])
+  if not holder and id and tonumber(redis.call('ZSCORE', 'rq:wip:' .. queue, member)) < now then
+    free = redis.call('HGET', key, 'longshore_token') == old  -- all consumers were away for longer than its lease
+  end
+  if free and id and redis.call('EXISTS', key) == 1 then
+    local attempt = tonumber(redis.call('HGET', key, 'longshore_attempt') or 1) or 1
+    redis.call('ZREM', 'rq:executions:' .. id, old)  -- the first two fail if their keys are of a wrong type
+    redis.call('DEL', 'rq:execution:' .. member)
+    redis.call('ZREM', 'rq:wip:' .. queue, member)
+    hold(id, queue, attempt)
   end
 end
-return claimed
+for i = 1, queues do
+  local queue = ARGV[7 + i]
+  local wip = 'rq:wip:' .. queue
+  for _, member in ipairs(usable(wip, 'zset', queue) and redis.call('ZRANGE', wip, 0, -1) or {}) do
+    if #claimed >= slots then break end
+    local _, why = guarded(pass_on, queue, member)
+    if why then trouble(member, queue, why) end
+  end
+end
+return told()
 """
 )
 
-BEAT = """
+BEAT = (
+    """
 -- now, lease, then id, queue, token for each claim
+"""
+    + WRONG
+    + """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease = tonumber(ARGV[2])
+local function beat(id, queue, token)
+  local key, member = 'rq:job:' .. id, id .. ':' .. token
+  if redis.call('EXISTS', key) == 0 then return 'deleted' end
+  if not redis.call('ZSCORE', 'rq:wip:' .. queue, member) then
+    return redis.call('HGET', key, 'status') == 'canceled' and 'cancel' or 'lost'
+  end
+  redis.call('ZADD', 'rq:wip:' .. queue, 'XX', now + lease, member)
+  redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, token)
+  redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
+  redis.call('HSET', 'rq:execution:' .. member, 'last_heartbeat', now)
+  redis.call('EXPIRE', 'rq:execution:' .. member, lease + 60)
+  redis.call('HSET', key, 'last_heartbeat', ARGV[1])
+  return redis.call('HEXISTS', key, 'longshore_cancel') == 1 and 'cancel' or 'ok'
+end
 local answers = {}
 for i = 3, #ARGV, 3 do
-  local id, queue, token = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local key, member = 'rq:job:' .. id, ARGV[i] .. ':' .. ARGV[i + 2]
-  local answer = 'ok'
-  if redis.call('EXISTS', key) == 0 then
-    answer = 'deleted'
-  elseif not redis.call('ZSCORE', 'rq:wip:' .. queue, member) then
-    answer = redis.call('HGET', key, 'status') == 'canceled' and 'cancel' or 'lost'
-  else
-    redis.call('ZADD', 'rq:wip:' .. queue, 'XX', now + lease, member)
-    redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, token)
-    redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
-    redis.call('HSET', 'rq:execution:' .. member, 'last_heartbeat', now)
-    redis.call('EXPIRE', 'rq:execution:' .. member, lease + 60)
-    redis.call('HSET', key, 'last_heartbeat', ARGV[1])
-    if redis.call('HEXISTS', key, 'longshore_cancel') == 1 then answer = 'cancel' end
-  end
-  answers[#answers + 1] = answer
+  local answer, why = guarded(beat, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  answers[#answers + 1] = answer or {ARGV[i], ARGV[i + 1], said(why)}
 end
 return answers
 """
+)
 
 STOP = """
 -- KEYS: the job; somebody wants it stopped in RQ's way
-if redis.call('HGET', KEYS[1], 'status') == 'started' then redis.call('HSET', KEYS[1], 'longshore_cancel', 'stop') end
+if redis.pcall('HGET', KEYS[1], 'status') == 'started' then redis.call('HSET', KEYS[1], 'longshore_cancel', 'stop') end
 """
 
-FORGOTTEN = """
+FORGOTTEN = (
+    WRONG
+    + """
 -- id, queue, token, attempt of claims that were settled: which are to be settled again, as this server was set back?
 -- Of those whose claim is forgotten too, the ones that nobody else has claimed since are ours again.
 local time = redis.call('TIME')
 local again = {}
-for i = 1, #ARGV, 4 do
+local function look(i)
   local id, queue, token, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local key, wip, member = 'rq:job:' .. id, 'rq:wip:' .. queue, id .. ':' .. token
   local fields = redis.call('HMGET', key, 'longshore_done', 'longshore_attempt', 'status')
@@ -163,5 +201,7 @@ for i = 1, #ARGV, 4 do
     again[#again + 1] = i
   end
 end
+for i = 1, #ARGV, 4 do guarded(look, i) end
 return again
 """
+)

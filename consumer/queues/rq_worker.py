@@ -20,6 +20,7 @@ from consumer.queues.limits import SWEEP_EVERY, Limits
 from consumer.queues.redis_server import transient
 from consumer.queues.rq_records import RqRecords
 from consumer.queues.rq_settle import MAINTAIN, PROMOTE
+from consumer.queues.spoilt import Troubles
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
 
@@ -46,6 +47,7 @@ class RqWorker:
         self._birth = wire.utc()
         self._cleaned = -MAINTENANCE
         self.limits, self._swept = Limits(redis), time.monotonic()
+        self._troubles = Troubles()
         self._promote = redis.register_script(PROMOTE)
         self._maintain = redis.register_script(MAINTAIN)
 
@@ -81,7 +83,8 @@ class RqWorker:
                     await self.set_back()
                     self.records.rewound.clear()  # not before: a server that is away again is asked once more
                 await self.beat()
-                await self._promote(keys=[], args=[wire.utc(), *self.queues])
+                for trouble in await self._promote(keys=[], args=[wire.utc(), *self.queues]):
+                    self._troubles.tell(trouble)
                 if time.monotonic() - self._swept >= SWEEP_EVERY:
                     self._swept = time.monotonic()
                     await self.limits.sweep()

@@ -147,6 +147,10 @@ RQ_FAULTS: dict[str, tuple[Callable[[redis.Redis], Any], set[tuple[str, str]]]] 
         lambda r: r.hset("longshore:limit:db", "rq:job:ghost", "q"),
         {("place_of_nobody", "db/ghost")},
     ),
+    "was set aside": (
+        lambda r: (r.lrem("rq:queue:q", 0, "queued"), r.zadd("longshore:aside:q", {"queued": 1})),
+        {("set_aside", "queued")},
+    ),
     "nobody calls": (lambda r: r.hdel("longshore:limit:db", "rq:job:runs"), {("parked_uncalled", "parked")}),
     "webhooks are late": (
         lambda r: r.zadd("longshore:webhooks", {"{}": time.time() - 100}),
@@ -181,7 +185,7 @@ RQ_TOGETHER = (
     ),
     ("a claim is gone", "a job waits twice", "a Record stayed behind", "a log stays", "webhooks are late"),
     ("a running job waits too", "an end wasn't told", "nobody calls"),
-    ("a job's hash is gone", "a limit holds a place of nobody"),
+    ("a job's hash is gone", "a limit holds a place of nobody", "was set aside"),
 )
 FAKTORY_TOGETHER = (
     ("the consumer died", "a log has no end", "a Record stays"),

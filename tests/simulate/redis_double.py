@@ -206,7 +206,7 @@ class SimulatedQueue(RqQueue):
         self._last_takeover = 0.0
         self._recent = Recent(time.monotonic)  # the clock of now: a default is that of the import
         self.worker.beat = self.worker.stopping = self.worker.leave = _nothing  # type: ignore[method-assign]
-        self.worker._promote = _nothing
+        self.worker._promote = _no_rows
         self.worker.limits.sweep = _nothing  # type: ignore[assignment, method-assign]
         self._webhooks.close = _nothing  # type: ignore[method-assign]
         self.worker._maintain = _nothing
@@ -219,3 +219,7 @@ class SimulatedQueue(RqQueue):
 
 
 async def _nothing(*_: Any, **__: Any) -> None: ...
+
+
+async def _no_rows(*_: Any, **__: Any) -> list[Any]:
+    return []

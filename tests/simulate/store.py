@@ -61,7 +61,7 @@ class Store:
             rq_scripts.BEAT: self._beat,
             rq_scripts.FORGOTTEN: lambda keys, args: [],
             rq_settle.SETTLE: self._settle,
-            rq_settle.PROMOTE: lambda keys, args: 0,
+            rq_settle.PROMOTE: lambda keys, args: [],
             scripts.WRITE: self._write,
             scripts.APPEND: self._append,
             scripts.LIVE: self._live,
