@@ -38,13 +38,13 @@ class ClaimState:
     """What the store knows of a Faktory job that was just fetched.
 
     `verdict`: "ours" to run (the attempt is counted), "held" by another living consumer, "final" (succeeded,
-    cancelled), "failed" for good, of which Faktory may not have been told.
+    cancelled), "failed" for good, of which Faktory may not have been told, "spoilt": its hash is none.
     """
 
     attempt: int
     record: Record | None
     cancelled: bool
-    verdict: Literal["ours", "held", "final", "failed"]
+    verdict: Literal["ours", "held", "final", "failed", "spoilt"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ FAKTORY_CLAIM = """
 -- KEYS: the job's hash, its log. 1 token, 2 instance, 3 ttl, 4 jid, 5 queue, 6 payload, 7 end of the reservation,
 -- 8 failures
 local key = KEYS[1]
-local fields = redis.call('HMGET', key, 'longshore_status', 'longshore_instance', 'longshore_attempt', 'longshore',
+local fields = redis.pcall('HMGET', key, 'longshore_status', 'longshore_instance', 'longshore_attempt', 'longshore',
   'longshore_cancel')
+if fields.err then return redis.call('TYPE', key).ok ~= 'hash' and {'spoilt', 0, '', 0} or fields end
 local status, holder, attempt = fields[1], fields[2], tonumber(fields[3] or 0)
 local untold = redis.call('HEXISTS', key, 'longshore_ending') == 1
 local unfinished = status == 'claimed' or status == 'starting' or status == 'running'
@@ -42,15 +43,15 @@ local since = tonumber(redis.call('HGET', 'longshore:consumer:' .. ARGV[1], 'sin
 if not since or redis.call('TIME')[1] - since < 8 then return taken end
 for i = 1, queues do
   local index = 'longshore:claims:' .. ARGV[3 + i]
-  for _, jid in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+  for _, jid in ipairs(redis.pcall('ZRANGE', index, 0, -1)) do
     if #taken >= slots then break end
     local key = 'longshore:job:' .. jid
-    local fields = redis.call('HMGET', key, 'longshore_instance', 'longshore_payload', 'longshore_attempt', 'longshore',
-      'longshore_cancel', 'longshore_ending')
+    local fields = redis.pcall('HMGET', key, 'longshore_instance', 'longshore_payload', 'longshore_attempt',
+      'longshore', 'longshore_cancel', 'longshore_ending')
     local holder = fields[1]
-    if not holder or not (fields[2] or fields[6]) then
+    if not fields.err and not (holder and (fields[2] or fields[6])) then
       redis.call('ZREM', index, jid)
-    elseif not fields[6] then
+    elseif holder and not fields[6] then
       if alive[holder] == nil then
         alive[holder] = holder == ARGV[1] or redis.call('EXISTS', 'longshore:consumer:' .. holder) == 1
       end
@@ -74,10 +75,10 @@ local since = tonumber(redis.call('HGET', 'longshore:consumer:' .. ARGV[1], 'sin
 if not since or redis.call('TIME')[1] - since < 8 then return found end
 for i = 3, #ARGV do
   local index = 'longshore:claims:' .. ARGV[i]
-  for _, jid in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+  for _, jid in ipairs(redis.pcall('ZRANGE', index, 0, -1)) do
     if #found >= tonumber(ARGV[2]) then break end
     local key = 'longshore:job:' .. jid
-    local fields = redis.call('HMGET', key, 'longshore_ending', 'longshore_instance', 'longshore_token')
+    local fields = redis.pcall('HMGET', key, 'longshore_ending', 'longshore_instance', 'longshore_token')
     local holder = fields[2]
     if fields[1] and holder then
       if alive[holder] == nil then
@@ -97,10 +98,10 @@ FAKTORY_TOLD = """
 -- jid, token of each claim of whose end Faktory knows now
 for i = 1, #ARGV, 2 do
   local key = 'longshore:job:' .. ARGV[i]
-  local fields = redis.call('HMGET', key, 'longshore_token', 'longshore_queue')
+  local fields = redis.pcall('HMGET', key, 'longshore_token', 'longshore_queue')
   if fields[1] == ARGV[i + 1] then
     redis.call('HDEL', key, 'longshore_ending')
-    redis.call('ZREM', 'longshore:claims:' .. (fields[2] or ''), ARGV[i])
+    redis.pcall('ZREM', 'longshore:claims:' .. (fields[2] or ''), ARGV[i])
   end
 end
 """
@@ -112,8 +113,9 @@ local over = {succeeded = true, failed = true, cancelled = true, queued = true}
 local again = {}
 for i = 2, #ARGV, 3 do
   local key, token, attempt = 'longshore:job:' .. ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
-  local fields = redis.call('HMGET', key, 'longshore_token', 'longshore_attempt', 'longshore_status')
-  if tonumber(fields[2] or 0) < attempt then
+  local fields = redis.pcall('HMGET', key, 'longshore_token', 'longshore_attempt', 'longshore_status')
+  if fields.err then  -- it is no hash any more: there is nothing to write to
+  elseif tonumber(fields[2] or 0) < attempt then
     redis.call('HSET', key, 'longshore_token', token, 'longshore_attempt', attempt, 'longshore_instance', ARGV[1])
     again[#again + 1] = i
   elseif fields[1] == token and not over[fields[3] or ''] then
@@ -127,8 +129,8 @@ FAKTORY_BEAT = """
 -- id, token for each claim
 local answers = {}
 for i = 1, #ARGV, 2 do
-  local fields = redis.call('HMGET', 'longshore:job:' .. ARGV[i], 'longshore_token', 'longshore_cancel')
-  answers[#answers + 1] = fields[1] ~= ARGV[i + 1] and 'lost' or fields[2] and 'cancel' or 'ok'
+  local fields = redis.pcall('HMGET', 'longshore:job:' .. ARGV[i], 'longshore_token', 'longshore_cancel')
+  answers[#answers + 1] = fields.err and 'ok' or fields[1] ~= ARGV[i + 1] and 'lost' or fields[2] and 'cancel' or 'ok'
 end
 return answers
 """

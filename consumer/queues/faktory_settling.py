@@ -45,7 +45,7 @@ class ClaimState(Protocol):
         """Somebody wants it cancelled."""
 
     @property
-    def verdict(self) -> Literal["ours", "held", "final", "failed"]:
+    def verdict(self) -> Literal["ours", "held", "final", "failed", "spoilt"]:
         """Ours to run, held by another living consumer, at its end (succeeded, cancelled), or failed and untold."""
 
 

@@ -27,6 +27,8 @@ MARGIN = 30.0
 """Seconds before a reservation's end from which on the server may have taken the job back (its clock, its reaper)."""
 REQUEUE_DELAY = 5.0
 """Seconds until a job that the infrastructure failed comes back."""
+SPOILT_FOR = 300.0
+"""Seconds until a job comes back that couldn't be claimed, since the key of its Record is of a wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,16 @@ def _reply(kind: str, said: Any, seed: str, queue: str, jid: str) -> dict[str, A
         "retry": 25,
         "custom": {"reply_for": jid},
     }
+
+
+def later_of(fetched: Fetched, now: float) -> Ending:
+    """For a job whose Record's key somebody wrote over: it comes again. One that can't be read fails, as it would."""
+    key = f"longshore:job:{fetched.jid}"
+    log.error("key_unusable", job_id=fetched.jid, error=f"{key} is no hash", fix=f"delete {key}, or mend it")
+    if not fetched.raw:
+        return bury_of(fetched)
+    again = wire.push(_again(fetched, now + SPOILT_FOR, requeues=0))
+    return Ending("", fetched.jid, _done(fetched.jid, late=False), again, needs_before=True)
 
 
 def parked_of(claim: Claim, at: float, *, late: bool) -> Ending:

@@ -19,14 +19,16 @@ STANDING = """
 -- has one identity: whoever sweeps finds the pods of both.
 local function on_rq()
   local key = 'rq:job:' .. ARGV[1]
-  local fields = redis.call('HMGET', key, 'status', 'longshore_token', 'longshore')
+  local fields = redis.pcall('HMGET', key, 'status', 'longshore_token', 'longshore')
+  if fields.err then return {'held', ''} end  -- somebody wrote over it: its pod is left alone, and so are all others
   if redis.call('EXISTS', key) == 0 then return {'gone', ''} end
   if fields[2] and redis.call('ZSCORE', 'rq:wip:' .. ARGV[2], ARGV[1] .. ':' .. fields[2]) then return {'held', ''} end
   local waits = {created = true, queued = true, scheduled = true, deferred = true}
   return {waits[fields[1]] and 'waiting' or 'over', fields[3] or ''}
 end
 local function on_faktory()
-  local fields = redis.call('HMGET', 'longshore:job:' .. ARGV[1], 'longshore_status', 'longshore')
+  local fields = redis.pcall('HMGET', 'longshore:job:' .. ARGV[1], 'longshore_status', 'longshore')
+  if fields.err then return {'held', ''} end
   local status = fields[1]
   if not status then return {'gone', ''} end
   if status == 'claimed' or status == 'starting' or status == 'running' then return {'held', ''} end

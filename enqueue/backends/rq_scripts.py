@@ -10,7 +10,13 @@ ENQUEUE = """
 local over = {finished = true, failed = true, canceled = true, stopped = true}
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1000000
-local queues, tags = {}, {}
+local queues, tags, sound, bar = {}, {}, {}, nil
+local function look(name, kind)  -- all are enqueued or none: what would fail is found before anything is written
+  if sound[name] then return end
+  local found = redis.call('TYPE', name).ok
+  sound[name] = found == 'none' or found == kind
+  if not sound[name] then bar = name .. ' is of type ' .. found .. ', not ' .. kind end
+end
 local function same_job(key, again)
   local id = redis.call('GET', key)
   local status = id and redis.call('HGET', 'rq:job:' .. id, 'status')
@@ -34,7 +40,7 @@ local function place(at, mark)
     if not over[former[1]] then return -1 end
     for _, name in ipairs({queue, former[2] or queue}) do
       for _, kind in ipairs({'finished', 'failed', 'canceled'}) do
-        redis.call('ZREM', 'rq:' .. kind .. ':' .. name, id)
+        redis.pcall('ZREM', 'rq:' .. kind .. ':' .. name, id)
       end
     end
     redis.call('DEL', hash, 'rq:results:' .. id)
@@ -55,10 +61,18 @@ local function place(at, mark)
 end
 local answers, at = {}, 5
 while at <= #ARGV do
+  if ARGV[at + 4] ~= '' then look('rq:scheduled:' .. ARGV[at + 1], 'zset')
+  else look('rq:queue:' .. ARGV[at + 1], 'list') end
+  for i = at + 8, at + 7 + ARGV[at + 6] do look('longshore:tag:' .. ARGV[i], 'zset') end
+  at = at + 8 + ARGV[at + 6] + ARGV[at + 7]
+end
+if bar then return redis.error_reply('WRONGTYPE ' .. bar) end
+at = 5
+while at <= #ARGV do
   answers[#answers + 1] = place(at, ARGV[1] .. ':' .. #answers)
   at = at + 8 + ARGV[at + 6] + ARGV[at + 7]
 end
-for queue in pairs(queues) do redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue) end
+for queue in pairs(queues) do redis.pcall('SADD', 'rq:queues', 'rq:queue:' .. queue) end
 for tag in pairs(tags) do
   local key = 'longshore:tag:' .. tag
   redis.call('ZREMRANGEBYRANK', key, 0, -1 - ARGV[3])
@@ -80,11 +94,11 @@ if status == 'started' then
   return 'requested'
 end
 local queue = redis.call('HGET', key, 'origin') or ''
-redis.call('LREM', 'rq:queue:' .. queue, 0, ARGV[1])
-redis.call('ZREM', 'rq:scheduled:' .. queue, ARGV[1])
-redis.call('ZREM', 'rq:deferred:' .. queue, ARGV[1])
+redis.pcall('LREM', 'rq:queue:' .. queue, 0, ARGV[1])  -- where a key is of a wrong type, it isn't in it
+redis.pcall('ZREM', 'rq:scheduled:' .. queue, ARGV[1])
+redis.pcall('ZREM', 'rq:deferred:' .. queue, ARGV[1])
 redis.call('HSET', key, 'status', 'canceled', 'longshore', ARGV[2], 'longshore_status', 'cancelled')
-redis.call('ZADD', 'rq:canceled:' .. queue, ARGV[4], ARGV[1])
+redis.pcall('ZADD', 'rq:canceled:' .. queue, ARGV[4], ARGV[1])
 redis.call('EXPIRE', key, ARGV[3])
 redis.call('EXPIRE', 'rq:results:' .. ARGV[1], ARGV[3])
 redis.call('EXPIRE', 'longshore:log:' .. ARGV[1], ARGV[3])

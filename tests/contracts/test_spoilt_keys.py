@@ -17,8 +17,12 @@ from consumer.model import Claim, Verdict
 from consumer.queues.rq import RqQueue
 from consumer.queues.rq_settle import PROMOTE
 from consumer.settings import Retention
+from enqueue import Job, Order, connect
 from enqueue.record import Record, Status
-from support.limits import limited
+from support.consuming import until
+from support.fake_faktory import FakeFaktory
+from support.limits import claim_some, consumer, limited
+from support.places import Place
 from support.rq_jobs import FAILURE, JOB, SUCCESS, ended
 
 
@@ -223,3 +227,49 @@ async def test_a_job_that_is_no_hash_any_more_keeps_nobody_from_its_place(
     spoil(redis_client, "rq:job:bad")
     assert await queue.settle([ended(claims[0], SUCCESS, Verdict.DONE)]) == {}
     assert await claimed(queue) == ["next"]
+
+
+@pytest.mark.parametrize("key", ["rq:queue:q", "longshore:tag:t"])
+def test_what_cant_be_enqueued_whole_is_not_enqueued_at_all(
+    redis_url: str, redis_client: redis.Redis, key: str
+) -> None:
+    spoil(redis_client, key)
+    job = Job(commands=["true"], tags=("t",))
+    with connect(redis_url) as producer:
+        with pytest.raises(Exception, match=f"{key} is of type string"):
+            producer.enqueue_many([Order(job, queue="other"), Order(job, queue="q", key="once")])
+        assert redis_client.keys("rq:*") == ([key.encode()] if key.startswith("rq") else [])
+        redis_client.delete(key)
+        assert producer.enqueue(job, queue="q", key="once").id == producer.enqueue(job, queue="q", key="once").id
+    assert redis_client.llen("rq:queue:q") == 1
+
+
+def test_a_job_is_cancelled_whatever_its_queues_keys_are(redis_url: str, redis_client: redis.Redis) -> None:
+    with connect(redis_url) as producer:
+        handle = producer.enqueue(Job(commands=["true"]), queue="q")
+        for key in ("rq:scheduled:q", "rq:deferred:q", "rq:canceled:q"):
+            spoil(redis_client, key)
+        assert handle.cancel()
+        assert handle.status is Status.CANCELLED
+    assert redis_client.llen("rq:queue:q") == 0
+
+
+async def test_a_job_of_faktory_whose_record_is_spoilt_comes_later_and_holds_up_nobody(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    async with FakeFaktory(punctual=True) as server:
+        place = Place(server.url, {"records": redis_url})
+        queue = await consumer(place, "c")
+        async with place.producer() as producer:
+            await producer.enqueue(Job(commands=["true"]), job_id="spoilt-job")
+            spoil(redis_client, "longshore:job:spoilt-job")
+            await producer.enqueue(Job(commands=["true"]), job_id="another-job")
+        with structlog.testing.capture_logs() as said:
+            ((_, claim),) = await claim_some([queue], 1)
+            await until(lambda: "spoilt-job" in str(server.scheduled))
+        assert claim.id == "another-job"
+        assert "longshore:job:spoilt-job is no hash" in told(said)["error"]
+        assert await queue.beat([claim]) == {}
+        spoil(redis_client, "longshore:job:another-job")
+        assert await queue.beat([claim]) == {}
+        await queue.close()
