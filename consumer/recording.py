@@ -158,6 +158,8 @@ def log_of(stream: str | None, position: LogPosition, links: Sequence[Link] = ()
     gaps, read = position.gaps, position.read
     if written is not None and read is not None and (missing := _unread(written, read, gaps)) is not None:
         gaps = (*gaps, missing.after(position.lines))
+    if not position.entries and position.bytes and links and all(link.problem for link in links):
+        gaps = (*gaps, _nowhere(position, links))
     complete = "gap" if gaps else "complete" if written is not None and written == read else "no_gap_seen"
     return Log(
         stream=stream if position.entries else None,
@@ -171,6 +173,14 @@ def log_of(stream: str | None, position: LogPosition, links: Sequence[Link] = ()
         written=written,
         read=read if written is not None else None,
     )
+
+
+def _nowhere(position: LogPosition, links: Sequence[Link]) -> dict[str, Any]:
+    """The gap of a log that no store has whole."""
+    kept = max(link.bytes for link in links)
+    size = position.bytes - kept - sum(gap.get("bytes", 0) for gap in position.gaps)
+    lines = None if kept else position.lines - sum(gap.get("lines", 0) for gap in position.gaps)
+    return Gap("not_stored", lines, max(0, size), "no store has all of the log: see its links").after(0)
 
 
 def _unread(written: Tally, read: Tally, gaps: Sequence[Mapping[str, Any]]) -> Gap | None:

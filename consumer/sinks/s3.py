@@ -68,6 +68,8 @@ class S3Target:
         if offset == 0 and last and not self._upload:
             await self._put_whole(data)
             return
+        if self._whole:
+            raise Refused("its end has been stored already, without what follows")
         if not self._upload:
             answer = await self._ask("POST", self._key, {"uploads": ""}, headers=self._headers)
             self._upload = (answer.texts("UploadId") or [""])[0]

@@ -109,7 +109,7 @@ class ShippingSink:
         self._base = self._begin = self._end = offset_of(start)
         self._stored = self._base
         self._blocks: deque[bytes] = deque()
-        self._finishing = False
+        self._finishing = asyncio.Event()
         self._done = False
         self._problem: str | None = None
         self._changed = asyncio.Event()
@@ -149,7 +149,7 @@ class ShippingSink:
         """Store what is left, within bounds."""
         if self._task is None and self._problem is None:
             self._task = asyncio.create_task(self._ship(), name=f"log to {self._store.name}")
-        self._finishing = True
+        self._finishing.set()
         self._changed.set()
         if self._task is not None:
             patience = self._patience if self._store.away is None else min(UNWELL, self._patience)
@@ -200,9 +200,10 @@ class ShippingSink:
                     break
                 data = await self._data(min(rest, max(self._target.part, 256 * 1024)))
                 if not data:
+                    await self._try(lambda: self._target.close(self._stored))  # so that what it has can be read
                     self._fail("what follows was dropped before the store took it")
                     return
-                last = self._finishing and len(data) == rest
+                last = self._finishing.is_set() and len(data) == rest
                 at = self._stored
                 await self._try(lambda at=at, data=data, last=last: self._target.put(at, data, last=last))  # type: ignore[misc]
                 self._stored += len(data)
@@ -217,7 +218,7 @@ class ShippingSink:
 
     async def _due(self) -> None:
         """Waits until a part is there, or the end."""
-        while not self._finishing and self._end - self._stored < self._target.part:
+        while not self._finishing.is_set() and self._end - self._stored < self._target.part:
             self._changed.clear()
             await self._changed.wait()
 
@@ -253,10 +254,21 @@ class ShippingSink:
                 result = await action()
             except Away as error:
                 self._store.unwell(str(error))
-                if self._finishing and isinstance(error, Broken):
+                if self._finishing.is_set() and isinstance(error, Broken):
                     raise Refused(str(error)) from None
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = PAUSE if await self._ends_within(pause) else min(pause * 2, LONGEST_PAUSE)
             else:
                 self._store.well()
                 return result
+
+    async def _ends_within(self, pause: float) -> bool:
+        """A pause, cut short by the log's end: there is little time then, so the store is tried at once."""
+        if self._finishing.is_set():
+            await asyncio.sleep(pause)
+            return False
+        try:
+            async with asyncio.timeout(pause):
+                await self._finishing.wait()
+        except TimeoutError:
+            return False
+        return True

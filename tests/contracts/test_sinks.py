@@ -169,6 +169,7 @@ async def test_without_a_stream_what_is_dropped_is_told() -> None:
     assert sink.link.problem == "what follows was dropped before the store took it"
     assert b"".join(LINES).startswith(target.data)
     assert sink.link.bytes == len(target.data)
+    assert target.closed  # what it has can be read
     assert target.abandoned
 
 
@@ -214,6 +215,18 @@ async def test_a_log_waits_for_a_broken_folder_only_while_its_job_runs(
     await asyncio.wait_for(sink.finish(), 30)
     assert sink.link.problem == (None if mended else f"{folder}/1.log: Not a directory")
     assert not mended or (folder / "1.log").read_bytes() == b"one\n"
+
+
+async def test_a_logs_end_tries_a_store_that_was_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipping, "PAUSE", 1000)
+    target, store = MemoryTarget(), Store("memory")
+    target.away = True
+    sink = ShippingSink(store, target, start=LogPosition(), backlog=None, patience=1000)
+    await sink.write(b"one\n")
+    await until(lambda: store.away)
+    target.away = False
+    await asyncio.wait_for(sink.finish(), 30)
+    assert (target.data, sink.link.problem) == (b"one\n", None)
 
 
 class Screen:

@@ -1,4 +1,4 @@
-"""Replies of Faktory's jobs, while it is away for a part of a job or at its end."""
+"""Replies of Faktory's jobs, while it is away at a job's end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 import consumer.sinks.reply as module
 from enqueue.wire import faktory as wire
 from support.consuming import consuming, until
-from support.faktory_servers import JOB, SERVERS, Server, serving
+from support.faktory_servers import SERVERS, Server, serving
 from support.tcp_proxy import TcpProxy
 
 
@@ -24,36 +24,18 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
         yield one
 
 
-def job_of(kind: str, queue: str, app: str, commands: list[str]) -> dict[str, Any]:
-    if kind == "legacy":
-        payload = {"id": "x", "image": "alpine", "commands": commands}
-        return {"jid": wire.new_jid(), "queue": queue, "jobtype": "legacy", "args": [payload], "retry": 25}
-    job = wire.build_job(JOB.model_copy(update={"commands": tuple(commands), "reply_to": app}), queue)
-    job["custom"]["reply_logs"] = True
-    return job
-
-
 def lines_of(reply: dict[str, Any]) -> list[str] | None:
-    """Of a job with a part of the log; None: of the outcome."""
-    (said,) = reply["args"]
-    if "logChunk" in said:
-        return [base64.b64decode(line).decode().split(" [0] ", 1)[1] for line in said["logChunk"]]
-    return said["text"].splitlines() if "text" in said else None
+    """The lines that it brings; None: it is the outcome."""
+    chunk = reply["args"][0].get("logChunk")
+    return None if chunk is None else [base64.b64decode(line).decode().split(" [0] ", 1)[1] for line in chunk]
 
 
 async def is_over(redis: Redis, job: dict[str, Any]) -> bool:
     return await redis.hget(f"longshore:job:{job['jid']}", "longshore_status") == b"succeeded"
 
 
-@pytest.mark.parametrize(("kind", "over"), [("legacy", "after its end"), ("own", "while the job runs")])
-async def test_an_outage_loses_no_reply(
-    server: Server,
-    redis_url: str,
-    async_redis: Redis,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    over: str,
+async def test_an_outage_at_a_jobs_end_loses_no_reply(
+    server: Server, redis_url: str, async_redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of the log comes, in order and before the outcome; what comes twice has the same jid."""
     monkeypatch.setattr(module, "UNWELL", 0.05)
@@ -61,7 +43,8 @@ async def test_an_outage_loses_no_reply(
     commands = ["echo one"]
     for line in ("two", "three"):
         commands.append(f"while [ ! -e {tmp_path}/{line} ]; do sleep 0.05; done; echo {line}")
-    job = job_of(kind, name, app, commands)
+    payload = {"id": "x", "image": "alpine", "commands": commands}
+    job = {"jid": wire.new_jid(), "queue": name, "jobtype": "legacy", "args": [payload], "retry": 25}
     await server.push(job)
     async with TcpProxy(server.url) as proxy:
         here = urlsplit(proxy.url).netloc
@@ -75,14 +58,11 @@ async def test_an_outage_loses_no_reply(
             proxy.cut()
             (tmp_path / "two").touch()
             await until(lambda: proxy.refused)
-            if over == "after its end":
-                (tmp_path / "three").touch()
-                await until(lambda: is_over(async_redis, job))
+            (tmp_path / "three").touch()
+            await until(lambda: is_over(async_redis, job))
             proxy.away = False
             while lines_of(replies[-1]) is not None:
                 replies.append(await until(lambda: server.fetch(app)))
-                if lines_of(replies[-1]) == ["two"]:
-                    (tmp_path / "three").touch()
     once = {reply["jid"]: reply for reply in replies}
     assert [line for reply in once.values() for line in lines_of(reply) or ()] == ["one", "two", "three"]
     assert await server.size(name) == 0

@@ -7,7 +7,7 @@ from consumer.model import Claim, Exit, LogPosition, Stop, Verdict
 from consumer.outcome import failure_text, masked, outcome_of, outcome_of_fault, outcome_of_nothing, verdict_of
 from consumer.recording import log_of, record_claimed, record_ended, record_running
 from enqueue.job import Job
-from enqueue.record import HINTS, Attempt, Outcome, Reason, Record, Status, Tally, Where
+from enqueue.record import HINTS, Attempt, Link, Outcome, Reason, Record, Status, Tally, Where
 
 
 def claim(*, retries_left: int = 0, infrastructure_retries: int = 0, history: Record | None = None) -> Claim:
@@ -200,3 +200,16 @@ def test_the_word_on_a_log(
     assert (log.complete, log.written, log.digest) == (word, counted, "01")
     unread = [gap for gap in log.gaps if gap["reason"] == "unread"]
     assert [(gap["lines"], gap["bytes"], gap["after_line"]) for gap in unread] == ([(*missing, 7)] if missing else [])
+
+
+def test_a_log_that_no_store_has_whole_is_not_told_as_complete() -> None:
+    counted = Tally(lines=7, bytes=70)
+    position = LogPosition(lines=7, bytes=70, read=counted)
+    good, bad = Link(sink="file", bytes=70), Link(sink="s3", bytes=30, problem="AccessDenied")
+    assert log_of(None, position, [good, bad], counted).complete == "complete"
+    assert log_of("s", LogPosition(entries=1, lines=7, bytes=70, read=counted), [bad], counted).complete == "complete"
+    for kept, missing in ((30, {"bytes": 40}), (0, {"lines": 7, "bytes": 70})):
+        log = log_of(None, position, [bad.model_copy(update={"bytes": kept})], counted)
+        assert log.complete == "gap"
+        assert [{key: gap[key] for key in ("lines", "bytes") if key in gap} for gap in log.gaps] == [missing]
+        assert [(gap["reason"], gap["after_line"]) for gap in log.gaps] == [("not_stored", 0)]
