@@ -193,6 +193,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
+        self._transport = None  # with TLS, 256 KB: the parser and we hold each other until garbage is looked for
         self._pool.drop(self)
         self.resume_writing()
         if self._answer is not None:

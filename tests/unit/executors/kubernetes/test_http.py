@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -191,6 +192,18 @@ async def test_an_idle_connection_goes_by_itself(monkeypatch: pytest.MonkeyPatch
         await ask(pool, access)
         await asyncio.wait_for(gone.wait(), 20)
         pool.close()
+
+
+async def test_a_connection_that_is_gone_holds_its_transport_no_more() -> None:
+    connection, transport = Connection(Kept(), Access("http://x")), Deaf()
+    left = weakref.ref(transport)
+    connection.connection_made(cast(asyncio.BaseTransport, transport))
+    connection.abort()
+    assert transport.aborted
+    del transport
+    connection.connection_lost(None)
+    assert left() is None
+    assert connection.lost()
 
 
 async def test_a_connection_that_the_server_has_left_costs_one_try_but_of_a_create() -> None:
