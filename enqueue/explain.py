@@ -32,14 +32,24 @@ return found
 
 _LIMIT = """
 -- KEYS: the job's hash -> what it waits for, as `<arrival> <concurrency> <key>` (empty if for nothing), how many hold
--- a place, some of them, how many wait before it
+-- a place, some of them, how many wait before it (of more than LOOKED_AT all others count)
+local LOOKED_AT = 1000
 local waits = redis.call('HGET', KEYS[1], 'longshore_waits')
 local key = waits and string.match(waits, '^%S+ %d+ (.*)$')
 if not key then return {'', 0, {}, 0} end
-local limit = 'longshore:limit:' .. key
+local function waiting(name)  -- not cancelled or deleted by somebody who knows nothing of limits
+  local fields = redis.pcall('HMGET', name, 'origin', 'longshore_status')
+  local id = string.match(name, '^rq:job:(.*)$')
+  if not id then return fields[2] == 'queued' end
+  return type(redis.pcall('ZSCORE', 'rq:scheduled:' .. (fields[1] or ''), id)) == 'string'
+end
+local limit, parked = 'longshore:limit:' .. key, 'longshore:parked:' .. key
 local names = redis.call('HKEYS', limit)
-return {waits, #names, {unpack(names, 1, math.min(5, #names))},
-  redis.call('ZRANK', 'longshore:parked:' .. key, KEYS[1]) or 0}
+local before = redis.call('ZRANK', parked, KEYS[1]) or 0
+for _, name in ipairs(before > 0 and redis.call('ZRANGE', parked, 0, math.min(before, LOOKED_AT) - 1) or {}) do
+  if not waiting(name) then before = before - 1 end
+end
+return {waits, #names, {unpack(names, 1, math.min(5, #names))}, before}
 """
 
 

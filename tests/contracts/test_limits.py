@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+import rq
 
 import enqueue
 from consumer.model import Claim, Verdict
@@ -125,6 +126,12 @@ async def test_who_waits_blocks_nobody_and_its_record_says_what_for(
             assert redis_client.zcard(f"rq:scheduled:{place.queue}") == 19
             assert redis_client.hget(f"rq:job:{others[0].id}", "status") == b"scheduled"
             assert redis_client.zcard(f"rq:wip:{place.queue}") == 3
+        await others[0].cancel()
+        redis_client.delete(("rq:job:" if place.rq else "longshore:job:") + others[1].id)
+        if place.rq:
+            rq.job.Job.fetch(others[2].id, connection=redis_client).cancel()  # it knows nothing of limits
+        text = (await others[3].explain()).causes[0].text
+        assert text.endswith("it is the next one" if place.rq else "one job waits before it")
 
 
 async def test_a_dead_consumers_place_passes_on_with_its_claim(
