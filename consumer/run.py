@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakMethod
+from weakref import ref
 
 import structlog
 
@@ -86,7 +86,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     """
     claim, unfit = tools.extras.unseal(claim)
     follower, execution, exit, trace = tools.follower(claim), None, None, ""
-    current.set(WeakMethod(follower.mask))
+    current.set(ref(follower.secrets))
     claimed = record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
     if claim.cancelled:
         switch.set(Stop.CANCEL)

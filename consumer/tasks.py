@@ -41,16 +41,19 @@ class Beside:
     __slots__ = ("_begun", "_task", "_work")
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._work = work
+        self._work: Callable[[], Coroutine[Any, Any, None]] | None = work
         self._task: asyncio.Task[None] | None = None
-        self._begun = asyncio.get_running_loop().call_soon(self._begin)
+        self._begun: asyncio.Handle | None = asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
+        assert self._work is not None
         self._task = asyncio.create_task(self._work())
+        self._begun = self._work = None  # thousands go on for hours: nothing is held that isn't needed
 
     async def end(self) -> None:
         """It is needed no more."""
-        self._begun.cancel()
+        if self._begun is not None:
+            self._begun.cancel()
         if self._task is not None:
             await end(self._task)
             self._task = None

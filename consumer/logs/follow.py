@@ -215,6 +215,11 @@ class Follower:
         """The last lines, masked."""
         return self._pipeline.tail if self._pipeline else ()
 
+    @property
+    def secrets(self) -> Mask:
+        """What masks the job's secrets."""
+        return self._secrets
+
     def mask(self, text: str) -> str:
         """A text without the job's secrets."""
         return self._secrets.mask_text(text)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from functools import lru_cache
-from weakref import WeakMethod
+from weakref import ReferenceType
 
 from consumer.logs.forms import SHORTEST, variants_of
 
@@ -22,7 +22,7 @@ _BARE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SHAPE = bytes(ord("x") if byte in _BARE else ord(" ") for byte in range(256))
 _FEED = ord("\n")
 
-current: ContextVar[WeakMethod[Callable[[str], str]] | None] = ContextVar("current", default=None)
+current: ContextVar[ReferenceType[Mask] | None] = ContextVar("current", default=None)
 """Masks the secrets of the job that is being run here: for what we say ourselves, in our log and elsewhere.
 
 Weak: a connection that was opened for a job remembers its context for as long as it lives.
@@ -33,7 +33,7 @@ def masked_here(text: str) -> str:
     """A text without the secrets of the job that is being run here."""
     known = current.get()
     mask = known() if known is not None else None
-    return text if mask is None else mask(text)
+    return text if mask is None else mask.mask_text(text)
 
 
 class Mask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from weakref import WeakMethod
+from weakref import ref
 
 import pytest
 import structlog
@@ -36,7 +36,7 @@ def test_passwords_in_urls_and_variables_that_are_named_like_secrets() -> None:
 def test_our_own_log_shows_neither_our_secrets_nor_those_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", out := io.StringIO())
     of_the_job = Mask(['of the "job"'])
-    token = current.set(WeakMethod(of_the_job.mask_text))
+    token = current.set(ref(of_the_job))
     try:
         set_up_logging("info", "json", ["queue-password"])
         structlog.get_logger().warning("odd", error='of the "job"', at="redis://:queue-password@host")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from weakref import WeakMethod
+from weakref import ref
 
 import pytest
 import structlog
@@ -77,7 +77,7 @@ def test_what_was_held_back_is_told_in_the_next(monkeypatch: pytest.MonkeyPatch)
 def test_a_bug_of_ours_comes_without_variables_or_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     reporter, kept = sentry()
     of_the_job = Mask(["job-secret"])
-    token = current.set(WeakMethod(of_the_job.mask_text))
+    token = current.set(ref(of_the_job))
     set_up_logging("info", "json")
     report_bugs(reporter.bug)
     log = structlog.get_logger()
