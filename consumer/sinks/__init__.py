@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition
+from consumer.opslevel import is_legacy
 from consumer.ports import Records, ReplyingQueue, Sink
 from consumer.settings import S3, Settings
 from consumer.storage_path import mark_of, path_of
@@ -61,8 +62,9 @@ def _reply(stores: Stores) -> MakeSink:
         jobs = stores.replying.log_jobs(wanted.claim) if stores.replying is not None else None
         if jobs is None or stores.replying is None:
             return None
-        interval = stores.settings().faktory.log_interval
-        return ReplySink(stores.replying.push, jobs, interval=interval, start=wanted.former, shared=shared)
+        interval, notices = stores.settings().faktory.log_interval, is_legacy(wanted.claim.job)
+        push, start = stores.replying.push, wanted.former
+        return ReplySink(push, jobs, interval=interval, start=start, shared=shared, notices=notices)
 
     return make
 

@@ -63,8 +63,11 @@ class ReplySink:
         interval: float = 30.0,
         start: LogPosition | None = None,
         shared: Shared | None = None,
+        notices: bool = False,
     ) -> None:
-        self._push, self._make, self._interval = push, make, interval
+        """`notices`: a line says how many were dropped, for readers who aren't told the numbers of lines."""
+        self._push, self._make, self._interval, self._notices = push, make, interval, notices
+        self._dropped = 0  # lines, since the last batch that was sent
         self._line = start.lines - start.open if start else 0
         self._blocks: list[bytes] = []
         self._size = self._waiting = 0
@@ -106,7 +109,7 @@ class ReplySink:
                 await asyncio.wait({self._sender}, timeout=min(UNWELL, seconds))
                 if not self._away:
                     await asyncio.wait({self._sender}, timeout=max(0.0, seconds - UNWELL))
-            self.unsent = tuple(self._make(batch.line, batch.lines, time.time()) for batch in self._batches)
+            self.unsent = tuple(self._job(batch, first=not place) for place, batch in enumerate(self._batches))
         finally:
             if self._sender is not None:
                 await end(self._sender)
@@ -131,6 +134,7 @@ class ReplySink:
         self._shared.waiting += len(text)
         while (self._waiting > WAITING or self._shared.waiting > SHARED) and len(self._batches) > 1:
             batch = self._forget()
+            self._dropped += batch.size
             why = "the queue has been away for long"
             _log.warning("log_jobs_dropped", first_line=batch.line, lines=batch.size, why=why)
         if self._sender is None or self._sender.done():
@@ -143,17 +147,26 @@ class ReplySink:
         self._shared.waiting -= len(batch.text)
         return batch
 
+    def _job(self, batch: _Batch, *, first: bool = True) -> dict[str, Any]:
+        lines = batch.lines
+        if first and self._dropped and self._notices:
+            lines.insert(0, b"longshore: %d lines are missing here: Faktory was away for too long" % self._dropped)
+        return self._make(batch.line, lines, time.time())
+
     async def _send(self) -> None:
         pause = 0.2
         while self._batches:
             batch = self._batches[0]
-            job = self._make(batch.line, batch.lines, time.time())
+            job, told = self._job(batch), self._dropped
             while self._batches and self._batches[0] is batch:
                 try:
                     await self._push(job)
                     self._away = False
+                    self._dropped -= told
                     if self._batches and self._batches[0] is batch:
                         self._forget()
+                    else:
+                        self._dropped -= batch.size  # it was dropped while it was on its way
                     pause = 0.2
                 except LongshoreError as error:
                     self._away = True

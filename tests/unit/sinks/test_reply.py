@@ -109,12 +109,16 @@ async def test_all_logs_together_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert shared.waiting == 0
 
 
-async def test_of_too_much_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("back", [True, False])
+async def test_of_too_much_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    monkeypatch.setattr(module, "UNWELL", 10.0 if back else 0.01)
     monkeypatch.setattr(module, "BATCH", 1)
     monkeypatch.setattr(module, "WAITING", 25)
-    queue = Queue(failures=1)
-    sink = ReplySink(queue.push, make, interval=1000)
+    queue = Queue(failures=1 if back else 1000)
+    sink = ReplySink(queue.push, make, interval=1000, notices=True)
     for number in range(4):
         await sink.write(b"%010d\n" % number)
     await sink.finish()
-    assert [line for line, _ in queue.jobs] == [2, 3]
+    sent = queue.jobs if back else [(job["line"], job["lines"]) for job in sink.unsent]
+    notice = b"longshore: 2 lines are missing here: Faktory was away for too long"
+    assert sent == [(2, [notice, b"%010d" % 2]), (3, [b"%010d" % 3])]
