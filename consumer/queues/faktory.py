@@ -88,6 +88,7 @@ class FaktoryQueue:
             for _ in range(max(1, fetch_connections))
         ]
         self._width = 1
+        self._asked = 0  # slots of the call of `claim` that waits now
         self._draining = False
         self._delivery = Delivery(self._link)
         self._news = asyncio.Event()
@@ -132,7 +133,11 @@ class FaktoryQueue:
         while not self._ready and self._waiting:
             if not self._arrivals:
                 self._news.clear()
-                await self._news.wait()
+                self._asked = slots
+                try:
+                    await self._news.wait()
+                finally:
+                    self._asked = 0
             if self._look_at == 0.0 and self._records is not None and not self._ending:
                 break  # a consumer is gone: what it held comes first, and what is in flight with a later call
             if self._arrivals and not self._ending:  # the server finds more while we read what came
@@ -246,6 +251,8 @@ class FaktoryQueue:
             self._losses = 0
             self._width = min(len(self._fetchers), self._width * 2)
             self._arrivals.append((reply, asyncio.get_running_loop().time()))
+            if self._asked and not self._ending:  # the server finds the next one before anybody here is woken
+                self._fetch_more(self._asked)
         elif reply is None:
             self._losses = 0
             self._width = 1

@@ -101,7 +101,7 @@ class Fetcher:
         self._due = loop.time() + READ_TIMEOUT
         if self._watch is None:  # one timer for many FETCHes: a busy queue answers thousands of them meanwhile
             self._watch = loop.call_at(self._due, self._look)
-        self._connection.start([self._command()]).add_done_callback(self._done)
+        self._connection.call(self._command(), self._done)
 
     async def close(self) -> None:
         """Say goodbye. An answer that is still on its way is lost until its reservation ends: wait for it first."""
@@ -122,15 +122,9 @@ class Fetcher:
         else:
             self._connection.abort(TimeoutError())
 
-    def _done(self, future: asyncio.Future[list[Reply]]) -> None:
+    def _done(self, answer: list[Reply] | Exception) -> None:
         self.busy = False
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self._arrived(future.result()[0])
-        elif isinstance(error, Exception):
-            self._arrived(error)
+        self._arrived(answer if isinstance(answer, Exception) else answer[0])
 
 
 async def beats(link: Link, wid: str, every: float, told: Callable[[str], None]) -> None:

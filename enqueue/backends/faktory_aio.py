@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +25,7 @@ from enqueue.wire import faktory as wire
 from enqueue.wire.resp import Replies, Reply
 
 T = TypeVar("T")
+Done = Callable[[list[Reply] | Exception], None]
 
 
 class Connection(asyncio.Protocol):
@@ -35,7 +37,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
         self._replies = Replies(limit)
-        self._waiting: deque[tuple[asyncio.Future[list[Reply]], list[Reply], int]] = deque()
+        self._waiting: deque[tuple[Done, list[Reply], int]] = deque()
         self._transport: asyncio.Transport | None = None
         self._error: Exception | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -51,10 +53,21 @@ class Connection(asyncio.Protocol):
         if self._error is not None or self._transport is None:
             future.set_exception(self._error or ConnectionError("not connected"))
             return future
-        self._waiting.append((future, [], len(commands) if replies is None else replies))
+        self._waiting.append((partial(_resolve, future), [], len(commands) if replies is None else replies))
         if commands:
             self._transport.write(b"".join(commands))
         return future
+
+    def call(self, command: bytes, done: Done) -> None:
+        """Write a command now; `done` gets the list with its reply as soon as that is read, or the error.
+
+        It is called while the connection reads: it must be quick, and it may call again.
+        """
+        if self._error is not None or self._transport is None:
+            asyncio.get_running_loop().call_soon(done, self._error or ConnectionError("not connected"))
+            return
+        self._waiting.append((done, [], 1))
+        self._transport.write(command)
 
     async def exchange(self, commands: Sequence[bytes], timeout: float = READ_TIMEOUT) -> list[Reply]:
         """Write the commands and wait for their replies. Raises ConnectionError, TimeoutError or ProtocolError."""
@@ -72,9 +85,8 @@ class Connection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
         while self._waiting:
-            future, _, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(self._error)
+            done, _, _ = self._waiting.popleft()
+            done(self._error)
 
     async def close(self) -> None:
         """Say goodbye and wait until the connection is gone."""
@@ -102,18 +114,26 @@ class Connection(asyncio.Protocol):
             if not self._waiting:
                 self.abort(ProtocolError("Faktory: a reply came that nobody had asked for"))
                 return
-            future, got, wanted = self._waiting[0]
+            done, got, wanted = self._waiting[0]
             got.append(reply)
             if len(got) == wanted:
                 self._waiting.popleft()
-                if not future.done():
-                    future.set_result(got)
+                done(got)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
         self.abort(ConnectionResetError("the connection was lost" if exc else "the server closed the connection"))
         if not self._closed.done():
             self._closed.set_result(None)
+
+
+def _resolve(future: asyncio.Future[list[Reply]], answer: list[Reply] | Exception) -> None:
+    if future.done():  # whoever waited was cancelled
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 async def dial(

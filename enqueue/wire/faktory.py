@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -184,6 +185,12 @@ def push_many(jobs: Sequence[Mapping[str, Any]]) -> bytes:
 
 def fetch(queues: Sequence[str]) -> bytes:
     """FETCH from the queues in this strict order: replies a job, or nil after 2 s."""
+    return _fetch(tuple(queues))
+
+
+@lru_cache(64)
+def _fetch(queues: tuple[str, ...]) -> bytes:
+    """Kept: it is sent for each job."""
     return f"FETCH {' '.join(queue_name(name) for name in queues)}\r\n".encode()
 
 
