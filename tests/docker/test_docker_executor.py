@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from consumer.executors.docker.executor import OURS, DockerExecutor
 from consumer.executors.docker.sweep import Sweeper
 from consumer.findings import Level
 from consumer.kinds import is_collecting
-from consumer.model import AttemptKey, Found, Standing
+from consumer.model import AttemptKey, Found, Standing, Times
 from consumer.queues.none import NoRecords
 from consumer.settings import Docker
 from enqueue.record import Reason
@@ -67,6 +68,18 @@ async def test_variables_of_both_steps_come_back_and_the_output_is_counted(runni
     assert dict(exit.variables) == {"init": "1", "main": "2"}
     assert exit.written is not None
     assert (exit.written.lines, exit.written.bytes) == (1, 5)
+
+
+async def test_lines_come_with_the_times_of_the_engine(running: Harness) -> None:
+    before = int(time.time()) * 1000  # some engines tell whole seconds
+    execution = await running.start("echo one; echo two", init={"commands": ["echo before"]})
+    parts = [part async for part in execution.logs()]
+    after = time.time() * 1000
+    assert b"".join(part for part in parts if isinstance(part, bytes)) == b"before\none\ntwo\n"
+    times = [part for part in parts if isinstance(part, Times)]
+    assert sum(part.lines for part in times) == 3
+    assert {part.step for part in times} == {"init", "main"}
+    assert all(before <= at <= after for part in times for _, at in part.marks)
 
 
 async def test_the_engine_knows_no_secret(running: Harness) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.executors.docker.frames import ROTATED, Frames
-from consumer.model import LogPart, Place
+from consumer.model import LogPart, Place, Times
 
 
 def frame(second: int, text: bytes) -> bytes:
@@ -20,6 +23,14 @@ def text_of(parts: list[LogPart]) -> bytes:
 
 def places(parts: list[LogPart]) -> list[Place]:
     return [part for part in parts if isinstance(part, Place)]
+
+
+def times(parts: list[LogPart]) -> list[Times]:
+    return [part for part in parts if isinstance(part, Times)]
+
+
+def at(second: int) -> int:
+    return int(datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC).timestamp()) * 1000
 
 
 LOG = [frame(i // 3, f"line {i}\n".encode()) for i in range(12)]
@@ -43,6 +54,7 @@ def test_a_former_readers_place_comes_again() -> None:
     (place,) = places(first.feed(b"".join(LOG[:5])))
     parts = Frames("main", place.at).feed(b"".join(LOG))
     assert text_of(parts) == WHOLE
+    assert times(parts) == [Times(((0, at(1)), (1, at(2)), (4, at(3))), 7)]
     assert parts[:2] == [b"".join(f"line {i}\n".encode() for i in range(5)), Place(place.at)]
 
 
@@ -80,3 +92,41 @@ def test_a_frame_that_is_kept_back_counts_when_it_comes_twice() -> None:
         assert read + text_of(frames.finish()) == expected
     assert frames.ends_with(frame(1, b"half\n"))
     assert not frames.ends_with(frame(2, b"other\n"))
+
+
+def test_lines_have_the_times_that_the_engine_tells() -> None:
+    frames = Frames("init")
+    data = frame(1, b"one\n") + frame(1, b"two\n") + frame(2, b"be") + frame(3, b"gun\n") + frame(4, b"four\n")
+    assert frames.feed(data)[0] == Times(((0, at(1)), (2, at(2)), (3, at(4))), 4, "init")
+    frames.feed(frame(5, b"he"))
+    assert not times(frames.feed(frame(6, b"re\n")))  # it began a chunk ago
+    assert times(frames.feed(frame(7, b"several\nlines\n") + frame(8, b"x\n"))) == [
+        Times(((0, at(7)), (2, at(8))), 3, "init")
+    ]
+
+
+def test_of_a_burst_some_lines_have_their_times() -> None:
+    text = b"x" * 99 + b"\n"
+    stamped = [f"2026-01-01T00:00:00.{n:03}000000Z ".encode() + text for n in range(1000)]
+    data = b"".join(b"\x01\0\0\0" + len(line).to_bytes(4, "big") + line for line in stamped)
+    ((marks, lines, _),) = ((part.marks, part.lines, part.step) for part in times(Frames("main").feed(data)))
+    assert lines == 1000
+    assert 8 < len(marks) < 32
+    assert all(moment == at(0) + line for line, moment in marks)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "moment"),
+    [
+        ("2026-01-01T00:00:01.987654321Z", at(1) + 987),
+        ("2026-01-01T02:00:01+02:00", at(1)),
+        ("2026-01-01T02:00:01.5+02:00", at(1) + 500),
+        ("2026-01-01T00:00:01", None),
+        ("yesterday", None),
+    ],
+)
+def test_what_engines_write_as_times(stamp: str, moment: int | None) -> None:
+    line = f"{stamp} x\n".encode()
+    parts = Frames("main").feed(b"\x01\0\0\0" + len(line).to_bytes(4, "big") + line)
+    assert [mark for part in times(parts) for mark in part.marks] == ([(0, moment)] if moment is not None else [])
+    assert text_of(parts) == b"x\n"
