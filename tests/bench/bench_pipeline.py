@@ -9,6 +9,7 @@ Bytes are those of the job's own output; the kubelet's timestamps come on top.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import resource
 import string
@@ -17,7 +18,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 
+from consumer.cli import GARBAGE
 from consumer.executors.kubernetes.position import Position
+from consumer.heap import give_back
 from consumer.logs.directives import Directives
 from consumer.logs.mask import Mask
 from consumer.logs.pipeline import Pipeline
@@ -193,6 +196,9 @@ def _peak() -> float:
 
 def main() -> None:
     """Print a table."""
+    give_back()  # as `longshore run` begins
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     what = sys.argv[1] if len(sys.argv) > 1 else "rate"
     if what == "memory":
         memory()
