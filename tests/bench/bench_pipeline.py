@@ -101,6 +101,11 @@ def rate(megabytes: int, chunk: int, data: bytes, secrets: list[str], *, pod: bo
     return times * len(data) / 1e6 / took
 
 
+def best(megabytes: int, chunk: int, data: bytes, secrets: list[str], *, pod: bool = False) -> float:
+    """Of three: whatever else the machine does only makes it slower."""
+    return max(rate(megabytes, chunk, data, secrets, pod=pod) for _ in range(3))
+
+
 def mask_rate(data: bytes, secrets: list[str]) -> float:
     """MB per CPU second of the mask alone, on blocks of 64 KiB."""
     mask = Mask(secrets)
@@ -122,14 +127,16 @@ def rates(megabytes: int) -> None:
     chunk = 64 * 1024
     rng = random.Random(1)
     data, tokens = log_of(4_000_000, rng), log_of(4_000_000, rng, tokens=True)
-    print(f"{megabytes} MB in chunks of {chunk // 1024} KiB, lines of {LINE} bytes: MB per CPU second")
+    print(
+        f"{megabytes} MB in chunks of {chunk // 1024} KiB, lines of {LINE} bytes: MB per CPU second, the best of three"
+    )
     print("secrets  variants  mask alone  pipeline  with a UUID in each line  from a pod, with timestamps")
     for count in (0, 1, 5, 20, 50):
         secrets = ["".join(rng.choices(string.ascii_letters + string.digits, k=32)) for _ in range(count)]
         variants = len(Mask(secrets).variants)
         alone = f"{mask_rate(data, secrets):10.0f}" if count else "         -"
-        plain, uuids = (rate(megabytes, chunk, log, secrets) for log in (data, tokens))
-        pod = rate(megabytes, chunk, data, secrets, pod=True)
+        plain, uuids = (best(megabytes, chunk, log, secrets) for log in (data, tokens))
+        pod = best(megabytes, chunk, data, secrets, pod=True)
         print(f"{count:7}  {variants:8}  {alone}  {plain:8.0f}  {uuids:24.0f}  {pod:27.0f}")
 
 
