@@ -33,6 +33,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+@app.callback()
+def longshore() -> None:
+    """Commands are commands, even if there is only one."""
+
+
 _BAD_USAGE: Any = typer.BadParameter.__base__
 """What the command line raises for options that it doesn't know; typer keeps the class to itself."""
 
@@ -296,6 +302,7 @@ def _exit_as(outcome: Any) -> NoReturn:
 def main() -> None:
     """The console script. A user's mistake is a sentence and an exit code, never a stack trace."""
     gc.set_threshold(50_000, 20, 20)  # what is imported from here on is no garbage
+    _make_only(sys.argv[1:2])
     code: Any = FAILED
     try:
         code = app(standalone_mode=False)
@@ -322,6 +329,15 @@ def main() -> None:
         with contextlib.suppress(OSError):
             sys.stdout.close()
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def _make_only(named: list[str]) -> None:
+    """Make no other command than the one that is called, if there is such a one: each takes some milliseconds."""
+    called = [
+        each for each in app.registered_commands if [each.name or getattr(each.callback, "__name__", "")] == named
+    ]
+    if called:
+        app.registered_commands = called
 
 
 def _say(error: Exception, code: int) -> int:
