@@ -17,7 +17,7 @@ SHORTEST_FORM = 6
 LONGEST = 4096
 """A longer value or form is masked in pieces of this many bytes, which bounds what has to be held back."""
 
-_BARE = re.compile(r"[^A-Za-z0-9_@%+=:./#~\x80-\U0010ffff-]")  # what a shell takes for itself
+_BARE = re.compile(r"[\x00-\x20!\"$&-*,;<>?\[-^`{-}\x7f]")  # what a shell takes for itself
 _CONTROL = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 27: "\\E"}
 
 
