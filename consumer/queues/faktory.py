@@ -22,11 +22,20 @@ import structlog
 from consumer.errors import SetupError
 from consumer.model import Claim, Settlement, Signal, Verdict
 from consumer.queue_order import QueueOrder
-from consumer.queues import faktory_words as words
 from consumer.queues.faktory_connection import Fetcher, Link, beats
 from consumer.queues.faktory_resolving import Resolving, Rest
 from consumer.queues.faktory_settling import ClaimState, Delivery, Ended, FaktoryRecords, Held, failures_of
-from consumer.queues.faktory_words import MARGIN, Ending, Warnings, ack_of, bury_of, claim_of, ending_of, is_acked
+from consumer.queues.faktory_words import (
+    MARGIN,
+    Ending,
+    Warnings,
+    ack_of,
+    bury_of,
+    claim_of,
+    ending_of,
+    is_acked,
+    later_of,
+)
 from enqueue.errors import LongshoreError, ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as wire
 from enqueue.wire.call import Load, the_job
@@ -332,7 +341,7 @@ class FaktoryQueue:
             done = state.verdict == "final" or is_acked(self._claim_of(fetched, token, now, state).job)
             self._spawn(self._delivery.send([ack_of(jid) if done else bury_of(fetched)]))
         elif state.verdict == "spoilt":
-            self._spawn(self._delivery.send([words.later_of(fetched, now)]))
+            self._spawn(self._delivery.send([later_of(fetched, now)]))
         else:  # its consumer's ACK ends our reservation as well, since it goes by the jid
             log.info("job_is_run_by_another_consumer", job_id=jid)
         return None
