@@ -5,14 +5,15 @@ Source of the protocol: https://docs.docker.com/reference/api/engine/ (Podman sp
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiodocker
 import aiohttp
@@ -23,6 +24,9 @@ from consumer.settings import Docker
 CALL_SECONDS = 120.0
 """An engine that deletes or unpacks much at a time may be slow."""
 CONNECT_SECONDS = 10.0
+ENDING_SECONDS = (0.05, 0.2, 1.0, 4.0)
+"""Between two tries of a call that met a container's end."""
+T = TypeVar("T")
 _LONGEST_MESSAGE = 500
 _NO_CONNECTION = 900  # aiodocker's word
 _OPEN = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
@@ -46,6 +50,11 @@ class EngineError(ExecutorFault):
         return self.status == 404 or "no such container" in str(self)
 
     @property
+    def ending(self) -> bool:
+        """Its process ended while the engine looked at it. (Podman says 500 before it knows of the end itself.)"""
+        return "no such process" in str(self)
+
+    @property
     def taken(self) -> bool:
         """Somebody has a container of this name. (Podman says 500.)"""
         return "already in use" in str(self) and self.status in (409, 500)
@@ -65,6 +74,20 @@ def _told() -> Iterator[None]:
         raise EngineError(400, "what answers isn't an engine that speaks Docker's API") from None
     except (aiohttp.ClientError, OSError, json.JSONDecodeError) as error:
         raise EngineError(0, _short(f"the engine's answer was cut off: {str(error) or type(error).__name__}")) from None
+
+
+async def _once_ended(call: Callable[[], Awaitable[T]]) -> T:
+    """What is asked of a container that ends at this moment is asked again."""
+    for pause in ENDING_SECONDS:
+        try:
+            with _told():
+                return await call()
+        except EngineError as error:
+            if not error.ending:
+                raise
+        await asyncio.sleep(pause)
+    with _told():
+        return await call()
 
 
 def _short(text: str) -> str:
@@ -176,15 +199,14 @@ class Engine:
             with _told():
                 await self._client.containers.container(container).kill(signal=signal)
         except EngineError as error:
-            ended = error.status == 409 or "not running" in str(error) or "only kill running" in str(error)
+            ended = error.status == 409 or error.ending or "not running" in str(error) or "improper" in str(error)
             if not (error.gone or ended):
                 raise
 
     async def inspect(self, container: str) -> dict[str, Any] | None:
         """All of a container; None: there is none."""
         try:
-            with _told():
-                return await self._client.containers.container(container).show()
+            return await _once_ended(self._client.containers.container(container).show)
         except EngineError as error:
             if error.gone:
                 return None
@@ -192,16 +214,18 @@ class Engine:
 
     async def list(self, *labels: str) -> list[dict[str, Any]]:
         """The containers with all these labels, running or not."""
-        with _told():
-            parameters = {"all": "true", "filters": json.dumps({"label": list(labels)})}
+        parameters = {"all": "true", "filters": json.dumps({"label": list(labels)})}
+
+        async def listed() -> list[dict[str, Any]]:
             async with self._client.stream("containers/json", parameters) as response:
                 return list(await response.json(content_type=None))
+
+        return await _once_ended(listed)
 
     async def delete(self, container: str) -> None:
         """Kill it if it runs, and remove it with its volumes."""
         try:
-            with _told():
-                await self._client.containers.container(container).delete(force=True, v=True)
+            await _once_ended(lambda: self._client.containers.container(container).delete(force=True, v=True))
         except EngineError as error:
             if not error.gone and "already in progress" not in str(error):
                 raise

@@ -287,7 +287,7 @@ class ContainerExecution:
         try:
             await self._engine.start(state.id)
         except EngineError as error:
-            if error.passing or "no such process" in str(error):  # it may have worked; Podman missed a quick end
+            if error.passing or error.ending:  # it may have worked
                 return await self._begun_after_all(step, error)
             if (exit := not_started(error, kind)) is not None:
                 raise Ended(exit) from None
