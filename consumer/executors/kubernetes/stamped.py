@@ -9,6 +9,8 @@ from consumer.newlines import newlines
 
 MARKS = 16
 """Of a run of lines of one second at most so many have a mark of their own, evenly spread."""
+FLOOD, NEAR = 8 * 1024, 5
+"""In a run of more bytes than this, lines that came within so many milliseconds may share a mark."""
 
 
 class Text:
@@ -52,12 +54,21 @@ def marks_in(block: bytes, clock: Clock) -> tuple[int, Marks]:
     """How many lines a block of whole lines has, and marks for some of them: for each, if they are few."""
     marks: list[tuple[int, int]] = []
     at = lines = 0
-    stride, size = len(block) // MARKS, len(block)
+    size = len(block)
+    stride = -(-size // (MARKS if size < FLOOD else _needed(block, clock)))
     while True:
         if (moment := clock(block[at : at + 30])) is not None:
             marks.append((lines, moment))
-        end = block.find(b"\n", at + stride) + 1 or size
+        end = block.find(b"\n", at + stride - 1) + 1 or size
         lines += newlines(block[at:end])
         if end == size:
             return lines, tuple(marks)
         at = end
+
+
+def _needed(block: bytes, clock: Clock) -> int:
+    """How many marks a block of many lines deserves, by the time that it spans."""
+    first, last = clock(block[:30]), clock(block[block.rfind(b"\n", 0, -1) + 1 :][:30])
+    if first is None or last is None or last < first:
+        return MARKS
+    return min(MARKS, (last - first) // NEAR + 1)
