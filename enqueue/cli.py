@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import importlib
 import json
 import sys
@@ -300,8 +299,7 @@ def _exit_as(outcome: Any) -> NoReturn:
 
 
 def main() -> None:
-    """The console script. A user's mistake is a sentence and an exit code, never a stack trace."""
-    gc.set_threshold(50_000, 20, 20)  # what is imported from here on is no garbage
+    """Run the command. A user's mistake is a sentence and an exit code, never a stack trace."""
     _make_only(sys.argv[1:2])
     code: Any = FAILED
     try:
