@@ -17,6 +17,8 @@ export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(CURDIR)/.cache/hypothesis
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Many tests start processes, and each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What `make bench` runs: a file of tests/bench without bench_ and .py, and what it is to be called with.
 BENCH ?= pipeline
