@@ -52,6 +52,11 @@ KINDS = {
         "a job that couldn't be claimed, since one of its keys is of a wrong type; on RQ",
         _RESTORED + "mend or delete that key, RPUSH the id to its queue and ZREM it from `longshore:aside:<queue>`",
     ),
+    "key_unusable": Kind(
+        Sort.OVERDUE,
+        "a key of a queue, a job or a limit that is of a wrong type: what it held is gone, and its jobs may wait",
+        _RESTORED + "mend or delete that key",
+    ),
     "record_unfinished": Kind(
         Sort.LOST, "a job that has ended for the queue, while its Record says that it still runs", _ENQUEUE
     ),

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from consumer.audit_kinds import Looked
+from consumer.queues.spoilt import is_wrong, usable
 from enqueue.wire import records as wire
 
 PAGE = 500
@@ -38,7 +40,14 @@ class Reader:
 
     async def _pages(self, key: str, read: Any) -> AsyncIterator[Any]:
         for start in range(0, self.most, PAGE):
-            page = await read(start, start + PAGE - 1)
+            try:
+                page = await read(start, start + PAGE - 1)
+            except ResponseError as error:
+                if not is_wrong(error):
+                    raise
+                self._unusable(key)
+                self._stopped(f"{key}: it can't be read")
+                return
             for entry in page:
                 yield entry
             if len(page) < PAGE:
@@ -56,20 +65,27 @@ class Reader:
         return list(dict.fromkeys(found))
 
     async def all(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """The answers to many commands, in pages."""
+        """The answers to many commands, in pages; None to those about a key of a wrong type."""
         answers: list[Any] = []
         rest = iter(commands)
         while page := list(itertools.islice(rest, PAGE)):
             async with self.redis.pipeline(transaction=False) as pipe:
                 for command in page:
                     pipe.execute_command(*command)
-                answers += await pipe.execute()
+                found = await pipe.execute(raise_on_error=False)
+            answers += usable(found)
+            for command, answer in zip(page, found, strict=True):
+                if isinstance(answer, Exception):
+                    self._unusable(command[1])
         return answers
 
     async def hashes(self, keys: Sequence[str], *fields: str) -> list[list[str]]:
         """These fields of many hashes; '' for what isn't there."""
         rows = await self.all(("HMGET", key, *fields) for key in keys)
-        return [[text(value) for value in row] for row in rows]
+        return [[text(value) for value in row or (None,) * len(fields)] for row in rows]
+
+    def _unusable(self, key: str) -> None:
+        self.looked.add("key_unusable", key, f"the key {key} is of a wrong type")
 
     def _stopped(self, why: str) -> None:
         if why not in self.looked.partial:
@@ -103,17 +119,22 @@ async def look_at_limits(reader: Reader) -> None:
     reader.looked.count("limits", len(keys))
     seconds, _ = await reader.redis.time()
     for key in keys:
-        places = {text(k): text(v) for k, v in (await reader.redis.hgetall(f"longshore:limit:{key}")).items()}
+        taken, first, called = await reader.all(
+            [
+                ("HGETALL", f"longshore:limit:{key}"),
+                ("ZRANGE", f"longshore:parked:{key}", "0", "0"),
+                ("ZCOUNT", f"longshore:called:{key}", float(seconds), "+inf"),
+            ]
+        )
+        places = {text(k): text(v) for k, v in (taken or {}).items()}
         held = await _claimed(reader, places)
         for name in sorted(places.keys() - held):
             job = _id_of(name)
             said = f"the limit '{key}' counts the job {job}, which has no claim"
             reader.looked.add("place_of_nobody", f"{key}/{job}", said)
-        first: Any = await reader.redis.zrange(f"longshore:parked:{key}", 0, 0)
-        parked = [text(name) for name in first]
-        if not parked:
+        parked = [text(name) for name in first or ()]
+        if not parked or taken is None or called is None:
             continue
-        called = await reader.redis.zcount(f"longshore:called:{key}", float(seconds), "+inf")
         [[waits, status, origin]] = await reader.hashes(parked, "longshore_waits", "longshore_status", "origin")
         job, most = _id_of(parked[0]), [*waits.split(" ", 2), "", ""][1]
         if parked[0].startswith("rq:job:"):
@@ -146,7 +167,7 @@ def _id_of(name: str) -> str:
 async def look_at_webhooks(reader: Reader) -> None:
     """Those that nobody sends. Their addresses may hold secrets, so only their number is told."""
     seconds, _ = await reader.redis.time()
-    late = await reader.redis.zcount("longshore:webhooks", "-inf", float(seconds) - PATIENCE)
+    [late] = await reader.all([("ZCOUNT", "longshore:webhooks", "-inf", float(seconds) - PATIENCE)])
     if late:
         said = f"{late} webhook{'s' if late > 1 else ''} should have been sent {PATIENCE} seconds ago or earlier"
         reader.looked.add("webhooks_overdue", "longshore:webhooks", said)

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.model import Backlog
+from consumer.queues.spoilt import usable
 from enqueue.errors import QueueUnavailable
 from enqueue.wire import records as record_wire
 from enqueue.wire import rq as wire
@@ -20,22 +21,27 @@ if TYPE_CHECKING:  # a consumer of RQ needs nothing of it
 
 
 async def rq_backlog(redis: Redis, queues: Sequence[str]) -> Mapping[str, Backlog]:
-    """Of RQ's queues; the next job's age is the oldest one's unless somebody enqueued at the front."""
+    """Of RQ's queues; the next job's age is the oldest one's unless somebody enqueued at the front.
+
+    One whose list is of a wrong type isn't told.
+    """
     try:
         async with redis.pipeline(transaction=False) as pipe:
             for queue in queues:
                 pipe.llen(wire.queue_key(queue))
                 pipe.zcard(wire.registry_key("wip", queue))
                 pipe.lindex(wire.queue_key(queue), 0)
-            answers: list[Any] = await pipe.execute()
+            answers = usable(await pipe.execute(raise_on_error=False))
             rows = [answers[i : i + 3] for i in range(0, len(answers), 3)]
             for _, _, first in rows:
                 pipe.hget(wire.job_key(first.decode("utf-8", "replace") if first else ""), "enqueued_at")
-            times = await pipe.execute()
+            times = usable(await pipe.execute(raise_on_error=False))
     except RedisError as error:
         raise _away(error) from None
     now, found = time.time(), {}
     for queue, (waiting, running, _), told in zip(queues, rows, times, strict=True):
+        if waiting is None:
+            continue
         since = wire.from_utc(told)
         oldest = 0.0 if not waiting else None if since is None else max(0.0, now - since)
         found[queue] = Backlog(waiting, running, oldest)
@@ -56,7 +62,7 @@ async def faktory_backlog(link: Link, records: Redis | None, queues: Sequence[st
             async with records.pipeline(transaction=False) as pipe:
                 for queue in queues:
                     pipe.zcard(f"longshore:claims:{queue}")
-                running = await pipe.execute()
+                running = usable(await pipe.execute(raise_on_error=False))
         except RedisError as error:
             raise _away(error) from None
     return {

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
+from redis.exceptions import ResponseError
 
 log = structlog.get_logger()
 
@@ -55,6 +56,19 @@ local function set_aside(id, queue, error)  -- whether no later try could go bet
 end
 """
 _REMEMBERED = 1000
+
+
+def usable(answers: Sequence[Any]) -> list[Any]:
+    """A pipeline's answers; None for those of keys of a wrong type. Raises RedisError for any other error."""
+    for answer in answers:
+        if isinstance(answer, Exception) and not is_wrong(answer):
+            raise answer
+    return [None if isinstance(answer, Exception) else answer for answer in answers]
+
+
+def is_wrong(error: Exception) -> bool:
+    """The server says that a key is of a wrong type."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 class Troubles:

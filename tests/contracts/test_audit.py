@@ -245,6 +245,27 @@ async def test_what_is_too_much_is_told_and_nothing_is_called_lost(rq_side: Any,
     assert kinds(looked) == set()
 
 
+SPOILT = (
+    ("rq:queue:q", "rq:wip:q", "rq:scheduled:q", "longshore:aside:q", "longshore:limit:db", "longshore:webhooks"),
+    ("rq:job:runs", "longshore:parked:db", "longshore:called:db", "longshore:log:ended"),
+    ("longshore:limits", "rq:deferred:q"),
+)
+
+
+@pytest.mark.parametrize("keys", SPOILT, ids=lambda keys: keys[0])
+async def test_keys_of_wrong_types_are_told(keys: tuple[str, ...], rq_side: Any, redis_client: redis.Redis) -> None:
+    for key in keys:
+        redis_client.set(key, "written over", ex=100)
+    looked = await rq_side()
+    assert {("key_unusable", key) for key in keys} <= kinds(looked)
+    assert "queued_nowhere" not in {fault.kind for fault in looked.faults}
+
+
+async def test_a_claims_key_of_a_wrong_type_is_told(faktory_side: Any, redis_client: redis.Redis) -> None:
+    redis_client.set("longshore:claims:q", "written over")
+    assert ("key_unusable", "longshore:claims:q") in kinds(await faktory_side())
+
+
 async def test_faktory_without_records_has_nothing_to_look_at() -> None:
     with pytest.raises(UsageError, match="records_url"):
         await audit(load_settings(queue_url="faktory://x", no_records=True))

@@ -273,3 +273,19 @@ async def test_a_job_of_faktory_whose_record_is_spoilt_comes_later_and_holds_up_
         spoil(redis_client, "longshore:job:another-job")
         assert await queue.beat([claim]) == {}
         await queue.close()
+
+
+async def test_the_backlog_is_told_as_far_as_its_keys_can_be_read(redis_url: str, redis_client: redis.Redis) -> None:
+    enqueued(redis_client, "fine", queue="fine")
+    enqueued(redis_client, "bad", queue="half")
+    for key in ("rq:queue:bad", "rq:wip:half", "rq:job:bad"):
+        spoil(redis_client, key)
+    opened = make_queue(redis_url, "fine", "bad", "half")
+    await opened.open()
+    try:
+        found = await opened.backlog()
+    finally:
+        await opened.close()
+    assert list(found) == ["fine", "half"]
+    assert (found["fine"].waiting, found["fine"].running) == (1, 0)
+    assert tuple(found["half"]) == (1, None, None)
