@@ -18,7 +18,7 @@ import signal
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -51,9 +51,11 @@ from consumer.tasks import end
 from consumer.telemetry import report_bugs, set_level
 from consumer.unseal import Keys
 from consumer.worker import Shutdown, Worker
-from enqueue import aio
 from enqueue.errors import QueueUnavailable, UsageError
-from enqueue.order import Order
+from enqueue.job import Job
+
+if TYPE_CHECKING:
+    from enqueue.aio import AsyncProducer
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -161,11 +163,16 @@ def _extras(settings: Settings, secrets: Collection[str], leaving: contextlib.As
     """Keys of sealed variables, the queue for what jobs enqueue, a store for outputs, Sentry. Raises SetupError."""
     keys = Keys(settings.jobs.seal_keys)
     keys.load()
-    producer = aio.connect(settings.queue_url, records=settings.records_url)  # connects when it is first used
-    leaving.push_async_callback(producer.close)
+    producer: AsyncProducer | None = None
 
-    async def put(order: Order) -> str:
-        return (await producer.enqueue(order.job, queue=order.queue, key=order.key)).id
+    async def put(job: Job, queue: str, key: str) -> str:
+        nonlocal producer
+        if producer is None:
+            from enqueue import aio  # most jobs enqueue nothing
+
+            producer = aio.connect(settings.queue_url, records=settings.records_url)
+            leaving.push_async_callback(producer.close)
+        return (await producer.enqueue(job, queue=queue, key=key)).id
 
     extras = Extras(unseal=keys.open, follow_up=lambda follower, patience: follower.enqueue(put, patience))
     if (target := output_target(settings)) is not None:

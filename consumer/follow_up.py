@@ -19,7 +19,6 @@ import structlog
 from consumer.model import Claim
 from enqueue.errors import InvalidJob, LongshoreError, QueueUnavailable, UsageError
 from enqueue.job import Job
-from enqueue.order import Order
 
 log = structlog.get_logger()
 
@@ -80,8 +79,8 @@ class FollowUps:
         return FollowUp(f"{digest[:32]}-{self._seen[digest]}", queue, job)
 
 
-Put = Callable[[Order], Awaitable[str]]
-"""Enqueues and returns the job's id; the same key gives the same job. Raises LongshoreError."""
+Put = Callable[[Job, str, str], Awaitable[str]]
+"""Enqueues a job on a queue under a key and returns its id; the same key gives the same job. Raises LongshoreError."""
 
 
 class Enqueuer:
@@ -107,7 +106,7 @@ class Enqueuer:
             job = wanted.job.model_copy(update={"parent": self._id})
             try:
                 key = hashlib.sha256(f"{self._parent}\0{wanted.mark}".encode("utf-8", "surrogatepass")).hexdigest()
-                self._ids[await put(Order(job, wanted.queue, key=f"::enqueue {key}"))] = ""
+                self._ids[await put(job, wanted.queue, f"::enqueue {key}")] = ""
             except QueueUnavailable as error:
                 if not patience:
                     return self._next > begun

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from enqueue.errors import UsageError
-from enqueue.protocol import Backend
-from enqueue.wire.rq import Serializer
+
+if TYPE_CHECKING:
+    from enqueue.protocol import Backend
+    from enqueue.wire.rq import Serializer
 
 RQ_SCHEMES = ("redis", "rediss", "unix")
 FAKTORY_SCHEMES = ("faktory", "faktory+tls", "tcp", "tcp+tls")

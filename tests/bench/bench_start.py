@@ -55,10 +55,11 @@ async def start(server: RedisServer, rounds: int) -> None:
     """Medians."""
     print("| executor | first claim after, s (median) | from | to | CPU seconds by then |\n|---|---|---|---|---|")
     async with contextlib.AsyncExitStack() as stack:
-        settings = {"process": {"executor": "process", "process": {"directory": str(server.directory / "jobs")}}}
+        process = {"executor": "process", "process": {"directory": str(server.directory / "jobs")}}
+        settings = {"process": process | {"metrics_port": None}, "process, metrics on": process}
         if os.environ.get("KUBECONFIG"):
             mark = await stack.enter_async_context(simulated())
-            settings["kubernetes"] = consumer_settings(mark, 10, stay=False)
+            settings["kubernetes, metrics on"] = consumer_settings(mark, 10, stay=False)
         for name, chosen in settings.items():
             chosen["state_directory"] = str(server.directory / "state")
             found = [await first_claim(server, chosen) for _ in range(rounds + 1)][1:]  # the first one compiles

@@ -16,7 +16,6 @@ from consumer.recording import record_claimed
 from consumer.settings import Logs
 from enqueue.errors import QueueUnavailable, RecordsUnavailable
 from enqueue.job import Job
-from enqueue.order import Order
 from enqueue.record import Record
 from support.logs import claim
 from support.story import Double, Story
@@ -69,16 +68,15 @@ class Queue:
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
         self.ids: dict[str, str] = {}
-        self.orders: list[Order] = []
+        self.jobs: list[Job] = []
 
-    async def put(self, order: Order) -> str:
+    async def put(self, job: Job, queue: str, key: str) -> str:
         if self.errors:
             raise self.errors.pop(0)
-        assert order.key is not None
-        if order.key not in self.ids:
-            self.ids[order.key] = f"child-{len(self.ids)}"
-            self.orders.append(order)
-        return self.ids[order.key]
+        if key not in self.ids:
+            self.ids[key] = f"child-{len(self.ids)}"
+            self.jobs.append(job)
+        return self.ids[key]
 
 
 class Printing(Double):
@@ -107,7 +105,7 @@ async def test_the_same_log_read_again_makes_no_other_jobs() -> None:
     assert again.children == first.children
     rotated = await run(queue, f"::enqueue {OTHER}\n", history=Record(id="x", attempt=1, children=first.children))
     assert rotated.children == first.children
-    assert [order.job.parent for order in queue.orders] == [claim().id] * 3
+    assert [job.parent for job in queue.jobs] == [claim().id] * 3
     retried = await run(queue, text, attempt=2, history=Record(id="x", attempt=1, children=first.children))
     assert retried.children == tuple(f"child-{n}" for n in range(6))
 
