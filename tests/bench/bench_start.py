@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import ending
 import redis.asyncio
-from consumer_process import ConsumerProcess, fill
+from consumer_process import ConsumerProcess, compiling, fill
+from ending import spawn
 from simulated import admin, consumer_settings, pods_with, simulated
 
 from enqueue import Job
@@ -33,6 +34,16 @@ from support.consuming import until
 from support.redis_server import RedisServer
 
 JOB = Job(image="busybox", commands=["true"], timeout=3600)
+LIBRARIES = """
+import gc, sys
+gc.set_threshold(500_000, 20, 20)
+sys.modules["rich"] = sys.modules["opentelemetry"] = None
+import typer, structlog, pydantic_settings, redis.asyncio
+class Model(pydantic_settings.BaseSettings):
+    field: int = 1
+Model()
+"""
+"""What no consumer can do without, imported as `longshore` does, and nothing more."""
 
 
 async def first_claim(server: RedisServer, settings: dict[str, Any]) -> tuple[float, float]:
@@ -51,8 +62,18 @@ async def first_claim(server: RedisServer, settings: dict[str, Any]) -> tuple[fl
     return took
 
 
+def libraries() -> tuple[float, float]:
+    """Seconds, and CPU seconds, of a process that imports them and ends."""
+    began = time.perf_counter()
+    process = spawn([sys.executable, "-c", LIBRARIES], env=compiling())
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return time.perf_counter() - began, used.ru_utime + used.ru_stime
+
+
 async def start(server: RedisServer, rounds: int) -> None:
-    """Medians."""
+    """Medians, in turn with those of the libraries that all of them need."""
     print("| executor | first claim after, s (median) | from | to | CPU seconds by then |\n|---|---|---|---|---|")
     async with contextlib.AsyncExitStack() as stack:
         process = {"executor": "process", "process": {"directory": str(server.directory / "jobs")}}
@@ -62,9 +83,17 @@ async def start(server: RedisServer, rounds: int) -> None:
             settings["kubernetes, metrics on"] = consumer_settings(mark, 10, stay=False)
         for name, chosen in settings.items():
             chosen["state_directory"] = str(server.directory / "state")
-            found = [await first_claim(server, chosen) for _ in range(rounds + 1)][1:]  # the first one compiles
-            times, cpu = sorted(took for took, _ in found), statistics.median(used for _, used in found)
-            print(f"| {name} | {statistics.median(times):.2f} | {times[0]:.2f} | {times[-1]:.2f} | {cpu:.2f} |")
+            found, floor = [], []
+            for _ in range(rounds + 1):
+                found.append(await first_claim(server, chosen))
+                floor.append(libraries())
+            show(name, found[1:])  # the first one compiles
+            show("its libraries alone", floor[1:])
+
+
+def show(name: str, found: list[tuple[float, float]]) -> None:
+    times, cpu = sorted(took for took, _ in found), statistics.median(used for _, used in found)
+    print(f"| {name} | {statistics.median(times):.2f} | {times[0]:.2f} | {times[-1]:.2f} | {cpu:.2f} |", flush=True)
 
 
 async def takeover(server: RedisServer, count: int) -> None:
