@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import secrets
 import statistics
@@ -86,7 +87,8 @@ class Comparison:
         with ConsumerProcess(self.server.fresh_url(), queue, settings, profile=profile) as consumer:
             return consumer.timed(job, count)
 
-    def bare(self, job: Job, count: int, concurrency: int) -> dict[str, float]:
+    def bare(self, job: Job, count: int, concurrency: int, *, volumes: bool = False) -> dict[str, float]:
+        """`volumes`: with the same writable directories as a job's pod, for which a kubelet waits."""
         container = {
             "name": "main",
             "image": "busybox",
@@ -98,6 +100,11 @@ class Comparison:
         security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
         spec = {"restartPolicy": "Never", "containers": [container], "securityContext": security}
         spec |= {"automountServiceAccountToken": False, "enableServiceLinks": False}
+        if volumes:
+            places = {"workdir": "/workspace", "home": "/home/longshore", "tmp": "/tmp"}
+            spec["volumes"] = [{"name": name, "emptyDir": {"sizeLimit": "10Gi"}} for name in places]
+            container["volumeMounts"] = [{"name": name, "mountPath": path} for name, path in places.items()]
+            security |= {"fsGroup": 65532, "fsGroupChangePolicy": "OnRootMismatch"}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"annotations": self.annotations, "labels": self.labels}}
         pod["spec"] = spec
         whole = {"kubeconfig": str(self.kubeconfig), "namespace": self.namespace, "pod": pod}
@@ -110,9 +117,12 @@ class Comparison:
         found: dict[str, float] = json.loads(out)
         return found
 
-    def show(self, name: str, job: Job, count: int, concurrency: int) -> None:
+    def show(self, name: str, job: Job, count: int, concurrency: int, *, volumes: bool = False) -> None:
         """Alternating rounds; prints a row of the table with the medians."""
-        rounds = [(self.ours(job, count, concurrency), self.bare(job, count, concurrency)) for _ in range(ROUNDS)]
+        rounds = [
+            (self.ours(job, count, concurrency), self.bare(job, count, concurrency, volumes=volumes))
+            for _ in range(ROUNDS)
+        ]
         times = sorted(ours["seconds"] / bare["seconds"] for ours, bare in rounds)
         time = statistics.median(times)
         rates = [statistics.median(count / side[i]["seconds"] for side in rounds) for i in (0, 1)]
@@ -146,6 +156,8 @@ async def main() -> None:
             for concurrency in (chosen.concurrency,) if chosen.concurrency else (3, 10):
                 job = Job(image="busybox", commands=["echo hi"])
                 await in_thread(compare.show, "`echo hi`", job, chosen.jobs or 20, concurrency)
+                show = functools.partial(compare.show, volumes=True)
+                await in_thread(show, "`echo hi`, bare pods with a job's volumes", job, chosen.jobs or 20, concurrency)
             return
         if chosen.part == "simulated":
             compare = Comparison(server, consumer_kubeconfig(), NAMESPACE, await stack.enter_async_context(simulated()))
