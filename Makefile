@@ -27,6 +27,9 @@ PROOF ?= rq
 # How long `make soak` takes, and its seed; see the head of tests/soak/run_soak.py.
 SOAK ?= --minutes 30
 
+# What `make audit-deps` is told besides; --if-possible: a service that can't be asked is no failure.
+AUDIT_ARGS ?=
+
 # Where `make simulate` begins, and how many histories it tries.
 SEED ?= 1
 COUNT ?= 1000
@@ -89,7 +92,7 @@ licences: $(STAMP) ## the licences of all that is installed are among those that
 
 audit-deps: $(STAMP) ## known vulnerabilities in the locked requirements, by pip-audit; says so if it can't ask
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/python requirements/audit.py $(BIN)/uv tool run --quiet pip-audit@2.10.1
+	@$(BIN)/python requirements/audit.py $(AUDIT_ARGS) $(BIN)/uv tool run --quiet pip-audit@2.10.1
 
 # What is in the image, as the lock has it: CycloneDX, by a tool of its own that nothing else depends on.
 sbom: $(STAMP) ## a bill of materials of the locked requirements, dist/sbom.json
