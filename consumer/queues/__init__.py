@@ -11,8 +11,12 @@ from consumer.settings import Settings
 from enqueue.errors import UsageError
 from enqueue.wire.records import place_of
 
+NEEDLESS = "RQ keeps its Records with the jobs"
+
 
 async def _rq(settings: Settings, portable: bool) -> tuple[Queue, Records]:
+    if settings.records_url is not None:
+        raise UsageError(f"records_url: {NEEDLESS}; leave it out")
     from consumer.lifeline import Lifeline
     from consumer.queues.rq import RqQueue
 

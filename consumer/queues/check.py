@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from consumer.errors import SetupError
 from consumer.findings import Finding, Level, clock_finding
-from consumer.queues import scheme_of
+from consumer.queues import NEEDLESS, scheme_of
 from consumer.queues.fitness import OLDEST
 from consumer.queues.redis_server import connect
 from consumer.settings import Settings
@@ -25,7 +25,11 @@ from enqueue.wire import rq as rq_wire
 async def check_queue(settings: Settings) -> list[Finding]:
     """Findings about queue and Records. Raises UsageError for a URL that can't work."""
     if scheme_of(settings.queue_url) in ("redis", "rediss", "unix"):
-        return await _check_redis("queue", settings.queue_url, settings.order.names)
+        found = await _check_redis("queue", settings.queue_url, settings.order.names)
+        if settings.records_url is not None:
+            text = f"records_url: {NEEDLESS}, so the consumer won't start"
+            found.append(Finding("records", Level.PROBLEM, text, "leave it out"))
+        return found
     found = await _check_faktory(settings)
     if settings.records_url is not None:
         found += await _check_redis("records", settings.records_url, ())

@@ -16,8 +16,10 @@ import yaml
 
 from consumer.check import check_setup, preview, sound
 from consumer.findings import Finding, Level
+from consumer.queues import open_queue
 from consumer.settings import load_settings
 from enqueue import Job
+from enqueue.errors import UsageError
 from support.fake_faktory import FakeFaktory
 from support.redis_server import RedisServer
 
@@ -149,6 +151,14 @@ async def test_a_stock_worker_on_our_queue(redis_url: str, redis_client: redis.R
     [found] = await problems(queue_url=redis_url, queues="other,shared")
     assert "'stock' listens on 'shared'" in found.text
     assert await problems(queue_url=redis_url, queues="other") == []
+
+
+async def test_a_place_for_records_that_rq_has_itself(redis_url: str) -> None:
+    settings = load_settings(queue_url=redis_url, records_url=redis_url)
+    [found] = await problems(queue_url=redis_url, records_url=redis_url)
+    assert found.text.startswith("records_url: RQ keeps its Records")
+    with pytest.raises(UsageError, match="records_url: RQ keeps its Records"):
+        await open_queue(settings)
 
 
 async def test_a_suspended_rq_is_a_warning(redis_url: str, redis_client: redis.Redis) -> None:
