@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from consumer.audit_kinds import Looked
-from consumer.queues.spoilt import is_wrong, usable
+from consumer.queues.spoilt import usable
 from enqueue.wire import records as wire
 
 PAGE = 500
@@ -32,20 +31,16 @@ class Reader:
 
     async def entries(self, key: str) -> list[str]:
         """A list's entries."""
-        return [text(e) async for e in self._pages(key, lambda a, b: self.redis.lrange(key, a, b))]
+        return [text(entry) async for entry in self._pages("LRANGE", key)]
 
     async def members(self, key: str) -> list[str]:
         """A sorted set's members."""
-        return [text(e) async for e in self._pages(key, lambda a, b: self.redis.zrange(key, a, b))]
+        return [text(entry) async for entry in self._pages("ZRANGE", key)]
 
-    async def _pages(self, key: str, read: Any) -> AsyncIterator[Any]:
+    async def _pages(self, command: str, key: str) -> AsyncIterator[Any]:
         for start in range(0, self.most, PAGE):
-            try:
-                page = await read(start, start + PAGE - 1)
-            except ResponseError as error:
-                if not is_wrong(error):
-                    raise
-                self._unusable(key)
+            [page] = await self.all([(command, key, start, start + PAGE - 1)])
+            if page is None:
                 self._stopped(f"{key}: it can't be read")
                 return
             for entry in page:

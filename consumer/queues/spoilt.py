@@ -61,14 +61,10 @@ _REMEMBERED = 1000
 def usable(answers: Sequence[Any]) -> list[Any]:
     """A pipeline's answers; None for those of keys of a wrong type. Raises RedisError for any other error."""
     for answer in answers:
-        if isinstance(answer, Exception) and not is_wrong(answer):
+        wrong = isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer)
+        if isinstance(answer, Exception) and not wrong:
             raise answer
     return [None if isinstance(answer, Exception) else answer for answer in answers]
-
-
-def is_wrong(error: Exception) -> bool:
-    """The server says that a key is of a wrong type."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 class Troubles:
