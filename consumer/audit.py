@@ -20,6 +20,7 @@ from consumer.queues import audit_faktory, audit_rq, scheme_of
 from consumer.queues.audit import Reader, look_at_keys, look_at_limits, look_at_webhooks, text
 from consumer.queues.redis_server import connect, unusable
 from consumer.settings import Settings
+from enqueue.backends import RQ_SCHEMES
 from enqueue.errors import UsageError
 from enqueue.wire import records as wire
 
@@ -36,7 +37,7 @@ async def audit(
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Looked:
     """Look twice, `patience` seconds apart. Raises UsageError, SetupError, QueueUnavailable."""
-    rq = scheme_of(settings.queue_url) in ("redis", "rediss", "unix")
+    rq = scheme_of(settings.queue_url) in RQ_SCHEMES
     url = settings.queue_url if rq else settings.records_url
     if url is None:
         raise UsageError("records_url: without Records there is nothing to audit; give --records-url with their Redis")

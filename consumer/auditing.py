@@ -22,6 +22,7 @@ from consumer.model import Measure
 from consumer.queues import scheme_of
 from consumer.queues.redis_server import connect, unusable
 from consumer.settings import Settings
+from enqueue.backends import RQ_SCHEMES
 from enqueue.errors import LongshoreError
 
 log = structlog.get_logger()
@@ -134,7 +135,7 @@ class Auditor:
     def _place(self) -> tuple[str, str]:
         """The Redis, and the key of all consumers that would find the same."""
         settings = self._settings
-        rq = scheme_of(settings.queue_url) in ("redis", "rediss", "unix")
+        rq = scheme_of(settings.queue_url) in RQ_SCHEMES
         url = settings.queue_url if rq else settings.records_url
         same = ["rq" if rq else "faktory", *sorted(settings.order.names), settings.executor]
         same.append(str(settings.kubernetes.namespace))

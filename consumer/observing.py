@@ -18,6 +18,7 @@ from consumer.settings import Settings
 from consumer.tasks import end
 from consumer.telemetry import release
 from consumer.worker import Worker
+from enqueue.backends import RQ_SCHEMES
 
 if TYPE_CHECKING:
     from consumer.metrics import Metrics
@@ -67,7 +68,7 @@ class Observing:
     async def open(self) -> None:
         """Listen where the settings say. Raises SetupError."""
         kind = self._settings.queue_url.partition(":")[0]
-        queue = "rq" if kind in ("redis", "rediss", "unix") else "faktory"
+        queue = "rq" if kind in RQ_SCHEMES else "faktory"
         if self._settings.tracing:
             from consumer.tracing import Tracing
 

@@ -15,6 +15,7 @@ from consumer.queues import NEEDLESS, scheme_of
 from consumer.queues.fitness import OLDEST
 from consumer.queues.redis_server import connect
 from consumer.settings import Settings
+from enqueue.backends import RQ_SCHEMES
 from enqueue.backends.faktory_aio import dial
 from enqueue.errors import ProtocolError, QueueUnavailable
 from enqueue.wire import faktory as faktory_wire
@@ -24,7 +25,7 @@ from enqueue.wire import rq as rq_wire
 
 async def check_queue(settings: Settings) -> list[Finding]:
     """Findings about queue and Records. Raises UsageError for a URL that can't work."""
-    if scheme_of(settings.queue_url) in ("redis", "rediss", "unix"):
+    if scheme_of(settings.queue_url) in RQ_SCHEMES:
         found = await _check_redis("queue", settings.queue_url, settings.order.names)
         if settings.records_url is not None:
             text = f"records_url: {NEEDLESS}, so the consumer won't start"
