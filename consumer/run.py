@@ -86,8 +86,8 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     """
     claim, unfit = tools.extras.unseal(claim)
     follower, execution, exit, trace = tools.follower(claim), None, None, ""
+    said: dict[str, Any] = {}
     current.set(ref(follower.secrets))
-    claimed = record = record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
     if claim.cancelled:
         switch.set(Stop.CANCEL)
     elif was_overdue(claim):
@@ -103,14 +103,13 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 confirm = functools.partial(tools.confirm, claim)
                 plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source, confirm=confirm)
                 _check(plan, claim, tools)
-                await tools.records.write(claim, record)
+                await tools.records.write(claim, _claimed(claim, tools))
                 execution = await start(plan, tools.executor, switch)
                 if pod := execution.where.pod:
                     structlog.contextvars.bind_contextvars(pod=pod)
-                exit, stopped = await supervise(execution, plan, switch, tools, follower, claim, claimed)
+                exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
                 if plan.job.outputs is not None:
-                    left = await tools.extras.collect(claim, execution, follower.mask)
-                    record = record.model_copy(update={"outputs": left})
+                    said["outputs"] = await tools.extras.collect(claim, execution, follower.mask)
                 outcome = outcome_of(exit, stopped, plan.timeout, follower.variables)
                 if plan.returns and not tools.executor.silent:
                     outcome, trace = returned(outcome, follower.shipped)
@@ -137,8 +136,11 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         position = follower.position()
         follower.tell(exit.progress if exit is not None else None)
         if (progress := follower.progress) is not None:
-            record = record.model_copy(update={"progress": progress})
-        record = record.model_copy(update={"children": follower.children}) if follower.children else record
+            said["progress"] = progress
+        if follower.children:
+            said["children"] = follower.children
+        record = _claimed(claim, tools)
+        record = record.model_copy(update=said) if said else record
         written = exit.written if exit is not None else None
         told = log_of(record.log.stream, position, follower.links, written)
         outcome = outcome.model_copy(update={"log": told})
@@ -165,14 +167,16 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     return outcome
 
 
-async def supervise(
-    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim, claimed: Record
-) -> tuple[Exit, Stop | None]:
-    """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end.
+def _claimed(claim: Claim, tools: Tools) -> Record:
+    """The Record before the start: made when it is told, since thousands of jobs that go on would each hold theirs."""
+    return record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
 
-    `claimed`: the Record as it was before the start.
-    """
-    watching = Beside(functools.partial(_watch, execution, plan, switch, tools, follower, claim, claimed))
+
+async def supervise(
+    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim
+) -> tuple[Exit, Stop | None]:
+    """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end."""
+    watching = Beside(functools.partial(_watch, execution, plan, switch, tools, follower, claim))
     ending: asyncio.Future[Exit] | None = None
     try:
         if not tools.executor.silent:
@@ -182,6 +186,7 @@ async def supervise(
         with switch.interrupting():
             exit = await execution.wait()
         await watching.end()
+        await follower.changes.end()
         if exit is None:
             ending = asyncio.ensure_future(execution.wait())
             await asyncio.sleep(0)
@@ -189,7 +194,7 @@ async def supervise(
             if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
                 raise LetGo
             if stopped is Stop.DEADLINE and not was_overdue(claim):
-                await _tell_overdue(execution, plan, tools, follower, claim, claimed)
+                await _tell_overdue(execution, plan, tools, follower, claim)
             if stopped is not None:
                 await _stop(execution, plan, ending)
             exit = await _exit_of(ending, stopped)
@@ -197,16 +202,15 @@ async def supervise(
         return exit, stopped
     finally:
         await watching.end()
+        await follower.changes.end()
         if ending is not None:
             await end(ending)
         switch.over()
 
 
-async def _tell_overdue(
-    execution: Execution, plan: Plan, tools: Tools, follower: Follower, claim: Claim, claimed: Record
-) -> None:
+async def _tell_overdue(execution: Execution, plan: Plan, tools: Tools, follower: Follower, claim: Claim) -> None:
     """Whoever goes on, should we die now, must know why there is nothing any more. (A cancel stands in the store.)"""
-    record = record_running(claimed, execution.where, await execution.started())
+    record = record_running(_claimed(claim, tools), execution.where, await execution.started())
     record = record_overdue(record, plan.timeout).model_copy(update={"variables": Variables(follower.masked)})
     with contextlib.suppress(TimeoutError, ClaimCancelled):
         async with asyncio.timeout(DOUBT):
@@ -245,14 +249,14 @@ async def _exit_of(ending: asyncio.Future[Exit], stopped: Stop | None) -> Exit:
 
 
 async def _watch(
-    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim, claimed: Record
+    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim
 ) -> None:
-    """Tell the Record that the job runs, and its variables as they come; set its deadline.
+    """Tell the Record that the job runs, and have it told the job's variables as they come; set its deadline.
 
     Without trust in the node's clock.
     """
     try:
-        started_at = await _started(execution, tools, follower, claim, claimed)
+        started_at = await _started(execution, tools, follower, claim)
     except ExecutorFault:
         return  # `wait` tells it
     except ClaimLost as lost:
@@ -266,26 +270,47 @@ async def _watch(
         elapsed = 0.0 if former is None else min(time.time() - former, time.time() - started_at)
         switch.due(plan.timeout - max(0.0, elapsed))
 
-    async def tell(variables: dict[str, str]) -> bool:
-        if switch.reason is not None:
-            return False  # one comes soon that says why it is stopped
-        said: dict[str, Any] = {"variables": Variables(variables), "notices": follower.notices}
-        said |= {"progress": follower.progress, "children": follower.children}
-        record = record_running(claimed, execution.where, started_at, said)
-        await tools.records.write(claim, await spilled(tools.records, claim, record))
-        return True
-
     try:
-        await tell(follower.masked)
-        while True:
-            await follower.store(tell)
-            await tools.extras.follow_up(follower, 0.0)
-            await asyncio.sleep(TELL_PAUSE)
+        await _tell(execution, switch, tools, follower, claim, started_at, follower.masked)
     except ClaimLost as lost:
         switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
+        return
+    follower.changes.begin(functools.partial(_tell_changes, execution, switch, tools, follower, claim, started_at))
 
 
-async def _started(execution: Execution, tools: Tools, follower: Follower, claim: Claim, claimed: Record) -> float:
+async def _tell_changes(
+    execution: Execution, switch: Switch, tools: Tools, follower: Follower, claim: Claim, started_at: float
+) -> None:
+    """Tell the Record what the job has said, enqueue what it has asked for, and let some time go by."""
+    try:
+        await follower.store(functools.partial(_tell, execution, switch, tools, follower, claim, started_at))
+        await tools.extras.follow_up(follower, 0.0)
+        await asyncio.sleep(TELL_PAUSE)
+    except ClaimLost as lost:
+        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
+        raise
+
+
+async def _tell(
+    execution: Execution,
+    switch: Switch,
+    tools: Tools,
+    follower: Follower,
+    claim: Claim,
+    started_at: float,
+    variables: dict[str, str],
+) -> bool:
+    """Tell the Record that the job runs, and what it has said; whether it could be told. Raises ClaimLost."""
+    if switch.reason is not None:
+        return False  # one comes soon that says why it is stopped
+    said: dict[str, Any] = {"variables": Variables(variables), "notices": follower.notices}
+    said |= {"progress": follower.progress, "children": follower.children}
+    record = record_running(_claimed(claim, tools), execution.where, started_at, said)
+    await tools.records.write(claim, await spilled(tools.records, claim, record))
+    return True
+
+
+async def _started(execution: Execution, tools: Tools, follower: Follower, claim: Claim) -> float:
     """Waits for the start. Of one that takes long, the Record says what it waits for. Raises ExecutorFault, ClaimLost.
 
     An attempt that has begun under a former consumer stays as that one left it.
@@ -298,7 +323,9 @@ async def _started(execution: Execution, tools: Tools, follower: Follower, claim
             why = execution.waiting_for
             if why and why != said and not has_begun(claim):
                 said = why
-                await tools.records.write(claim, record_waiting(claimed, execution.where, follower.mask(why)))
+                await tools.records.write(
+                    claim, record_waiting(_claimed(claim, tools), execution.where, follower.mask(why))
+                )
         return starting.result()
     finally:
         await end(starting)

@@ -48,12 +48,57 @@ class Beside:
     def _begin(self) -> None:
         assert self._work is not None
         self._task = asyncio.create_task(self._work())
+        self._task.add_done_callback(self._over)
         self._begun = self._work = None  # thousands go on for hours: nothing is held that isn't needed
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled():
+            task.exception()  # dropped, as by `end`
 
     async def end(self) -> None:
         """It is needed no more."""
         if self._begun is not None:
             self._begun.cancel()
+        if self._task is not None:
+            await end(self._task)
+            self._task = None
+
+
+class OnCall:
+    """Work that a task does when it is called for, once more if it was called for meanwhile; none waits until then.
+
+    Work that raises is done for good; its error is dropped.
+    """
+
+    __slots__ = ("_called", "_task", "_work")
+
+    def __init__(self) -> None:
+        self._work: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._called = False
+
+    def call(self) -> None:
+        """There is work: for now if it has begun, and not ended."""
+        self._called = True
+        if self._task is None and self._work is not None:
+            self._task = asyncio.create_task(self._go())
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """What the work is; it is done now if it has been called for."""
+        self._work = work
+        if self._called:
+            self.call()
+
+    async def _go(self) -> None:
+        while self._called and self._work is not None:
+            self._called = False
+            await self._work()
+        self._task = None
+
+    async def end(self) -> None:
+        """It is needed no more."""
+        self._work = None
         if self._task is not None:
             await end(self._task)
             self._task = None

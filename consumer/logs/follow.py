@@ -23,7 +23,7 @@ from consumer.opslevel import is_legacy
 from consumer.ports import Execution, LinkedSink, Processor, Sink
 from consumer.returned import ShippedEnd
 from consumer.settings import Logs
-from consumer.tasks import Bell
+from consumer.tasks import OnCall
 from consumer.typed import TypedJob
 from enqueue.record import Link, Notice, Progress
 from enqueue.times import rfc3339
@@ -112,10 +112,11 @@ class Follower:
         secrets = claim.job.sensitive_values() if claim.job else ()
         self._plain = frozenset(claim.job.unmasked_variables if claim.job else ())
         self._secrets = Mask(secrets, self._desk.hidden)
-        self._changed = Bell()
+        self.changes = OnCall()
+        """Called for whenever there are new outcome variables, notices or progress, or a job to enqueue."""
         self._enqueuer = Enqueuer(follow_ups or FollowUps((), 0, claim.queue), claim)
         self._directives = Directives(
-            self._changed.ring, self._secrets.learn, self._enqueuer.follow_ups.read, traced=is_legacy(claim.job)
+            self.changes.call, self._secrets.learn, self._enqueuer.follow_ups.read, traced=is_legacy(claim.job)
         )
         before = claim.history if claim.history and claim.history.attempt == claim.attempt else None
         self._former: dict[str, str] = before.variables if before else {}
@@ -186,11 +187,10 @@ class Follower:
             self._directives.progress = progress
 
     async def store(self, write: Callable[[dict[str, str]], Awaitable[bool]]) -> None:
-        """Waits until there are new outcome variables or progress, and gives all of them, masked, to `write`.
+        """Give all outcome variables, masked, to `write`.
 
         It says whether they are stored: until then whoever adopts the execution must read them again.
         """
-        await self._changed.wait()
         version = self._directives.version
         if await write(self.masked):
             self._directives.stored = version
@@ -203,7 +203,7 @@ class Follower:
     async def enqueue(self, put: Put, patience: float) -> None:
         """Enqueue what the job has asked for since; a queue that is away is waited for `patience` seconds."""
         if await self._enqueuer.enqueue(put, self._directives.note, patience):
-            self._changed.ring()
+            self.changes.call()
 
     @property
     def shipped(self) -> bytes:
