@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import secrets
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,9 @@ from consumer_process import ConsumerProcess
 from ending import in_thread, spawn
 from simulated import NAMESPACE, admin, consumer_kubeconfig, simulated
 
+from consumer.executors import names
+from consumer.executors.kubernetes.manifest import sample
+from consumer.settings import Kubernetes
 from enqueue import Job
 from support.cluster import drop_namespace, make_namespace, user_of
 from support.kubernetes import kubeconfig_of
@@ -38,6 +40,12 @@ from support.redis_server import RedisServer
 
 HERE = Path(__file__).parent
 ROUNDS = 3
+BARE = {
+    "plain": "plain bare pods",
+    "same": "bare pods that ask for all that a job's pod asks for",
+    "empty": "bare pods without any volume",
+}
+"""The bare pods. Plain: no more than a restricted namespace asks for; the cluster gives each a volume with a token."""
 
 
 @contextlib.asynccontextmanager
@@ -87,8 +95,8 @@ class Comparison:
         with ConsumerProcess(self.server.fresh_url(), queue, settings, profile=profile) as consumer:
             return consumer.timed(job, count)
 
-    def bare(self, job: Job, count: int, concurrency: int, *, volumes: bool = False) -> dict[str, float]:
-        """`volumes`: with the same writable directories as a job's pod, for which a kubelet waits."""
+    def bare(self, job: Job, count: int, concurrency: int, kind: str) -> dict[str, float]:
+        """`kind`: see BARE."""
         container = {
             "name": "main",
             "image": "busybox",
@@ -99,14 +107,13 @@ class Comparison:
         }
         security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
         spec = {"restartPolicy": "Never", "containers": [container], "securityContext": security}
-        spec |= {"automountServiceAccountToken": False, "enableServiceLinks": False}
-        if volumes:
-            places = {"workdir": "/workspace", "home": "/home/longshore", "tmp": "/tmp"}
-            spec["volumes"] = [{"name": name, "emptyDir": {"sizeLimit": "10Gi"}} for name in places]
-            container["volumeMounts"] = [{"name": name, "mountPath": path} for name, path in places.items()]
-            security |= {"fsGroup": 65532, "fsGroupChangePolicy": "OnRootMismatch"}
+        spec |= {"automountServiceAccountToken": False} if kind == "empty" else {}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"annotations": self.annotations, "labels": self.labels}}
         pod["spec"] = spec
+        if kind == "same":
+            given = settings_of(self.kubeconfig, self.namespace, 1, annotations=self.annotations, labels=self.labels)
+            pod = sample(Kubernetes(**given["kubernetes"]), "bench", **job.model_dump(exclude_unset=True), init=None)
+            pod["metadata"]["labels"][names.MANAGED_BY] = "bench-bare"  # no consumer is to take it for its own
         whole = {"kubeconfig": str(self.kubeconfig), "namespace": self.namespace, "pod": pod}
         whole |= {"count": count, "concurrency": concurrency}
         command = [sys.executable, str(HERE / "bare_pods.py"), json.dumps(whole)]
@@ -117,21 +124,25 @@ class Comparison:
         found: dict[str, float] = json.loads(out)
         return found
 
-    def show(self, name: str, job: Job, count: int, concurrency: int, *, volumes: bool = False) -> None:
-        """Alternating rounds; prints a row of the table with the medians."""
+    def show(self, name: str, job: Job, count: int, concurrency: int, kinds: Sequence[str]) -> None:
+        """Alternating rounds; prints a row of the table for each kind of bare pods, with the medians."""
         rounds = [
-            (self.ours(job, count, concurrency), self.bare(job, count, concurrency, volumes=volumes))
+            {
+                "ours": self.ours(job, count, concurrency),
+                **{kind: self.bare(job, count, concurrency, kind) for kind in kinds},
+            }
             for _ in range(ROUNDS)
         ]
-        times = sorted(ours["seconds"] / bare["seconds"] for ours, bare in rounds)
-        time = statistics.median(times)
-        rates = [statistics.median(count / side[i]["seconds"] for side in rounds) for i in (0, 1)]
-        cpu = [statistics.median(1000 * side[i]["cpu"] / count for side in rounds) for i in (0, 1)]
-        print(
-            f"| {name}, concurrency {concurrency} | {rates[0]:.1f} | {rates[1]:.1f} | {1 / time:.2f} "
-            f"| {time:.2f} ({times[0]:.2f} to {times[-1]:.2f}) | {cpu[0]:.2f} | {cpu[1]:.2f} |",
-            flush=True,
-        )
+        for kind in kinds:
+            times = sorted(of["ours"]["seconds"] / of[kind]["seconds"] for of in rounds)
+            time = statistics.median(times)
+            rates = [statistics.median(count / of[side]["seconds"] for of in rounds) for side in ("ours", kind)]
+            cpu = [statistics.median(1000 * of[side]["cpu"] / count for of in rounds) for side in ("ours", kind)]
+            print(
+                f"| {name}, concurrency {concurrency}, {BARE[kind]} | {rates[0]:.1f} | {rates[1]:.1f} | {1 / time:.2f} "
+                f"| {time:.2f} ({times[0]:.2f} to {times[-1]:.2f}) | {cpu[0]:.2f} | {cpu[1]:.2f} |",
+                flush=True,
+            )
 
 
 HEAD = """| | jobs/s | bare pods/s | share | time beside bare (median of three) | our CPU, ms a job | bare |
@@ -155,9 +166,7 @@ async def main() -> None:
             compare = Comparison(server, consumer_kubeconfig(), namespace)
             for concurrency in (chosen.concurrency,) if chosen.concurrency else (3, 10):
                 job = Job(image="busybox", commands=["echo hi"])
-                await in_thread(compare.show, "`echo hi`", job, chosen.jobs or 20, concurrency)
-                show = functools.partial(compare.show, volumes=True)
-                await in_thread(show, "`echo hi`, bare pods with a job's volumes", job, chosen.jobs or 20, concurrency)
+                await in_thread(compare.show, "`echo hi`", job, chosen.jobs or 20, concurrency, tuple(BARE))
             return
         if chosen.part == "simulated":
             compare = Comparison(server, consumer_kubeconfig(), NAMESPACE, await stack.enter_async_context(simulated()))
@@ -171,7 +180,7 @@ async def main() -> None:
         if chosen.profile:
             print(compare.ours(job, count, concurrency, chosen.profile))
             return
-        await in_thread(compare.show, f"{count} jobs, {chosen.part}", job, count, concurrency)
+        await in_thread(compare.show, f"{count} jobs, {chosen.part}", job, count, concurrency, ("plain", "same"))
 
 
 if __name__ == "__main__":
