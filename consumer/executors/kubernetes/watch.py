@@ -46,7 +46,7 @@ class Informer:
         self._api = api
         self._path = path_of(namespace, "pods")
         self._pods: dict[str, Pod] = {}
-        self._jobs: dict[str, set[str]] = {}
+        self._jobs: dict[str, tuple[str, ...]] = {}  # nearly always one; sets would be thousands
         self._listeners: dict[str, list[Listener]] = {}
         self._version: str | None = None
         self._listed = 0.0
@@ -238,7 +238,9 @@ class Informer:
     def _put(self, pod: Pod) -> None:
         self._pods[pod.name] = pod
         if pod.job:
-            self._jobs.setdefault(pod.job, set()).add(pod.name)
+            names = self._jobs.get(pod.job, ())
+            if pod.name not in names:
+                self._jobs[pod.job] = (*names, pod.name)
         self._tell(pod, False)
 
     def _lost(self, name: str) -> None:
@@ -248,11 +250,9 @@ class Informer:
 
     def _forget(self, pod: Pod) -> None:
         self._pods.pop(pod.name, None)
-        names = self._jobs.get(pod.job)
-        if names is not None:
-            names.discard(pod.name)
-            if not names:
-                del self._jobs[pod.job]
+        names = self._jobs.pop(pod.job, ())
+        if others := tuple(name for name in names if name != pod.name):
+            self._jobs[pod.job] = others
 
     def _tell(self, pod: Pod, gone: bool) -> None:
         for listener in list(self._listeners.get(pod.name, ())):
