@@ -21,6 +21,7 @@ QUEUE = "longshore.dev/queue"
 DIGEST = "longshore.dev/job-digest"
 SOURCE = "longshore.dev/source"
 CREATED = "longshore.dev/created"
+SECRET = "longshore.dev/secret"
 
 
 @functools.lru_cache(maxsize=8192)  # every event of a pod asks for it again
@@ -31,7 +32,7 @@ def job_key(queue: str, job_id: str) -> str:
 
 
 def pod_name(queue: str, job_id: str, attempt: int) -> str:
-    """The one name of this attempt's pod and of its Secret."""
+    """The one name of this attempt's pod."""
     return f"ls-{job_key(queue, job_id)}-{attempt}"
 
 

@@ -54,6 +54,9 @@ class FakeKube:
         """Bytes after which the next log connections are cut, one entry a connection."""
         self.url = ""
         self.rv = 100
+        self.collects = True
+        """What a removed object owned goes at once; else it stays until `collect`: in a cluster that takes a while."""
+        self._gone: set[str] = set()
         self._objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.history: list[tuple[int, str, str, dict[str, Any]]] = []
         self.news, self.cut = asyncio.Event(), asyncio.Event()
@@ -118,15 +121,21 @@ class FakeKube:
         self._wake_watchers()
 
     def remove(self, resource: str, namespace: str, name: str) -> None:
-        """Remove an object and the Secrets that it owns."""
+        """Remove an object, and the Secrets that it owns as `collects` says."""
         item = self._objects.get((resource, namespace, name))
         if item is None:
             return
         self.store("DELETED", resource, fresh(item))
-        uid = item["metadata"]["uid"]
+        self._gone.add(item["metadata"]["uid"])
+        if self.collects:
+            self.collect()
+
+    def collect(self) -> None:
+        """The garbage collector's turn: what removed objects owned goes."""
+        gone, self._gone = self._gone, set()
         for kind, where, owned in [key for key in self._objects if key[0] != "pods"]:
             owners = self._objects[kind, where, owned]["metadata"].get("ownerReferences") or ()
-            if any(owner["uid"] == uid for owner in owners):
+            if any(owner["uid"] in gone for owner in owners):
                 self.remove(kind, where, owned)
 
     async def until(self, condition: Callable[[FakeKube], bool], seconds: float = 60) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -160,9 +161,10 @@ class FakePod:
 
     async def secret(self) -> dict[str, Any] | None:
         """Waits for the Secret that the pod refers to, as a kubelet does. None: it refers to none."""
-        if self.name not in str(self.spec):
+        if not (names := set(re.findall(rf"'({re.escape(self.name)}[a-z0-9-]*)'", str(self.spec)))):
             return None
-        while (found := self.kube.stored("secrets", self.namespace, self.name)) is None:
+        [name] = names
+        while (found := self.kube.stored("secrets", self.namespace, name)) is None:
             await self.kube.changed()
         return found
 

@@ -168,12 +168,17 @@ class PodExecution(JudgedPod):
         self.news.tell()
 
     async def ensure_secret(self, manifest: Manifest) -> None:
-        """Create the pod's Secret, if it has one. Once there, it is right: it is immutable. Raises ApiError."""
+        """Create the pod's Secret, if it has one. Raises ApiError.
+
+        Once there, it is right: it is immutable, and no other pod has had one of its name. That of a former pod of
+        the same name is still there for a moment after that pod. (A pod of an older release names none: there both
+        have one name.)
+        """
         if not manifest.secret_data:
             return
         self._secret_at = time.monotonic()
         try:
-            path, body = path_of(self._namespace, "secrets"), manifest.secret(self._uid)
+            path, body = path_of(self._namespace, "secrets"), manifest.secret(self._uid, self._pod.secret)
             await self._api.request("POST", path, body=body, read=answers.nothing)
         except ApiError as error:
             if error.status == 409:

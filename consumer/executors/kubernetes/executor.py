@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -119,7 +120,7 @@ class KubernetesExecutor:
 
         Raises Unrunnable, ExecutorFault.
         """
-        manifest = build(plan, self._settings)
+        manifest = build(plan, self._settings, uuid.uuid4().hex[:12])
         api, informer, namespace = self._parts()
         heard: list[tuple[Pod, bool]] = []
 
@@ -138,7 +139,7 @@ class KubernetesExecutor:
             except ApiError as error:
                 raise self._refused(error, namespace) from None
             self._circuit.worked()
-            if pod.name != manifest.name:  # the pod of another attempt, and so is its Secret
+            if pod.name != manifest.name:  # the pod of another attempt, and so its Secret will be
                 manifest = build(replace(plan, attempt=int(pod.name.rpartition("-")[2])), self._settings)
             execution = PodExecution(
                 api,

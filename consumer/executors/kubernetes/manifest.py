@@ -66,17 +66,17 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """The name of both."""
+        """The pod's."""
         return str(self.pod["metadata"]["name"])
 
-    def secret(self, uid: str) -> dict[str, Any]:
-        """The Secret, owned by the pod with this uid: it goes when the pod goes."""
+    def secret(self, uid: str, name: str = "") -> dict[str, Any]:
+        """The Secret, owned by the pod with this uid: it goes when the pod goes. `name`: as the pod says."""
         owner = {"apiVersion": "v1", "kind": "Pod", "name": self.name, "uid": uid}
         return {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
-                "name": self.name,
+                "name": name or self.name,
                 "labels": {k: v for k, v in self.pod["metadata"]["labels"].items() if k in _SECRET_LABELS},
                 "ownerReferences": [owner],
             },
@@ -145,15 +145,15 @@ class _Secret:
             )
 
 
-def build(plan: Plan, settings: Kubernetes) -> Manifest:
-    """The pod of a Plan. Raises Unrunnable with a message that names the field."""
+def build(plan: Plan, settings: Kubernetes, nonce: str = "") -> Manifest:
+    """The pod of a Plan; `nonce` makes its Secret's name unique. Raises Unrunnable that names the field in its text."""
     site = site_of(settings).under(plan.profile)
     settings = site.settings
     if problems := refusals(plan, settings):
         raise Unrunnable.of(problems)
     job = plan.job
     name = names.pod_name(plan.queue, plan.id, plan.attempt)
-    secret = _Secret(name)
+    secret = _Secret(f"{name}-{nonce}" if nonce else name)
     workdir, scratch = workdir_of(job), scratch_of(job)
     mounts: list[dict[str, Any]] = [{"name": volume, "mountPath": path} for path, volume in scratch.items()]
     items: list[dict[str, Any]] = []
@@ -209,7 +209,7 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
     empty = volume_of(job.resources, settings) if job.resources else site.volume
     volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": empty} for volume in scratch.values()]
     if items:
-        volumes.append({"name": "files", "secret": {"secretName": name, "items": items}})
+        volumes.append({"name": "files", "secret": {"secretName": secret.name, "items": items}})
     spec = _spec(plan, site)
     spec |= {"containers": [main], "volumes": volumes} | ({"initContainers": inits} if inits else {})
     if job.outputs is not None:
@@ -217,7 +217,10 @@ def build(plan: Plan, settings: Kubernetes) -> Manifest:
         add_collector(
             spec, plan, settings, empty, extra | ({"securityContext": site.security} if site.security else {})
         )
-    pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(plan, settings, name), "spec": spec}
+    metadata = _metadata(plan, settings, name)
+    if secret.data:
+        metadata["annotations"][names.SECRET] = secret.name
+    pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     if site.template:
         pod = _with_template(pod, site)
     return Manifest(pod, secret.data, _checked_json(pod))

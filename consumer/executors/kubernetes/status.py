@@ -85,6 +85,8 @@ class Pod:
     """The first of the template's own init containers that has failed."""
     source: str = ""
     created: str = ""
+    secret: str = ""
+    """The name of its own Secret."""
     attempt: AttemptKey | None = None
     """Whose pod it is by its annotations; None if they don't fit its name."""
 
@@ -154,6 +156,7 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         beside=_waiting(steps, MAIN) if len(steps) > 1 or main is None else (),
         source=labels.get(names.SOURCE, ""),
         created=annotations.get(names.CREATED, ""),
+        secret=annotations.get(names.SECRET, ""),
         attempt=_attempt_of(meta.get("name") or "", labels, annotations),
     )
 

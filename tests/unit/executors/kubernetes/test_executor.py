@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.errors import ExecutorFault, Unrunnable
+from consumer.executors import names
 from consumer.executors.kubernetes.logs import DELETED
 from enqueue.record import Reason
 from support.fakekube import FakeKube
@@ -120,7 +121,7 @@ async def test_a_waiting_pod_of_another_attempt_gets_its_own_secret(kube: FakeKu
     await asyncio.gather(starting, return_exceptions=True)
     adopted = await second.start(plan_of(attempt=2, variables=secret))
     await within(adopted.started())
-    assert kube.names("secrets") == [adopted.where.pod]
+    assert kube.names("secrets") == [kube.pods[adopted.where.pod].annotations[names.SECRET]]
     assert len(kube.created) == 1
 
 
