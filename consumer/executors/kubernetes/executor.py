@@ -21,6 +21,7 @@ from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.admission import loosest
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.execution import PodExecution
+from consumer.executors.kubernetes.foreign import in_the_way, is_foreign, ours_among
 from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sample
 from consumer.executors.kubernetes.outputs import Shelf
@@ -196,12 +197,12 @@ class KubernetesExecutor:
             listed = await api.request("GET", path, query=query, patience=patience, read=answers.page)
             known = [slim(item) for item in listed.get("items") or ()]
         known.sort(key=lambda pod: pod.name != manifest.name)
-        for pod in known:
+        for pod in ours_among(known, plan):
             if pod.name != manifest.name and (pod.over or _on_its_way_out(pod) or _given_up(pod, plan)):
                 continue
             # What is listed may be gone since; if it has begun, its end is heard, whether it is asked for or not.
             trusted = plan.begun and pod.name == manifest.name and informer.connected.is_set()
-            live = pod if trusted else await self._get(pod.name)
+            live = pod if trusted else await self._get(pod.name, plan)
             if live is None or (live.name != manifest.name and (live.over or _given_up(live, plan))):
                 continue
             if _former(live, plan) or (_on_its_way_out(live) and not (plan.begun and live.over)):
@@ -210,7 +211,7 @@ class KubernetesExecutor:
             return live
         if not plan.begun:
             return None  # the create will tell
-        live = await self._get(manifest.name)  # what isn't listed may be there all the same
+        live = await self._get(manifest.name, plan)  # what isn't listed may be there all the same
         if live is None or _former(live, plan):
             return None
         _same_job(live, plan)
@@ -231,6 +232,8 @@ class KubernetesExecutor:
             pod = None
             if conflict.code == "AlreadyExists":
                 pod = await self._get(manifest.name)
+                if pod is not None and is_foreign(pod, plan):
+                    raise in_the_way(pod)
                 if pod is not None and _former(pod, plan):
                     await self._clear(pod)
                 elif pod is not None:
@@ -272,11 +275,13 @@ class KubernetesExecutor:
         finally:
             informer.unlisten(name, listener)
 
-    async def _get(self, name: str) -> Pod | None:
+    async def _get(self, name: str, ours: Plan | None = None) -> Pod | None:
+        """None: there is none. `ours`: or it is of another store than this plan's."""
         api, _, namespace = self._parts()
         try:
             path = path_of(namespace, "pods", name)
-            return await api.request("GET", path, patience=self._patience, read=pod_of)
+            found = await api.request("GET", path, patience=self._patience, read=pod_of)
+            return None if ours is not None and is_foreign(found, ours) else found
         except ApiError as error:
             if error.status == 404:
                 return None

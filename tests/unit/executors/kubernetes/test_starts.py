@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from enqueue.job import Job
 from enqueue.record import Reason, Status
 from support.consuming import until
 from support.fakekube import FakeKube
-from support.fakekubelet import FakePod
+from support.fakekubelet import FakePod, succeeds
 from support.kubernetes import plan_of
 
 Open = Callable[..., Any]
@@ -156,6 +157,25 @@ async def test_whoever_waits_for_room_can_be_stopped(
     outcome = await running
     assert (outcome and outcome.status) == status
     assert kube.created == []
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_job_whose_pods_name_another_store_holds_waits_for_it(
+    kube: FakeKube, open_executor: Open, settings: Callable[..., Any]
+) -> None:
+    kube.script = stays_pending
+    executor = await open_executor()
+    theirs = await executor.start(replace(plan_of(), source="another"))
+    outcome = await through(executor, Switch(), settings(), start_timeout=0.3)
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.UNSCHEDULABLE)
+    assert f"{theirs.where.pod}, whose name is needed, is of a job of another store" in outcome.message
+    asked = kube.creates
+    running = asyncio.create_task(through(executor, Switch(), settings()))
+    await kube.until(lambda kube: kube.creates > asked + 5)
+    kube.script = succeeds
+    kube.pods[theirs.where.pod].vanish()
+    assert (await running).succeeded
+    assert len(kube.created) == 2
 
 
 async def test_what_can_be_no_namespace_is_said(kube: FakeKube, settings: Callable[..., Any]) -> None:
