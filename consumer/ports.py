@@ -88,6 +88,8 @@ class Records(Protocol):
 
     source: str
     """The store's own identity, the same for all who share it; empty if nothing is kept."""
+    ahead: float
+    """Seconds by which this machine's clock is ahead of the store's, which all who share it go by."""
 
     async def write(self, claim: Claim, record: Record) -> None:
         """Store the Record of a job that goes on. Raises ClaimLost."""

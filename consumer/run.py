@@ -265,9 +265,10 @@ async def _watch(
     if tools.meter is not None:
         tools.meter.started(claim)
     if plan.timeout is not None:
-        # The node's clock may be wrong. Of a start that we saw we know better, and nothing ran before its first claim.
-        former = epoch(claim.history.times.claimed) if claim.history else None
-        elapsed = 0.0 if former is None else min(time.time() - former, time.time() - started_at)
+        # Clocks may be wrong: a node's, and ours, by the store's, which the former consumer went by as well. Of a start
+        # that we saw we know better, and nothing ran before its first claim.
+        former, now = epoch(claim.history.times.claimed) if claim.history else None, time.time() - tools.records.ahead
+        elapsed = 0.0 if former is None else min(now - former, now - started_at)
         switch.due(plan.timeout - max(0.0, elapsed))
 
     try:

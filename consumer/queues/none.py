@@ -13,6 +13,7 @@ class NoRecords:
     """Keeps nothing: for `--no-records`."""
 
     source = ""
+    ahead = 0.0
 
     async def write(self, claim: Claim, record: Record) -> None:
         """Nothing is kept."""

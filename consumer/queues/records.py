@@ -35,6 +35,8 @@ ALIVE = 8
 ALIVE_BOUND = 15
 """The same for one whose jobs no other machine can go on with: it gets more time to come back."""
 
+CLOCK = 1.0
+"""Seconds by which a clock may differ from the server's before that is minded: any two machines' clocks do."""
 APPENDS = 32
 """Entries of logs, of 64 KiB at most, that go in one round trip."""
 
@@ -63,6 +65,7 @@ class RecordStore:
         self.instance = instance
         self.retention = retention
         self.source = ""
+        self.ahead = 0.0
         self.trouble: Callable[[], str | None] = lambda: None
         self._standings = Standings(redis)
         self._writes: Batcher[tuple[Claim, Record], None] = Batcher(self._write_many)
@@ -206,7 +209,11 @@ class RecordStore:
         life = ALIVE if self._lifeline is None or self._lifeline.portable else ALIVE_BOUND
         trouble, queues = (self.trouble() or "")[:500], ",".join(self.queues)
         args: list[Any] = [self.consumer, life, life - 5, self.instance, queues, trouble, ALIVE]
-        run, gone = await self._script_live(keys=[wire.consumer_key(self.instance)], args=args)
+        asked = time.time()
+        run, gone, clock = await self._script_live(keys=[wire.consumer_key(self.instance)], args=args)
+        took = time.time() - asked
+        ahead = asked + took / 2 - float(clock)
+        self.ahead = ahead if abs(ahead) > CLOCK + took else 0.0
         if gone > self._gone:
             self.parting.set()
         self._gone = gone

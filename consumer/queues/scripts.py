@@ -8,7 +8,7 @@ LIVE = """
 -- 5 its queues, 6 why it can start nothing, or '', 7 seconds without a sign after which others count as gone
 -- `longshore:consumers` lists consumers by their last sign of life
 -- `since`: from when on it has given signs of life without a break. Answers with this run of the server, and with
--- how many consumers are gone without a word: one more than before, and their claims may be taken over
+-- how many consumers are gone without a word: one more than before, and their claims may be taken over; and its clock
 local left = redis.call('TTL', KEYS[1])
 if left < tonumber(ARGV[3]) then
   if left ~= -1 then redis.call('HSET', KEYS[1], 'since', redis.call('TIME')[1]) end
@@ -23,7 +23,7 @@ redis.call('ZREMRANGEBYSCORE', 'longshore:consumers', '-inf', now - 86400)
 redis.call('EXPIRE', 'longshore:consumers', 86400)
 local info = redis.pcall('INFO', 'server')
 local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
-return {run, redis.call('ZCOUNT', 'longshore:consumers', '-inf', now - ARGV[7])}
+return {run, redis.call('ZCOUNT', 'longshore:consumers', '-inf', now - ARGV[7]), tostring(now)}
 """
 
 WRITE = """

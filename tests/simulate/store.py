@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -284,7 +285,7 @@ class Store:
         self.consumers[instance] = known | {"until": now + float(args[1])}
         self.signs[instance] = now
         gone = sum(at <= now - float(args[6]) for at in self.signs.values())
-        return [b"run", gone]
+        return [b"run", gone, str(time.time()).encode()]
 
     def _standing(self, keys: Sequence[Any], args: Sequence[Any]) -> list[bytes]:
         kept = self.jobs.get(args[0])
