@@ -32,7 +32,10 @@ class Kubernetes(Section):
         description="Logs followed at a time; other jobs' logs are read at their end, or while somebody watches.",
     )
     keep_failed: float = Field(
-        0, ge=0, description="Seconds for which a failed job's pod, and its Secret, are kept for people to look at."
+        0,
+        ge=0,
+        description="Seconds for which a failed job's pod, and its Secret, are kept for people to look at; "
+        "one that runs on for a second container of its template is not.",
     )
     keep_failed_pods: int = Field(50, ge=0, description="So many failed pods are kept at most; the oldest go first.")
     sweep_interval: float = Field(60, gt=0, description="Seconds between two looks for pods that nobody holds.")

@@ -86,6 +86,14 @@ def event(line: bytes) -> dict[str, Any]:
     return _read(_EVENT, line)
 
 
+def identity(item: Any) -> tuple[str, str, str]:
+    """Name, uid and version of an object that may have any shape; "" for what isn't there."""
+    meta = item.get("metadata") if isinstance(item, dict) else None
+    found = [meta.get(key) if isinstance(meta, dict) else None for key in ("name", "uid", "resourceVersion")]
+    name, uid, version = (value if isinstance(value, str) else "" for value in found)
+    return name, uid, version
+
+
 def _read(validator: SchemaValidator, data: bytes) -> dict[str, Any]:
     try:
         found: dict[str, Any] = validator.validate_json(data or b"{}")

@@ -167,13 +167,11 @@ class Api:
                 status, text, retry_after = await self._answer(method, path, query, data, token)
                 if status < 400:
                     return _read(status, text, read)
-                error = error_of(status, text, retry_after)
+                error = self._refusal(status, text, retry_after)
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from None
             finally:
                 self.tally.count(method, path, status, time.monotonic() - sent, sent - asked)
-            if error.status == 429:
-                self._all.hold(min(HOLD_CAP, error.retry_after or 0))
             if error.status != 401 or again or not await self.access.renew(token):
                 raise error
         raise AssertionError("unreachable")
@@ -229,7 +227,7 @@ class Api:
                     text = b""
                 if answer.status == 401:
                     await self.access.renew(token)
-                raise error_of(answer.status, text, answer.retry_after)
+                raise self._refusal(answer.status, text, answer.retry_after)
             answer.limit(None)
             yield answer
         finally:
@@ -264,7 +262,7 @@ class Api:
                     text = b""
                 if response.status == 401:
                     await self.access.renew(token)
-                raise error_of(response.status, text, response.headers.get("Retry-After"))
+                raise self._refusal(response.status, text, response.headers.get("Retry-After"))
             _keep_alive(response)
             yield response
         finally:
@@ -282,6 +280,12 @@ class Api:
         if self.access.proxy:
             arguments["proxy"] = self.access.proxy
         return arguments
+
+    def _refusal(self, status: int, body: bytes, retry_after: str | None) -> ApiError:
+        error = error_of(status, body, retry_after)
+        if status == 429:
+            self._all.hold(min(HOLD_CAP, error.retry_after or 0))
+        return error
 
     def _unreachable(self, problem: BaseException) -> ApiError:
         cause: BaseException | None = getattr(problem, "os_error", None) or problem

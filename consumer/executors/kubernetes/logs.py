@@ -149,7 +149,7 @@ async def follow(
         if position.since:
             query["sinceTime"] = position.since
         position.begin()
-        clean, grew, began = False, False, None
+        clean, grew, began, told = False, False, None, 0.0
         patience = _Patience(source)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -173,6 +173,7 @@ async def follow(
                 if not checked:
                     yield DELETED
                 return
+            told = min(PAUSE_CAP, error.retry_after or 0.0)
             log.debug("the log of %s isn't readable yet: %s", pod, error)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.debug("the log of %s was cut, it is read on: %s", pod, error)
@@ -202,6 +203,7 @@ async def follow(
                 log.warning("the end of the log of %s couldn't be read", pod)
                 yield UNREADABLE
                 return
+        await asyncio.sleep(told)  # whatever the news: the server asked for it
         await source.changed(random.uniform(pause / 2, pause))
         pause = min(PAUSE_CAP, pause * 2)
 

@@ -28,6 +28,9 @@ from enqueue.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 2.0
+"""Seconds for which one pod is tried to be deleted, none once one was refused; the next round tries it again."""
+
 
 class Leftovers:
     """Pods whose outcomes this consumer has settled and that may still be there."""
@@ -111,6 +114,41 @@ class Judge:
         return doomed + [pod for _, pod in kept[self._times.most_failed :]]
 
 
+class Refusals:
+    """Pods that the server didn't delete: they are told once, and come after all others, so that they stop nobody."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, bool] = {}  # the longest ago first
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def last(self, pods: Sequence[Pod]) -> list[Pod]:
+        """The same pods, those that were refused behind the others."""
+        ranks = {uid: rank for rank, uid in enumerate(self._told, 1)}
+        return sorted(pods, key=lambda pod: ranks.get(pod.uid, 0))
+
+    def met(self, pod: Pod, error: ApiError) -> None:
+        """This one was refused. Raises the error if it is no matter of this pod alone."""
+        told = self._told.pop(pod.uid, False)
+        for_all = error.status in (0, 401, 429, 502, 503) or error.forbidden is not None
+        self._told[pod.uid] = told or not for_all
+        if for_all:
+            raise error
+        if not told:
+            log.warning("the pod %s can't be deleted, each sweep tries it again: %s", pod.name, error)
+
+    def over(self, uid: str) -> None:
+        """It is gone."""
+        self._told.pop(uid, None)
+
+    def keep(self, pods: Iterable[Pod]) -> None:
+        """Forget all but these."""
+        if self._told:
+            there = {pod.uid for pod in pods}
+            self._told = {uid: told for uid, told in self._told.items() if uid in there}
+
+
 class Sweeper:
     """Sweeps every `kubernetes.sweep_interval` seconds, and at once when the Lease becomes ours."""
 
@@ -130,6 +168,7 @@ class Sweeper:
         self.lease = Lease(api, namespace, settings.lease, consumer, settings.lease_seconds, clock=clock)
         every = settings.sweep_interval
         self._judge = Judge(Times(every / 2, every, settings.keep_failed, settings.keep_failed_pods))
+        self._refusals = Refusals()
         self.sweeps = self.swept = 0
 
     async def run(self, records: Records) -> None:
@@ -157,7 +196,8 @@ class Sweeper:
 
     async def sweep(self, records: Records) -> None:
         """One round. Raises ApiError, QueueUnavailable."""
-        for pod in self._leftovers.due(self._settings.keep_failed_pods):
+        self._refusals.keep(self._informer.pods())
+        for pod in self._refusals.last(self._leftovers.due(self._settings.keep_failed_pods)):
             if await self._delete(pod, whole=False):
                 self._leftovers.deleted(pod.uid)
         if not self.lease.held or not self._informer.connected.is_set():
@@ -165,7 +205,7 @@ class Sweeper:
         pods = self._ours(records.source)
         keys = [pod.attempt for pod in pods if pod.attempt is not None]
         found = zip(pods, await records.standing(keys), strict=True)
-        for pod in self._judge.verdict(found, self._clock(), time.time()):
+        for pod in self._refusals.last(self._judge.verdict(found, self._clock(), time.time())):
             if self._may(pod) and await self._delete(pod, whole=True):
                 self.swept += 1
                 log.info("swept the pod %s, left of the job %s", pod.name, pod.attempt and pod.attempt.id)
@@ -191,12 +231,15 @@ class Sweeper:
         """Delete this very pod, `whole`: unchanged since it was looked at. True if it is gone or going."""
         conditions = {"uid": pod.uid} | ({"resourceVersion": pod.version} if whole else {})
         options = {"preconditions": conditions} | ({"gracePeriodSeconds": 0} if pod.over else {})
+        patience = 0.0 if self._refusals else PATIENCE
         try:
             path = path_of(self._namespace, "pods", pod.name)
-            await self._api.request("DELETE", path, body=options, read=answers.nothing)
+            await self._api.request("DELETE", path, body=options, patience=patience, read=answers.nothing)
         except ApiError as error:
             if error.status == 409:
                 return not whole
             if error.status != 404:
-                raise
+                self._refusals.met(pod, error)
+                return False
+        self._refusals.over(pod.uid)
         return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,6 +29,8 @@ SILENCE_SECONDS = 90.0
 """Bookmarks come about once a minute: a longer silence means a dead connection."""
 RELIST_SECONDS = 600.0
 PAUSE_FIRST, PAUSE_CAP, LIFE_SECONDS = 0.2, 30.0, 5.0
+OPEN_SECONDS = 10.0
+"""How long a start waits for the first watch; one that is refused later is trouble as any other."""
 AT_ONCE = 32
 """Events in one round of the event loop: each may let a job go on, which is some work more for the same round."""
 
@@ -53,9 +56,12 @@ class Informer:
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
         """Set while a watch is open: what is here is then at most moments old."""
-        self.trouble: ApiError | None = None
-        """Why the API can't be watched now; None: it can, or nothing is known yet."""
+        self._trouble: ApiError | None = None
+        self._opening = False
+        self._odd: set[str] = set()
+        """Names of pods that can't be read, each told once."""
         self._heard = 0
+        self._watched_since = math.inf
         self._news = time.monotonic()
         self.lists = 0
         self.watches = 0
@@ -63,11 +69,13 @@ class Informer:
     async def open(self) -> None:
         """List, then keep watching until `close`. Raises ApiError if the first list or watch is refused."""
         await self._list(patience=3)
+        self._opening = True
         self._task = asyncio.create_task(self._run(), name="kubernetes informer")
         opened = asyncio.create_task(self.connected.wait())
         try:
-            await asyncio.wait({self._task, opened}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({self._task, opened}, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._opening = False  # from now on nobody would hear of an error that ends the task
             opened.cancel()
         if self._task.done():
             self._task.result()
@@ -78,6 +86,13 @@ class Informer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self.connected.clear()
+
+    @property
+    def trouble(self) -> ApiError | None:
+        """Why the API can't be watched now; None: it can, or nothing is known yet."""
+        if self._task is not None and self._task.done():
+            return ApiError(0, "", "the watch of pods has ended")
+        return self._trouble
 
     def get(self, name: str) -> Pod | None:
         """The pod of this name, if it is listed."""
@@ -118,10 +133,11 @@ class Informer:
     async def _run(self) -> None:
         pause = PAUSE_FIRST
         while True:
-            began, heard = time.monotonic(), self._heard
+            heard, self._watched_since = self._heard, math.inf
             why: str | None = None
+            unreadable, told = False, 0.0
             try:
-                if self._version is None or began - self._listed >= RELIST_SECONDS:
+                if self._version is None or time.monotonic() - self._listed >= RELIST_SECONDS:
                     await self._list()
                 await self._watch(self._version or "0")
             except Gone as error:
@@ -129,30 +145,38 @@ class Informer:
             except ApiError as error:
                 if error.status in (400, 410):  # a version that the server can't use
                     self._version = None
-                if self.watches == 0 and error.status in (401, 403):
+                if self._opening and self.watches == 0 and error.status in (401, 403):
                     raise  # `open` waits for the first watch and reports it
-                why = str(error)
+                why, told = str(error), min(PAUSE_CAP, error.retry_after or 0.0)
                 if error.status not in (400, 410):
-                    self.trouble = error
+                    self._trouble = error
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 why = f"{type(error).__name__}: {error}"
-                if isinstance(error, TimeoutError):  # no bookmark either: was the server set back to an older state?
+                unreadable = isinstance(error, ValueError)  # a line that was cut; else it comes again from our version
+                # No bookmark either: was the server set back to an older state?
+                if isinstance(error, TimeoutError) or (unreadable and self._heard == heard):
                     self._version = None
+            except Exception as error:
+                log.exception("the watch of pods failed; they are listed again")
+                why, unreadable = f"{type(error).__name__}: {error}", True
+                self._version, self._trouble = None, ApiError(0, "", f"pods can't be watched: {why}")
             finally:
                 self.connected.clear()
-            lived = time.monotonic() - began > LIFE_SECONDS
-            if lived or self._heard > heard:
+            # From the watch's opening: a list may take as long as it likes, and is no success that others follow from.
+            lived = time.monotonic() - self._watched_since > LIFE_SECONDS
+            if lived or (self._heard > heard and not unreadable):
                 pause = PAUSE_FIRST
             if why is None and lived:
                 continue
             if why is not None:
                 log.debug("the watch of pods ended, it is opened again: %s", why)
-            await asyncio.sleep(random.uniform(pause / 2, pause))
+            await asyncio.sleep(told + random.uniform(pause / 2, pause))
             pause = min(PAUSE_CAP, pause * 2)
 
     async def _list(self, patience: float = 0) -> None:
         found: dict[str, Pod] = {}
         query = {"labelSelector": OURS, "limit": str(PAGE)}
+        odd: set[str] = set()
         version, pause = "", PAUSE_FIRST
         while True:
             try:
@@ -160,6 +184,7 @@ class Informer:
             except ApiError as error:
                 if error.status == 410 and "continue" in query:  # the list took too long: from the start
                     found.clear()
+                    odd.clear()
                     del query["continue"]
                     await asyncio.sleep(random.uniform(pause / 2, pause))
                     pause = min(PAUSE_CAP, pause * 2)
@@ -167,8 +192,8 @@ class Informer:
                 raise
             await asyncio.sleep(0)  # to decode a page takes long enough
             for item in page.get("items") or ():
-                pod = slim(item)
-                found[pod.name] = pod
+                if (pod := self._read(item, odd)) is not None:
+                    found[pod.name] = pod
             meta = page.get("metadata") or {}
             version = meta.get("resourceVersion") or version
             if not meta.get("continue"):
@@ -177,7 +202,7 @@ class Informer:
             await asyncio.sleep(0)
         self.lists += 1
         self._version, self._listed = version, time.monotonic()
-        self._news = self._listed
+        self._news, self._odd = self._listed, odd
         for name in [name for name in self._pods if name not in found]:
             self._forget(self._pods[name])  # whoever listens is told below
         for pod in found.values():
@@ -186,7 +211,7 @@ class Informer:
                 self._lost(pod.name)
             if known != pod:
                 self._put(pod)
-        for name in [name for name in self._listeners if name not in found]:
+        for name in [name for name in self._listeners if name not in found and name not in odd]:
             self._tell(Pod(name, ""), True)  # it may have come and gone while nobody watched
 
     async def _watch(self, version: str) -> None:
@@ -200,15 +225,55 @@ class Informer:
         }
         async with self._api.stream(self._path, query, sock_read=SILENCE_SECONDS) as response:
             self.watches += 1
-            self.trouble = None
+            self._trouble = None
+            self._watched_since = time.monotonic()
             self.connected.set()
             count = 0
             async for line in lines_of(response):
                 self._news = time.monotonic()
-                self._event(answers.event(line))
+                self._take(answers.event(line))
                 count += 1
                 if count % AT_ONCE == 0:
                     await asyncio.sleep(0)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        """Hear an event; one of a pod that can't be read is passed over, since others wait behind it.
+
+        Raises Gone, ApiError, and ValueError if nobody can tell whose it is.
+        """
+        try:
+            self._event(event)
+        except (Gone, ApiError):
+            raise
+        except Exception as error:
+            kind, (name, uid, version) = event.get("type"), answers.identity(event.get("object"))
+            if kind == "ERROR" or not (name and version):
+                raise ValueError(f"an event that can't be read: {error!r}") from error
+            known = self._pods.get(name)
+            if kind == "DELETED" and (known is None or known.uid == uid):
+                self._lost(name)
+            elif kind != "DELETED":
+                self._tell_of_odd(name, error, self._odd)
+                if known is not None and known.uid != uid:
+                    self._lost(name)
+            self._version = version
+
+    def _read(self, item: Any, odd: set[str]) -> Pod | None:
+        """A listed pod; if it can't be read it is what it was, or nothing yet, and its name among the `odd`."""
+        try:
+            return slim(item)
+        except Exception as error:
+            name, uid, _ = answers.identity(item)
+            known = self._pods.get(name)
+            if known is not None and known.uid != uid:
+                return None
+            self._tell_of_odd(name, error, odd)
+            return known
+
+    def _tell_of_odd(self, name: str, error: Exception, odd: set[str]) -> None:
+        if name not in self._odd and name not in odd:
+            log.error("the pod '%s' can't be read, what it was before counts: %r", name, error)
+        odd.add(name)
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, item = event.get("type"), event.get("object") or {}
@@ -245,7 +310,8 @@ class Informer:
 
     def _lost(self, name: str) -> None:
         """It has gone, and nobody saw how."""
-        self._forget(self._pods[name])
+        if (pod := self._pods.get(name)) is not None:
+            self._forget(pod)
         self._tell(Pod(name, ""), True)
 
     def _forget(self, pod: Pod) -> None:
@@ -256,7 +322,10 @@ class Informer:
 
     def _tell(self, pod: Pod, gone: bool) -> None:
         for listener in list(self._listeners.get(pod.name, ())):
-            listener(pod, gone)
+            try:
+                listener(pod, gone)
+            except Exception:
+                log.exception("news of the pod %s were of no use", pod.name)  # others listen too
 
 
 def _older(one: Pod, other: Pod) -> bool:

@@ -61,6 +61,21 @@ async def test_what_passes_is_tried_again_and_what_stays_is_not(kube: FakeKube, 
     assert len(kube.ledger) == 8
 
 
+@pytest.mark.parametrize("how", ["stream", "fetch"])
+async def test_a_stream_that_is_one_too_many_holds_up_all(
+    kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    held: list[float] = []
+    monkeypatch.setattr(api._all, "hold", held.append)
+    for status in (429, 503):
+        kube.fault("list pods", status=status, headers={"Retry-After": "3"})
+        with pytest.raises(ApiError) as caught:
+            async with getattr(api, how)(PODS, {}):
+                pass
+        assert caught.value.retry_after == 3.0
+    assert held == [3.0]
+
+
 async def test_patience_ends(kube: FakeKube, api: Api) -> None:
     kube.fault("list pods", status=503, times=1000)
     with pytest.raises(ApiError, match="injected") as caught:

@@ -250,3 +250,28 @@ async def test_a_container_that_never_was_there_has_no_log_to_miss(kube: FakeKub
     execution._pod = replace(execution._pod, main=_container({"state": {"terminated": {"exitCode": 0}}}))
     assert source.readable()
     await execution.detach()
+
+
+async def test_a_server_that_asks_for_a_pause_gets_it(
+    kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "PAUSE_CAP", 9.0)
+    kube.script = runs
+    executor = await open_executor()
+    execution = await executor.start(plan_of())
+    await execution.started()
+    pod, slept, real = kube.pods[execution.where.pod], list[float](), asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(logs.asyncio, "sleep", sleep)
+    for seconds in ("8", "900"):
+        kube.fault("get pods/log", status=429, headers={"Retry-After": seconds})
+    reading = asyncio.create_task(read(execution.logs()))
+    await kube.until(lambda kube: len(follows(kube, pod.name)) == 3)
+    pod.write(b"said\n")
+    pod.end()
+    assert await reading == b"said\n"
+    assert [seconds for seconds in slept if seconds >= 8.0] == [8.0, 9.0]
