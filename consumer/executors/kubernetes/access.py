@@ -19,6 +19,7 @@ import yaml
 from consumer.errors import SetupError
 from consumer.executors.kubernetes.plain_access import Plain, in_file, in_pod
 from consumer.settings import Kubernetes
+from enqueue.tls import client_context
 
 RELOAD_SECONDS = 60.0
 RENEW_SECONDS = 5.0
@@ -189,7 +190,7 @@ def _kubeconfig(settings: Kubernetes) -> str | None:
 
 def _context(found: Any) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=found.ssl_ca_cert)
+        context = client_context(cafile=found.ssl_ca_cert)
         if found.cert_file:
             context.load_cert_chain(found.cert_file, found.key_file)
     except (OSError, ssl.SSLError) as error:

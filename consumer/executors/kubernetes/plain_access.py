@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from enqueue.tls import client_context
+
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _USER = {"token", "tokenFile"} | {f"client-{what}{how}" for what in ("certificate", "key") for how in ("", "-data")}
 _CLUSTER = {"server", "certificate-authority", "certificate-authority-data", "insecure-skip-tls-verify"}
@@ -42,7 +44,7 @@ class Plain:
         """For its TLS; None without. Raises OSError, SSLError for certificates that can't be read."""
         if not self.host.startswith("https"):
             return None
-        context = ssl.create_default_context(cadata=self.authority)
+        context = client_context(cadata=self.authority)
         if self.certificate is not None:
             with tempfile.NamedTemporaryFile("w") as file:  # Python's ssl reads it from files alone; 0600
                 file.write(f"{self.certificate}\n{self.key or ''}\n")
