@@ -93,7 +93,7 @@ def _read(config: Any, base: Path, wanted: str | None) -> Plain | None:
         return None
     host = cluster["server"].rstrip("/")
     tls = host.startswith("https")
-    token = user.get("token") or ((base / user["tokenFile"]).read_text().strip() if "tokenFile" in user else None)
+    token = token_of(user, base)
     certificate = _pem(user, "client-certificate", base) if tls else None
     key = _pem(user, "client-key", base) if tls else None
     if (certificate is None) != (key is None):
@@ -109,6 +109,22 @@ def _read(config: Any, base: Path, wanted: str | None) -> Plain | None:
         cluster.get("tls-server-name"),
         cluster.get("proxy-url"),
     )
+
+
+def token_of(user: Mapping[str, str], base: Path) -> str | None:
+    """A kubeconfig user's token. Of a text and a file, which somebody renews, the file counts, as it does for kubectl.
+
+    Raises OSError, UnicodeDecodeError for a file that can't be read, where there is no text to do instead.
+    """
+    text = user.get("token") or None
+    if not user.get("tokenFile"):
+        return text
+    try:
+        return (base / user["tokenFile"]).read_text().strip() or text
+    except (OSError, UnicodeDecodeError):
+        if text is None:
+            raise
+        return text
 
 
 def _named(entries: Any, name: str) -> Any:
