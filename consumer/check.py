@@ -16,6 +16,8 @@ from consumer.errors import SetupError, Unrunnable
 from consumer.executors import make_executor
 from consumer.findings import Finding, Level, folder_finding
 from consumer.job_types import sample
+from consumer.logs.forms import SHORTEST, variants_of
+from consumer.logs.mask import Mask
 from consumer.model import Claim, Plan
 from consumer.plan import plan_of
 from consumer.settings import Settings
@@ -23,6 +25,8 @@ from consumer.unseal import Keys
 from enqueue.job import Job
 
 HIDDEN = "***"
+_NAMED_BY_JOBS = {"labels", "annotations", "nodeSelector", "Labels", "environment"}
+"""Objects whose keys come from the job."""
 ORDER = (
     "settings",
     "types",
@@ -153,7 +157,15 @@ class Preview:
 
 
 def preview(job: Job, settings: Settings) -> Preview:
-    """Needs no server. Raises UsageError for an unknown executor."""
+    """Needs no server. Sensitive values are hidden wherever the job repeats them, as in what is said of a refusal.
+
+    Raises UsageError for an unknown executor.
+    """
+    found, hide = _preview(job, settings), _Hider(job.sensitive_values())
+    return Preview(found.executor, *(hide(part) for part in (found.refused, found.objects, found.process)))
+
+
+def _preview(job: Job, settings: Settings) -> Preview:
     if refused := tuple(_refusals(job, settings)):
         return Preview(settings.executor, refused)
     plan = _plan(job, settings)
@@ -168,7 +180,7 @@ def preview(job: Job, settings: Settings) -> Preview:
         secret = manifest.secret("") | {"data": hidden}
         secret["metadata"] = {k: v for k, v in secret["metadata"].items() if k != "ownerReferences"}
         objects = (manifest.pod, *([secret] if hidden else []))
-        return Preview(settings.executor, objects=tuple(_hide(item, job.sensitive_values()) for item in objects))
+        return Preview(settings.executor, objects=objects)
     if settings.executor == "docker":
         return _containers(plan, settings)
     return Preview(settings.executor, process=_process(plan) if settings.executor == "process" else {})
@@ -183,8 +195,7 @@ def _containers(plan: Plan, settings: Settings) -> Preview:
     except Unrunnable as error:
         return Preview(settings.executor, (str(error),))
     steps = [step for step in (containers.main, containers.init) if step is not None]
-    bodies = ({"name": step.name} | step.body for step in steps)
-    return Preview(settings.executor, objects=tuple(_hide(body, plan.job.sensitive_values()) for body in bodies))
+    return Preview(settings.executor, objects=tuple({"name": step.name} | step.body for step in steps))
 
 
 def _refusals(job: Job, settings: Settings) -> Sequence[str]:
@@ -207,7 +218,7 @@ def _process(plan: Plan) -> dict[str, Any]:
     scripts = {"init.sh": "\n".join(job.init.commands)} if job.init else {}
     if job.commands:
         scripts["script.sh"] = "\n".join(job.commands)
-    shown = {
+    return {
         "command": command,
         **steps,
         "scripts": scripts,
@@ -216,16 +227,29 @@ def _process(plan: Plan) -> dict[str, Any]:
         "files": [file.path for file in job.files],
         "timeout": plan.timeout,
     }
-    return dict(_hide(shown, job.sensitive_values()))
 
 
-def _hide(value: Any, secrets: Sequence[str]) -> Any:
-    """The same without sensitive values, wherever the job repeats them."""
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, HIDDEN)
-    elif isinstance(value, dict):
-        return {name: _hide(inner, secrets) for name, inner in value.items()}
-    elif isinstance(value, (list, tuple)):
-        return [_hide(inner, secrets) for inner in value]
-    return value
+class _Hider:
+    """Takes sensitive values out of what is shown: as they are, and as they look encoded or quoted."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        # For Kubernetes every $ of arguments and values is doubled.
+        doubled = {form.replace(b"$", b"$$") for form in variants_of(secret.encode() for secret in secrets)}
+        self._mask = Mask(secrets, doubled)
+        short = [secret for secret in secrets if len(secret.encode()) < SHORTEST]
+        self._short = [form for secret in short for form in (secret.replace("$", "$$"), secret)]
+
+    def __call__(self, value: Any, within: str = "") -> Any:
+        """The same without them; `within`: the field that holds it."""
+        if isinstance(value, str):
+            value = self._mask.mask_text(value)
+            for secret in self._short:
+                value = value.replace(secret, HIDDEN)
+        elif isinstance(value, dict):
+            theirs = within in _NAMED_BY_JOBS
+            return {self(name) if theirs else name: self(inner, name) for name, inner in value.items()}
+        elif isinstance(value, list):
+            return [self(inner) for inner in value]
+        elif isinstance(value, tuple):
+            return tuple(self(inner) for inner in value)
+        return value

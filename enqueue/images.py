@@ -1,6 +1,7 @@
 """Container image references, parsed as the distribution project's reference grammar has them, and patterns for them.
 
-Source: the grammar of `github.com/distribution/reference`: [host[:port]/]path[:tag][@digest].
+Source: the grammar of `github.com/distribution/reference`: [host[:port]/]path[:tag][@digest], and of the digests in it
+`github.com/opencontainers/go-digest`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ _REFERENCE = re.compile(
     r"(?:@(?P<digest>[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}))?",
     re.ASCII,
 )
+_IDENTIFIER = re.compile(r"[a-f0-9]{64}", re.ASCII)
+_LONGEST_PATH = 255
+_DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
+"""Algorithm -> hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ def parse_image(text: str) -> Image:
         raise ValueError(f"is empty; {example}")
     if len(text) > 1024:
         raise ValueError(f"is {len(text)} characters long; {example}")
+    if _IDENTIFIER.fullmatch(text):
+        raise ValueError(f"is an image's id, which no registry knows, or lacks the name before @sha256:; {example}")
     match = _REFERENCE.fullmatch(text)
     if match is None:
         why = "has upper-case letters in its name" if _REFERENCE.fullmatch(text.lower()) else "can't be parsed"
@@ -64,10 +71,24 @@ def parse_image(text: str) -> Image:
     if not host or host == "docker.io" or host == "index.docker.io":
         host = "docker.io"
         path = path if "/" in path else f"library/{path}"
+    if len(path) > _LONGEST_PATH:
+        raise ValueError(f"has a name of {len(path)} characters; at most {_LONGEST_PATH}")
     digest = match["digest"] or ""
-    if digest.startswith("sha256:") and len(digest) != len("sha256:") + 64:
-        raise ValueError("has a sha256 digest that isn't 64 hexadecimal digits long")
+    if digest:
+        _check_digest(digest)
     return Image(host, path, match["tag"] or ("" if digest else "latest"), digest)
+
+
+def _check_digest(digest: str) -> None:
+    """Runtimes refuse what isn't the hash of an algorithm that they know; so must we, where a digest is required."""
+    algorithm, _, digits = digest.partition(":")
+    length = _DIGESTS.get(algorithm)
+    if length is None:
+        raise ValueError(f"has a digest by '{algorithm[:40]}'; known are {', '.join(_DIGESTS)}")
+    if len(digits) != length:
+        raise ValueError(f"has a {algorithm} digest of {len(digits)} hexadecimal digits; it must have {length}")
+    if digits != digits.lower():
+        raise ValueError(f"has a {algorithm} digest with capital letters; write it small")
 
 
 @dataclass(frozen=True, slots=True)

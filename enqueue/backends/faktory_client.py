@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from enqueue.errors import ProtocolError, QueueUnavailable, UsageError
+from enqueue.tls import client_context
 from enqueue.wire import faktory as wire
 from enqueue.wire.resp import Failed, Replies, Reply
 
@@ -89,7 +90,7 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     can't be used.
     """
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = client_context(ca_file)
     except OSError as error:
         why = "holds no certificates (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
         raise UsageError(f"ca_file: {ca_file}: {why}") from None

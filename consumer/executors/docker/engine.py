@@ -20,6 +20,7 @@ import aiohttp
 
 from consumer.errors import ExecutorFault, SetupError
 from consumer.settings import Docker
+from enqueue.tls import client_context
 
 CALL_SECONDS = 120.0
 """An engine that deletes or unpacks much at a time may be slow."""
@@ -264,7 +265,7 @@ def _connector(settings: Docker) -> aiohttp.BaseConnector:
 
 def _ssl(directory: Path) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
+        context = client_context(cafile=str(directory / "ca.pem"))
         context.load_cert_chain(str(directory / "cert.pem"), str(directory / "key.pem"))
     except (OSError, ssl.SSLError) as error:
         raise SetupError(f"docker.tls: {directory} needs ca.pem, cert.pem and key.pem: {error}") from None

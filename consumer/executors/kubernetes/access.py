@@ -13,12 +13,15 @@ import ssl
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from consumer.errors import SetupError
-from consumer.executors.kubernetes.plain_access import Plain, in_file, in_pod
+from consumer.executors.kubernetes.plain_access import Plain, in_file, in_pod, token_of
+from consumer.executors.kubernetes.proxies import proxy_for
 from consumer.settings import Kubernetes
+from enqueue.tls import client_context
 
 RELOAD_SECONDS = 60.0
 RENEW_SECONDS = 5.0
@@ -65,6 +68,11 @@ class Access:
         access._settings = settings
         await access._read()
         return access
+
+    @property
+    def place(self) -> str:
+        """Where calls go, in words; a proxy without its password."""
+        return f"{self.host} through the proxy {urlsplit(self.proxy).hostname}" if self.proxy else self.host
 
     async def authorization(self) -> str | None:
         """The Authorization header's value, read again from its source if it is old."""
@@ -148,22 +156,23 @@ class Access:
             raise SetupError(
                 f"the kubeconfig {path} can't be used: its exec plugin {user['exec']['command']} gave no credentials"
             )
-        self.host = str(found.host).rstrip("/")
+        host = str(found.host).rstrip("/")
+        proxy = None if path is None else _proxy(found.proxy, host)
+        self.tls = _context(found) if host.startswith("https") else None
+        self.host, self.proxy, self.server_name = host, proxy, found.tls_server_name
         self.namespace = self._settings.namespace or namespace
-        self.token = found.api_key.get("BearerToken")
-        self.proxy = found.proxy
-        self.server_name = found.tls_server_name
-        self.tls = _context(found) if self.host.startswith("https") else None
+        self.token = _token(self._loader) or found.api_key.get("BearerToken")
         self._loaded = time.monotonic()
 
     def _take(self, plain: Plain, path: str | None) -> None:
         assert self._settings is not None
+        proxy = None if path is None else _proxy(plain.proxy, plain.host)
         try:
             self.tls = plain.context()
         except (OSError, ssl.SSLError) as error:
             raise SetupError(f"the cluster's certificates can't be read: {error}") from None
         self.host, self.namespace = plain.host, self._settings.namespace or plain.namespace
-        self.token, self.proxy, self.server_name = plain.token, plain.proxy, plain.server_name
+        self.token, self.proxy, self.server_name = plain.token, proxy, plain.server_name
         self.source = path or "the pod's service account"
         self._loader, self._loaded = None, time.monotonic()
 
@@ -187,9 +196,31 @@ def _kubeconfig(settings: Kubernetes) -> str | None:
     return str(home) if home.is_file() else None
 
 
+def _token(loader: Any) -> str | None:
+    """What the package doesn't read as kubectl does: a token's file beside its text, and the line's end in a file."""
+    user = getattr(loader, "_user", None)
+    if user is None or "exec" in user or "auth-provider" in user:
+        return None
+    try:
+        token = token_of(user.value, Path(loader._get_base_path(user.path)))
+    except (OSError, ValueError, TypeError):  # the package has read it, or has said what is wrong
+        return None
+    return f"Bearer {token}" if token else None
+
+
+def _proxy(named: str | None, host: str) -> str | None:
+    """The kubeconfig's own, else the environment's. A pod goes straight to its own cluster: nobody asks this for it."""
+    proxy = named or proxy_for(host, os.environ)
+    if proxy and not proxy.lower().startswith(("http://", "https://")):
+        kind = proxy.partition("://")[0] if "://" in proxy else "without http://"
+        place = "the kubeconfig's proxy-url" if named else "HTTPS_PROXY or HTTP_PROXY"
+        raise SetupError(f"{place} for {host}: only http:// and https:// are spoken, and this one is {kind}")
+    return proxy or None
+
+
 def _context(found: Any) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=found.ssl_ca_cert)
+        context = client_context(cafile=found.ssl_ca_cert)
         if found.cert_file:
             context.load_cert_chain(found.cert_file, found.key_file)
     except (OSError, ssl.SSLError) as error:

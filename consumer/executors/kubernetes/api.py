@@ -295,7 +295,7 @@ class Api:
             why = "connection refused"
         else:
             why = (str(cause) or type(cause).__name__)[:LONGEST_MESSAGE]
-        return ApiError(0, "Unreachable", f"no Kubernetes API at {self.access.host}: {why}")
+        return ApiError(0, "Unreachable", f"no Kubernetes API at {self.access.place}: {why}")
 
 
 class _Connector(aiohttp.TCPConnector):

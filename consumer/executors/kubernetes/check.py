@@ -79,7 +79,7 @@ class _Check:
 
     async def _version(self) -> Finding:
         access = self._api.access
-        place = f"{access.host} (credentials from {access.source}), namespace '{self._namespace}'"
+        place = f"{access.place} (credentials from {access.source}), namespace '{self._namespace}'"
         try:
             said = await self._api.request("GET", "/version")
         except ApiError as error:

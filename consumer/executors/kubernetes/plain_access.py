@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from enqueue.tls import client_context
+
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _USER = {"token", "tokenFile"} | {f"client-{what}{how}" for what in ("certificate", "key") for how in ("", "-data")}
 _CLUSTER = {"server", "certificate-authority", "certificate-authority-data", "insecure-skip-tls-verify"}
@@ -42,7 +44,7 @@ class Plain:
         """For its TLS; None without. Raises OSError, SSLError for certificates that can't be read."""
         if not self.host.startswith("https"):
             return None
-        context = ssl.create_default_context(cadata=self.authority)
+        context = client_context(cadata=self.authority)
         if self.certificate is not None:
             with tempfile.NamedTemporaryFile("w") as file:  # Python's ssl reads it from files alone; 0600
                 file.write(f"{self.certificate}\n{self.key or ''}\n")
@@ -91,7 +93,7 @@ def _read(config: Any, base: Path, wanted: str | None) -> Plain | None:
         return None
     host = cluster["server"].rstrip("/")
     tls = host.startswith("https")
-    token = user.get("token") or ((base / user["tokenFile"]).read_text().strip() if "tokenFile" in user else None)
+    token = token_of(user, base)
     certificate = _pem(user, "client-certificate", base) if tls else None
     key = _pem(user, "client-key", base) if tls else None
     if (certificate is None) != (key is None):
@@ -107,6 +109,22 @@ def _read(config: Any, base: Path, wanted: str | None) -> Plain | None:
         cluster.get("tls-server-name"),
         cluster.get("proxy-url"),
     )
+
+
+def token_of(user: Mapping[str, str], base: Path) -> str | None:
+    """A kubeconfig user's token. Of a text and a file, which somebody renews, the file counts, as it does for kubectl.
+
+    Raises OSError, UnicodeDecodeError for a file that can't be read, where there is no text to do instead.
+    """
+    text = user.get("token") or None
+    if not user.get("tokenFile"):
+        return text
+    try:
+        return (base / user["tokenFile"]).read_text().strip() or text
+    except (OSError, UnicodeDecodeError):
+        if text is None:
+            raise
+        return text
 
 
 def _named(entries: Any, name: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors import names
+from consumer.executors.kubernetes.outputs import COLLECTOR, VOLUME
 from consumer.settings import Kubernetes
 from enqueue.closed import kind_of
 from enqueue.errors import UsageError
@@ -65,6 +66,8 @@ _OURS = {
     "stdin": "nobody writes to a job",
     "tty": "the log is read line by line",
 }
+_OF_ONE_POD = {"emptyDir", "ephemeral"}
+"""Sources of volumes that no two pods have in common."""
 _STEPS = {"containers": "main", "initContainers": "init"}
 
 Object = dict[str, Any]
@@ -128,9 +131,10 @@ def _same(pod: Object, done: Object) -> None:
         if any(ours.get(name) != theirs.get(name) for name in _OURS):
             raise Unrunnable(f"the operator's pod template changes what the step {step} runs", Reason.REFUSED)
         for mount in ours["volumeMounts"]:
-            if mount["name"] == "files" and mount not in theirs["volumeMounts"]:
-                where = mount["mountPath"]
-                raise Unrunnable(f"files: the operator's pod template mounts something else at {where}", Reason.REFUSED)
+            what = mount["name"]
+            if what in ("files", VOLUME) and mount not in theirs["volumeMounts"]:
+                said = f"{what}: the operator's pod template mounts something else at {mount['mountPath']}"
+                raise Unrunnable(said, Reason.REFUSED)
 
 
 def _merge(base: Any, patch: Any, key: str = "") -> Any:
@@ -215,6 +219,8 @@ def _problems(document: Object) -> Iterator[str]:
     for i, volume in enumerate(_list(spec, "volumes")):
         if volume.get("name") == "files":
             yield f"spec.volumes[{i}].name: files is the job's own; choose another name"
+        elif volume.get("name") == VOLUME and volume.keys() - {"name"} - _OF_ONE_POD:
+            yield f"spec.volumes[{i}].name: {VOLUME} has what a job hands over, and no other pod's; choose another name"
 
 
 def _shape(value: Any, path: str, depth: int) -> Iterator[str]:
@@ -275,6 +281,12 @@ def _containers(spec: Object, kind: str, ours: str) -> Iterator[str]:
     theirs = next(name for name in _STEPS.values() if name != ours)
     for i, container in enumerate(_list(spec, kind)):
         path = f"spec.{kind}[{i}]"
+        if container.get("name") == COLLECTOR:
+            yield (
+                f"{path}.name: {COLLECTOR} is longshore's own, which hands over a job's outputs; choose another name "
+                "(kubernetes.outputs_image sets its image)"
+            )
+            continue
         if container.get("name") == theirs:
             other = next(key for key, name in _STEPS.items() if name == theirs)
             yield f"{path}.name: {theirs} belongs to {other}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -63,6 +67,54 @@ def test_a_sensitive_value_is_hidden_wherever_the_job_repeats_it() -> None:
         shown = json.dumps(preview(job, load_settings(executor=executor)).plain())
         assert "hunter2-secret" not in shown
         assert "--token=***" in shown
+
+
+@pytest.mark.parametrize("executor", ["kubernetes", "docker", "process"])
+@pytest.mark.parametrize(
+    "secret", ["pa$sword-1", "two words", "$", "{\"key\": 'a$b'}", "first line\nsecond line", "q7"]
+)
+def test_no_form_of_a_sensitive_value_is_shown(secret: str, executor: str) -> None:
+    forms = {
+        "plain": secret,
+        "base64": base64.b64encode(f"user:{secret}".encode()).decode(),
+        "JSON": json.dumps(secret),
+        "shell": shlex.quote(secret),
+        "URL": quote(secret, safe=""),
+    }
+    job = Job.load(
+        {
+            "image": "alpine:3.20",
+            "entrypoint": ["login", *(f"--{form}={text}" for form, text in forms.items() if len(secret) > 5)],
+            "args": [f"--token={secret}"],
+            "env": {"AGAIN": f"<{secret}>"},
+            "variables": [{"name": "T", "value": secret, "sensitive": True}],
+        }
+    )
+    shown = preview(job, load_settings(executor=executor)).plain()
+    texts = list(strings(shown))
+    assert shown["refused"] == ()
+    assert "--token=***" in texts
+    for text in forms.values() if len(secret) > 5 else [secret]:
+        assert not [found for found in texts if text in found or text.replace("$", "$$") in found]
+
+
+def test_a_secret_is_hidden_in_names_and_in_what_is_said_of_a_refusal() -> None:
+    given = JOB | {"annotations": {"hunter2-secret/key": "a", "kind": "b"}, "labels": {"c": "hunter2-secret"}}
+    shown = preview(Job.load(given), load_settings(executor="kubernetes")).plain()
+    assert "hunter2-secret" not in json.dumps(shown)
+    metadata = shown["objects"][0]["metadata"]
+    assert (metadata["annotations"]["***/key"], metadata["labels"]["c"]) == ("a", "***")
+    found = preview(Job.load(JOB | {"service_account": "hunter2-secret"}), load_settings(executor="kubernetes"))
+    assert found.refused[0].startswith("service_account: *** isn't allowed")
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All texts in there, keys too."""
+    if isinstance(value, str):
+        yield value
+    for inner in [*value, *value.values()] if isinstance(value, dict) else value if not isinstance(value, str) else ():
+        if isinstance(inner, (str, dict, list, tuple)):
+            yield from strings(inner)
 
 
 def test_a_process_is_shown_as_it_would_run() -> None:

@@ -99,6 +99,30 @@ def test_tricks_are_no_references(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("alpine@foo:" + "0" * 32, "a digest by 'foo'; known are sha256, sha384, sha512"),
+        ("alpine@SHA256:" + "0" * 64, "a digest by 'SHA256'"),
+        ("alpine@sha256:" + "0" * 63, "of 63 hexadecimal digits; it must have 64"),
+        ("alpine@sha512:" + "0" * 64, "of 64 hexadecimal digits; it must have 128"),
+        ("alpine:3@sha256:" + "A" * 64, "with capital letters"),
+        ("a" * 64, "is an image's id"),
+        ("org/" + "a" * 252, "has a name of 256 characters; at most 255"),
+    ],
+)
+def test_what_no_registry_and_no_runtime_takes_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_image(text)
+
+
+def test_digests_of_the_other_algorithms_are_read() -> None:
+    for algorithm, length in (("sha384", 96), ("sha512", 128)):
+        assert parse_image(f"alpine@{algorithm}:{'0a' * (length // 2)}").digest
+    for text in ("a" * 64 + ":1", "org/" + "a" * 64, "a" * 63, "f" * 65, "org/" + "a" * 251):
+        assert parse_image(text)
+
+
+@pytest.mark.parametrize(
     "text", ["", "a//b", "/a", "a/", "x@", "x:", "ä", "a b", "https://x/y", "x:1:2", "a/B", "x?", "[ab]/x", "a/../b "]
 )
 def test_what_is_no_pattern_is_refused_with_an_example(text: str) -> None:

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from consumer.errors import SetupError
+from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.plain_access import Plain, in_file, in_pod
+from consumer.settings import Kubernetes
 
 PEM = {name: f"-----{name}-----\n" for name in ("ca", "cert", "key")}
 DATA = {name: base64.b64encode(pem.encode()).decode() for name, pem in PEM.items()}
@@ -18,7 +21,7 @@ PLAIN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"server": "https://k:6443", "certificate-authority-data": DATA["ca"]}, CERTIFICATES),
     ({"server": "https://k:6443", "certificate-authority": "ca"}, FILES),
     ({"server": "https://k", "insecure-skip-tls-verify": True, "tls-server-name": "n"}, {"tokenFile": "token"}),
-    ({"server": "https://k", "proxy-url": "http://p:1"}, {"token": "t0", "tokenFile": "token"}),
+    ({"server": "https://k", "proxy-url": "http://p:1"}, {"token": "t0"}),
     ({"server": "http://k:1", "certificate-authority-data": DATA["ca"]}, {"token": "t0"} | CERTIFICATES),
 ]
 
@@ -60,6 +63,26 @@ async def test_a_plain_kubeconfig_is_read_as_the_package_reads_it(
 ) -> None:
     path = kubeconfig(tmp_path, cluster, user, namespace="jobs")
     assert in_file(path, None) == await as_the_package_reads_it(path)
+
+
+@pytest.mark.parametrize("beside", [{}, {"username": "left to the package"}], ids=["plain", "by the package"])
+async def test_of_a_tokens_text_and_its_file_the_file_counts_as_for_kubectl(
+    beside: dict[str, str], tmp_path: Path
+) -> None:
+    async def token(**user: str) -> str | None:
+        path = Path(kubeconfig(tmp_path, {"server": "https://k"}, user | beside))
+        (tmp_path / "empty").write_text("\n")
+        (tmp_path / "line").write_text("from-a-file\n")
+        return (await Access.load(Kubernetes(kubeconfig=path))).token
+
+    assert await token(token="old", tokenFile="token") == "Bearer from-a-file"
+    assert await token(token="old", tokenFile=str(tmp_path / "token")) == "Bearer from-a-file"
+    assert await token(tokenFile="line") == "Bearer from-a-file"
+    assert await token(token="old", tokenFile="nowhere") == "Bearer old"
+    assert await token(token="old", tokenFile="empty") == "Bearer old"
+    assert await token(token="old") == "Bearer old"
+    with pytest.raises(SetupError, match="nowhere"):
+        await token(tokenFile="nowhere")
 
 
 def test_a_context_may_be_named(tmp_path: Path) -> None:

@@ -149,6 +149,18 @@ BAD: list[tuple[Any, str]] = [
         {"spec": {"containers": [{"name": "main", "securityContext": {"privileged": True}}]}},
         "spec.containers[main].sec",
     ),
+    (
+        {"spec": {"initContainers": [{"name": "longshore-outputs", "image": "my/own:1"}]}},
+        "spec.initContainers[0].name: longshore-outputs is longshore's own",
+    ),
+    (
+        {"spec": {"containers": [{"name": "longshore-outputs", "image": "my/own:1"}]}},
+        "spec.containers[0].name: longshore-outputs is longshore's own",
+    ),
+    (
+        {"spec": {"volumes": [{"name": "outputs", "persistentVolumeClaim": {"claimName": "shared"}}]}},
+        "spec.volumes[0].name: outputs has what a job hands over",
+    ),
     ({"spec": {"volumes": [{"name": "a", "hostPath": {"path": "/"}}]}}, "spec.volumes[a].hostPath: isn't allowed"),
 ]
 
@@ -210,6 +222,18 @@ def test_a_file_of_the_job_is_never_replaced_by_the_templates_mount() -> None:
     made(template)
     with pytest.raises(Unrunnable, match=r"mounts something else at /etc/app\.conf"):
         made(template, {"files": [{"path": "/etc/app.conf", "contents": "x"}]})
+
+
+def test_what_a_job_hands_over_lies_in_its_own_pod_alone() -> None:
+    larger = {"spec": {"volumes": [{"name": "outputs", "emptyDir": {"sizeLimit": "50Gi"}}]}}
+    fields = {"outputs": {"include": ["*"]}}
+    [volume] = [volume for volume in made(larger, fields)["spec"]["volumes"] if volume["name"] == "outputs"]
+    assert volume["emptyDir"] == {"sizeLimit": "50Gi"}
+    mount = {"name": "tmp", "mountPath": "/run/longshore/outputs"}
+    template = {"spec": {"containers": [{"name": "main", "volumeMounts": [mount]}]}}
+    made(template)
+    with pytest.raises(Unrunnable, match=r"outputs: .* mounts something else at /run/longshore/outputs"):
+        made(template, fields)
 
 
 keys = st.sampled_from(
