@@ -28,7 +28,7 @@ class Finding:
 
 
 CLOCK_SECONDS = 5.0
-"""A difference that is worth a word: deadlines and times in Records are reckoned with it."""
+"""A difference that is worth a word: times in Records are wrong by it."""
 
 
 def clock_finding(area: str, whose: str, theirs: float, before: float, after: float) -> Finding:
@@ -40,8 +40,7 @@ def clock_finding(area: str, whose: str, theirs: float, before: float, after: fl
     return Finding(
         area,
         Level.WARNING,
-        f"the clock of {whose} is {abs(off):.0f} s {ahead} ours: times in Records and deadlines of jobs that are taken "
-        "over are wrong by so much",
+        f"the clock of {whose} is {abs(off):.0f} s {ahead} ours: times in Records are wrong by so much",
         "keep both machines' clocks right, such as with NTP",
     )
 

@@ -74,8 +74,10 @@ def _cancelled(started: bool) -> str:
 def _in_time(exit: Exit, timeout: float | None) -> bool:
     """It had ended before its deadline, as both moments tell by one clock: only its end was seen too late.
 
-    Kubernetes tells them in whole seconds.
+    Kubernetes tells them in whole seconds. An end by one of the signals that stop a job is ours, whatever clocks say.
     """
+    if exit.signal in (signal.SIGTERM, signal.SIGKILL) and exit.reason is None:
+        return False
     if exit.code is None or exit.started_at is None or exit.ended_at is None or timeout is None:
         return False
     return exit.ended_at - exit.started_at + 1 <= timeout

@@ -7,6 +7,7 @@ import pickle
 import time
 import zlib
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,6 +227,16 @@ async def test_a_dead_consumers_claims_pass_on_with_their_attempt(redis_url: str
     with pytest.raises(ClaimLost):
         await living.records.append(old, b"late\n", LogPosition(1, 1, 5))
     await living.close()
+
+
+@pytest.mark.parametrize("wrong", [-600.0, 0.4, 600.0])
+async def test_the_store_tells_how_wrong_our_clock_is(
+    queue: RqQueue, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    now = time.time
+    monkeypatch.setattr("consumer.queues.records.time", SimpleNamespace(time=lambda: now() + wrong))
+    await queue.records.live()
+    assert queue.records.ahead == (0.0 if abs(wrong) < 1 else pytest.approx(wrong, abs=30))
 
 
 async def test_a_claim_whose_answer_was_lost_is_found_again(queue: RqQueue, redis_client: redis.Redis) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from consumer.queues.none import NoRecords
 from consumer.run import Tools, run_job
 from consumer.settings import Settings
 from consumer.switch import Switch
+from consumer.tasks import end
 from consumer.worker import Worker
 from enqueue.job import Job
 
@@ -95,3 +97,19 @@ async def test_an_unforeseen_error_does_not_end_a_helper(monkeypatch: pytest.Mon
     for each in (task, forever):
         each.cancel()
     await asyncio.gather(task, forever, return_exceptions=True)
+
+
+async def test_claims_are_dated_by_the_stores_clock() -> None:
+    moody, settings = Moody(), Settings()
+    worker = Worker(
+        moody,
+        moody,
+        NullExecutor(),
+        settings,
+        lambda claim: Follower(claim, lambda *_: [], settings.logs),  # type: ignore[arg-type]
+    )
+    moody.ahead = 600.0
+    worker._launch(replace(CLAIM, claimed_at=1600.0))
+    ((claim, _),) = worker._jobs.values()
+    assert claim.claimed_at == 1000.0
+    await end(*worker._jobs)

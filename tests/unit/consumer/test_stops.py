@@ -205,33 +205,57 @@ def test_an_end_in_time_that_is_seen_too_late_is_no_deadline(ended_at: float | N
     assert outcome_of(exit, Stop.DEADLINE, 60, {}).reason == reason
 
 
-@pytest.mark.parametrize("skew", [-600.0, 0.0, 600.0])
-async def test_the_nodes_clock_moves_no_deadline(skew: float) -> None:
-    """A job that starts before our eyes has all of its time, whatever its node says when it was."""
-    left = Execution(begun_at=time.time() + skew)
-    executor = Ready(left)
-    settled: list[Settlement] = []
+@pytest.mark.parametrize(
+    ("number", "why", "reason"),
+    [(15, None, "deadline"), (9, None, "deadline"), (9, Reason.OUT_OF_MEMORY, "out_of_memory"), (11, None, "signal")],
+)
+def test_a_job_that_we_stopped_is_not_told_as_killed_by_somebody(number: int, why: Reason | None, reason: str) -> None:
+    exit = Exit(code=128 + number, signal=number, reason=why, started_at=1000.0, ended_at=1050.0)
+    assert outcome_of(exit, Stop.DEADLINE, 60, {}).reason == reason
+
+
+async def _due(execution: Execution, claim: Claim, records: NoRecords) -> float:
+    """In how many seconds the deadline of a job that runs is due."""
 
     async def settle(settlement: Settlement) -> None:
-        settled.append(settlement)
+        return
 
     due: asyncio.Future[float] = asyncio.get_running_loop().create_future()
     switch = Switch()
     switch.due = due.set_result  # type: ignore[method-assign]
     settings = load_settings(name="me")
     tools = Tools(
-        executor,  # type: ignore[arg-type]
-        NoRecords(),
+        Ready(execution),  # type: ignore[arg-type]
+        records,
         settings,
         lambda claim: Follower(claim, lambda claim, former: [], settings.logs),
         settle,
         requeues=True,
     )
-    claim = Claim("j", "q", 1, "t", Job(commands=["true"], timeout=60), claimed_at=time.time())
     task = asyncio.create_task(run_job(claim, tools, switch))
-    assert await due == 60.0
-    left.ending.set_result(Exit(code=0, ended_at=2.0))
+    found = await due
+    execution.ending.set_result(Exit(code=0, ended_at=2.0))
     await task
+    return found
+
+
+@pytest.mark.parametrize("skew", [-600.0, 0.0, 600.0])
+async def test_the_nodes_clock_moves_no_deadline(skew: float) -> None:
+    """A job that starts before our eyes has all of its time, whatever its node says when it was."""
+    claim = Claim("j", "q", 1, "t", Job(commands=["true"], timeout=60), claimed_at=time.time())
+    assert await _due(Execution(begun_at=time.time() + skew), claim, NoRecords()) == 60.0
+
+
+@pytest.mark.parametrize("ahead", [-600.0, 0.0, 600.0])
+async def test_the_clock_of_the_next_consumer_moves_no_deadline(ahead: float) -> None:
+    """A job that was claimed 40 s ago by the store's clock has the rest of its time, whatever our clock says."""
+    records, now = NoRecords(), time.time()
+    records.ahead = ahead
+    history = Record(id="j", attempt=1, status=Status.RUNNING, times=Times(claimed=rfc3339(now - ahead - 40)))
+    job = Job(commands=["true"], timeout=300)
+    claim = Claim("j", "q", 1, "t", job, claimed_at=now - ahead, history=history)
+    left = await _due(Execution(begun_at=now - ahead - 39), claim, records)
+    assert 200 < left <= 261.001
 
 
 async def test_a_job_that_is_found_again_keeps_its_deadline() -> None:
