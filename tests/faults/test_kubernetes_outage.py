@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio
 
 from consumer.executors import circuit
-from consumer.executors.kubernetes import executor, judging, watch
+from consumer.executors.kubernetes import executor, judging, log_right, watch
 from enqueue import Status, aio
 from support.consuming import until
 from support.fake_cluster import Held, consumer_on, ended_well, enqueue
@@ -34,6 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (executor, ("START_PATIENCE",)),
         (circuit, ("PAUSE_FIRST", "PAUSE_CAP")),
         (judging, ("INSIST_FIRST", "INSIST_CAP")),
+        (log_right, ("PROBE_FIRST",)),
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name) / 100)
@@ -147,6 +148,25 @@ async def test_rights_taken_away_bury_no_job_and_are_named(
         await ended_well(handles, kube)
     why = next(e["error"] for e in events if e["event"] == "executor_unavailable")
     assert verb in why
+
+
+@pytest.mark.row(20)
+@pytest.mark.usefixtures("quick")
+async def test_without_the_right_to_read_logs_no_more_jobs_are_started(
+    kube: FakeKube, redis_url: str, tmp_path: Path
+) -> None:
+    kube.script.go.set()
+    async with consumer_on(kube, redis_url, tmp_path, concurrency=3) as events, aio.connect(redis_url) as queue:
+        kube.forbidden.add("get pods/log")
+        handles = await enqueue(queue, 9)
+        await until(said(events, "executor_unavailable"))
+        probed = "get pods/log ls-check"
+        await kube.until(lambda kube: [f"{row.verb} {row.name}" for row in kube.ledger].count(probed) >= 5)
+        assert len(kube.created) <= 3
+        kube.forbidden.clear()
+        await ended_well(handles, kube)
+    why = next(e["error"] for e in events if e["event"] == "executor_unavailable")
+    assert "may not get pods/log in namespace 'jobs': bind the Role" in why
 
 
 @pytest.mark.row(72)

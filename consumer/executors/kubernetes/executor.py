@@ -73,7 +73,7 @@ class KubernetesExecutor:
         """Why the cluster takes no pods now."""
         if self._opened is not None and (error := self._opened[1].trouble) is not None:
             return sentence_of(error, self._opened[2])
-        return self._circuit.trouble
+        return self._streams.right.trouble or self._circuit.trouble
 
     def refuse(self, plan: Plan) -> Iterable[tuple[Reason, str]]:
         """What can't be honoured here."""
@@ -113,6 +113,7 @@ class KubernetesExecutor:
         if self._opened is not None:
             api, informer, _ = self._opened
             self._opened = None
+            await self._streams.right.close()
             await informer.close()
             await api.close()
 

@@ -13,12 +13,14 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 import aiohttp
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
+from consumer.executors.kubernetes.log_right import LogRight
 from consumer.executors.kubernetes.news import News
 from consumer.executors.kubernetes.position import ROTATED, Jump, Position
 from consumer.model import Gap, LogPart
@@ -73,6 +75,7 @@ class Streams:
 
     def __init__(self, limit: int) -> None:
         self.free = limit
+        self.right = LogRight()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._looking: dict[News, None] = {}
 
@@ -134,6 +137,7 @@ async def follow(
     path = path_of(namespace, "pods", pod, "log")
     position = Position(container, after)
     pause, tried_since, total, checked = PAUSE_FIRST, None, 0, False
+    unread = UNREADABLE
     while not source.readable():
         if source.ended():
             return
@@ -174,6 +178,9 @@ async def follow(
                     yield DELETED
                 return
             told = min(PAUSE_CAP, error.retry_after or 0.0)
+            if error.forbidden:
+                why = streams.right.refused(api, namespace, error)
+                unread = replace(UNREADABLE, message=f"{UNREADABLE.message}: {why}")
             log.debug("the log of %s isn't readable yet: %s", pod, error)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.debug("the log of %s was cut, it is read on: %s", pod, error)
@@ -201,7 +208,7 @@ async def follow(
             tried_since = tried_since or now
             if now - tried_since > (REFUSED_SECONDS if position.refused else GIVE_UP_SECONDS):
                 log.warning("the end of the log of %s couldn't be read", pod)
-                yield UNREADABLE
+                yield unread
                 return
         await asyncio.sleep(told)  # whatever the news: the server asked for it
         await source.changed(random.uniform(pause / 2, pause))

@@ -212,6 +212,20 @@ async def test_a_kubelet_that_has_no_log_is_believed_soon(
     assert await parts_of(execution.logs()) == [logs.UNREADABLE]
 
 
+@pytest.mark.row(20)
+async def test_a_log_that_nobody_may_read_says_why(
+    kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "GIVE_UP_SECONDS", 0.0)
+    executor = await open_executor()
+    kube.forbidden.add("get pods/log")
+    execution = await executor.start(plan_of())
+    await execution.wait()
+    (gap,) = await parts_of(execution.logs())
+    assert isinstance(gap, Gap)
+    assert (gap.reason, "may not get pods/log" in (gap.message or "")) == ("unreadable", True)
+
+
 @pytest.mark.parametrize("rotated", [False, True])
 async def test_a_file_that_a_stream_was_led_past(
     kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch, rotated: bool
