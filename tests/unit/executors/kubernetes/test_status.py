@@ -62,6 +62,16 @@ TABLE: list[tuple[str, Any, dict[str, bool], tuple[int | None, int | None, Reaso
     ("status lost", pod("Failed", RAN), {}, (None, None, Reason.NODE_LOST, True)),
     ("never there", pod("Failed", UNKNOWN, deleting=True), {}, (None, None, Reason.POD_DELETED, False)),
     ("refused by the node", pod("Failed", reason="OutOfcpu"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no device left", pod("Failed", reason="OutOfnvidia.com/gpu"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no huge pages", pod("Failed", reason="OutOfhugepages-2Mi"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("not tolerated", pod("Failed", reason="TaintToleration"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no such profile", pod("Failed", reason="AppArmor"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no such sysctl", pod("Failed", reason="SysctlForbidden"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("a word of tomorrow", pod("Failed", reason="New", message="Pod was rejected: no"), {},
+     (None, None, Reason.UNSCHEDULABLE, False)),
+    ("a node under pressure", pod("Failed", reason="Evicted", message="Pod was rejected: The node had condition: x"),
+     {}, (None, None, Reason.EVICTED, False)),
+    ("it ran, whatever is said", pod("Failed", ended(3), reason="OutOfcpu"), {}, (3, None, None, True)),
     ("init failed", pod("Failed", WAITS, init=ended(4)), {}, (4, None, Reason.INIT_FAILED, False)),
     ("init lost", pod("Failed", WAITS, init=UNKNOWN), {}, (None, None, Reason.NODE_LOST, False)),
     ("init deleted", pod("Failed", WAITS, init=UNKNOWN, deleting=True), {}, (None, None, Reason.POD_DELETED, False)),
@@ -134,6 +144,41 @@ def test_what_goes_on(seen: Any) -> None:
 )  # fmt: skip
 def test_troubles(seen: Any, wanted: Any) -> None:
     assert trouble_of(seen) == wanted
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("CreateContainerError", "context deadline exceeded"),
+        ("CreateContainerError", "rpc error: code = DeadlineExceeded desc = context deadline exceeded"),
+        ("CreateContainerError", 'failed to reserve container name "main_p_jobs_0": name "main_p_jobs_0" is reserved'),
+        ("CreateContainerError", "error reserving ctr name k8s_main_p_jobs_0 for id 7: name is reserved"),
+        ("CreateContainerError", 'transport: Error while dialing: dial unix /run/containerd.sock: connection refused'),
+        ("CreateContainerError", "write /var/lib/containerd/config.json: no space left on device"),
+        ("RunContainerError", "context deadline exceeded"),
+        ("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+    ],
+)  # fmt: skip
+def test_a_slow_or_broken_node_is_waited_for_and_is_not_the_jobs_fault(reason: str, message: str) -> None:
+    told = (Trouble.WAITS, Reason.START_TIMEOUT, f"{reason}: {message}")
+    assert trouble_of(pod(main=waits(reason, message))) == told
+    assert trouble_of(pod(main=WAITS, init=waits(reason, message))) == told
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'container create failed: exec: "timeout": executable file not found in $PATH',
+        "failed to generate container spec: no command specified",
+        'container create failed: chdir to cwd ("/root") set in config.json failed: permission denied',
+        "failed to create containerd container: mkdir /etc/passwd/x: not a directory",
+        'container create failed: error mounting "/v" to rootfs: not a directory',
+        "unable to find user nobody2: no matching entries in passwd file",
+    ],
+)
+def test_what_the_job_asked_for_and_no_node_can_do_is_its_own_fault(message: str) -> None:
+    kind, reason, _ = trouble_of(pod(main=waits("CreateContainerError", message))) or (None, None, "")
+    assert (kind, reason) == (Trouble.CONFIG, Reason.CONFIG_ERROR)
 
 
 def test_what_it_waits_for() -> None:
