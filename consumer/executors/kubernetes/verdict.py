@@ -41,6 +41,10 @@ _DISRUPTIONS = {
     "DeletionByPodGC": (Reason.NODE_LOST, "the pod's node is gone"),
     "TerminationByKubelet": (Reason.EVICTED, "the node ended the pod: it ran short of something or shuts down"),
 }
+_MESSAGES = 12288
+"""Bytes of termination messages in a pod's status: each container may have its part, and the kubelet cuts the rest."""
+_FIT = _MESSAGES // CAP
+"""So many containers have room for all that is kept of a file."""
 _OWN_STORAGE = re.compile(r"exceed(s|ed) (the (total )?limit|its local ephemeral storage limit)")
 """What a kubelet says when the pod broke its own limit, other than when its node ran short."""
 
@@ -168,7 +172,9 @@ def _told(pod: Pod) -> _Told:
             written = None
         else:
             written = Tally(lines=written.lines + counted.lines, bytes=written.bytes + counted.bytes)
-        told = parse(text, cut=len(step.message.encode()) >= CAP)
+        size, room = len(step.message.encode()), _MESSAGES // max(pod.containers, _FIT)
+        kept = room if room <= size and room < CAP and counted is None else None  # the counts are its last line
+        told = parse(text, cut=size >= CAP, kept=kept)
         found |= dict(told.variables)
         progress = told.progress or progress
         notes += [told.note] if told.note else []

@@ -209,6 +209,43 @@ def test_a_full_termination_message_has_lost_its_beginning() -> None:
     assert "last 4,096 bytes" in end.note
 
 
+def crowded(message: str, beside: int, **more: Any) -> Any:
+    """The end of a pod with so many other containers, an init step among them."""
+    others = [{"name": f"proxy-{i}", "state": {"running": {}}} for i in range(beside - 1)]
+    end = exit_of(pod("Running", ended(0, "Completed", message=message), others=others, init=ended(0), **more))
+    assert end is not None
+    return end
+
+
+@pytest.mark.parametrize(("beside", "room"), [(3, 3072), (4, 2457), (11, 1024)])
+def test_many_containers_leave_each_but_a_part_of_its_message(beside: int, room: int) -> None:
+    file = "".join(f"k{i:02d}={'x' * 90}{i:02d}\n" for i in range(40))
+    told = dict(crowded(file[:room], beside).variables)
+    whole = dict(line.split("=") for line in file.splitlines())
+    assert told.items() <= whole.items()
+    assert list(told) == list(whole)[1 : room // 97]  # the first line may have lost its beginning as well
+    note = crowded(file[:room], beside).note
+    assert f"of the file's last 4,096 bytes only the first {room:,} are read" in (note or "")
+
+
+def test_a_message_that_has_room_is_whole_however_many_containers_there_are() -> None:
+    fits = "a=1\n" + "b=" + "x" * 3064 + "\n"
+    assert len(fits) == 3071
+    for beside, message in ((3, fits), (2, fits + "c=1\n")):
+        end = crowded(message, beside)
+        assert (end.variables[0], end.note) == (("a", "1"), None)
+    counts = "\n::longshore-output 1 3\n"
+    exact = "a=1\nb=" + "x" * (3072 - 6 - len(counts)) + counts
+    assert len(exact) == 3072
+    end = crowded(exact, 3)  # its last line is there
+    assert (end.variables[0], end.note) == (("a", "1"), None)
+
+
+def test_a_message_cut_inside_a_letter_is_cut() -> None:
+    end = crowded("a=1\nb=2\nc=" + "é" * 1530 + "\ufffd", 3)
+    assert (end.variables, end.note is not None) == ((("b", "2"),), True)
+
+
 @pytest.mark.parametrize("reason", ["StartError", "ContainerStatusUnknown"])
 def test_a_message_that_is_not_the_jobs_sets_nothing(reason: str) -> None:
     end = exit_of(pod("Failed", ended(128, reason, message="exec: a=1\nb=2")))
