@@ -32,7 +32,10 @@ class Unrunnable(LongshoreError):
 
 
 class ExecutorFault(LongshoreError):
-    """The infrastructure failed to run the job. `started`: its command may have begun. `down`: so would any other."""
+    """The infrastructure failed to run the job. `started`: its command may have begun. `down`: so would any other.
+
+    A start that fails with START_TIMEOUT fails at this job alone, as far as one can see, and may be tried until then.
+    """
 
     def __init__(
         self, message: str, reason: Reason = Reason.EXECUTOR_ERROR, *, started: bool = False, down: bool = False

@@ -58,8 +58,10 @@ def output_in(text: str) -> tuple[str, Tally | None]:
     return text[: found.start()], Tally(lines=int(found[1]), bytes=int(found[2]))
 
 
-def parse(data: bytes | str, *, cut: bool = False) -> OutcomeFile:
+def parse(data: bytes | str, *, cut: bool = False, kept: int | None = None) -> OutcomeFile:
     """Read a file, or its end: `cut` says that something stood before `data`.
+
+    `kept`: of the file's end only the first so many bytes are there, so that both ends of `data` may be cut.
 
     Bytes that aren't UTF-8 are replaced. Nothing is guessed: an assignment that may have lost its beginning, or that
     lacks its end, is left out and told.
@@ -67,7 +69,13 @@ def parse(data: bytes | str, *, cut: bool = False) -> OutcomeFile:
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     lines = [line.rstrip("\r") for line in text.split("\n")]
     problems: list[str] = []
-    if cut:
+    if kept is not None:
+        lines = _whole(lines[:-1])
+        problems.append(
+            f"of the file's last {CAP:,} bytes only the first {kept:,} are read, since the pod has many containers; "
+            "what may be cut is lost"
+        )
+    elif cut:
         lines = _whole(lines)
         problems.append(f"only the file's last {CAP:,} bytes are read, what stood before is lost")
     found: dict[str, str] = {}

@@ -39,10 +39,11 @@ async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
 
     What is to be stopped already (a former consumer may have done so, and died) is only looked for.
 
-    A lack of room, such as a full quota, may last as long as a start may. An executor that can start nothing at all is
-    waited for: that is no job's failure.
+    A lack of room, such as a full quota, may last as long as a start may, and so may what fails at this job alone. An
+    executor that can start nothing at all is waited for: that is no job's failure.
     """
     began, pause, tries = time.monotonic(), START_PAUSE, 0
+    alone: float | None = None
     before = switch.reason
     if before in (Stop.CANCEL, Stop.DEADLINE):
         return await _found(plan, executor)
@@ -56,8 +57,12 @@ async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
             why = ExecutorFault("the consumer was stopped while it started the job", Reason.CONSUMER_STOPPED)
         except ExecutorFault as fault:
             tries, why = tries + 1, fault
-            full = fault.reason is Reason.UNSCHEDULABLE and time.monotonic() - began < plan.start_timeout
-            down = fault.down or executor.trouble is not None  # another start may have worked since
+            now = time.monotonic()
+            alone = (alone or now) if fault.reason is Reason.START_TIMEOUT else None  # others would have been started
+            full = fault.reason is Reason.UNSCHEDULABLE and now - began < plan.start_timeout
+            full = full or (alone is not None and now - alone < plan.start_timeout)
+            # Another start may have worked since.
+            down = fault.down or (executor.trouble is not None and alone is None)
             if fault.started or (tries >= START_TRIES and not (full or down)):
                 raise
             if tries == 1 or not (full or down):

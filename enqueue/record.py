@@ -82,7 +82,7 @@ HINTS: dict[Reason, str] = {
     Reason.OUT_OF_STORAGE: "The job wrote more to its disk than the limit in the message; write less, or raise it.",
     Reason.DEADLINE: "The job ran longer than its timeout; raise it or make the job faster.",
     Reason.START_TIMEOUT: "The job hadn't started after start_timeout; see the message for what it was waiting for.",
-    Reason.UNSCHEDULABLE: "No node has room for the job, or none matches it; see the scheduler's message.",
+    Reason.UNSCHEDULABLE: "No node has room for the job, or none matches it; see the scheduler's or node's message.",
     Reason.IMAGE_PULL: "The image can't be pulled; check its name, its tag and the registry's credentials.",
     Reason.CONFIG_ERROR: "The container can't be set up as asked; see the message for what is missing.",
     Reason.START_ERROR: "The command couldn't be started; check entrypoint, shell, workdir and the image's user.",

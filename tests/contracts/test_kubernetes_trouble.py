@@ -15,7 +15,7 @@ import pytest
 from consumer.errors import ExecutorFault, Unrunnable
 from consumer.executors.kubernetes.api import ApiError, path_of
 from consumer.executors.kubernetes.events import told_by_events
-from consumer.executors.kubernetes.executor import _translated
+from consumer.executors.kubernetes.refusal import translated
 from consumer.executors.kubernetes.watch import lines_of
 from support import consuming
 from support.api_servers import Fake, Server, create, gone, pod_named, refused, until
@@ -144,7 +144,7 @@ async def test_why_a_pod_is_refused(server: Server, why: str) -> None:
     assert WORDS[why] in error.message
     assert error.passing is (why == "webhook down")
     final = why in ("security", "policy")
-    assert isinstance(_translated(error, server.namespace), Unrunnable if final else ExecutorFault)
+    assert isinstance(translated(error, server.namespace), Unrunnable if final else ExecutorFault)
 
 
 def eviction_of(name: str) -> dict[str, Any]:

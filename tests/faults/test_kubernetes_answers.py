@@ -244,7 +244,7 @@ async def test_what_a_webhook_or_a_dying_namespace_says(
     kube: FakeKube, tmp_path: Path, said: str, status: int, waits: bool
 ) -> None:
     executor = await executor_at(kube.url, tmp_path, patience=0)
-    kube.fault("create pods", status=status, message=said)
+    kube.fault("create pods", status=status, message=said, times=1000)  # for whatever pod
     with pytest.raises(Exception, match=said.split(":")[0].split('"')[0]) as caught:
         await executor.start(plan_of())
     assert isinstance(caught.value, ExecutorFault) is waits

@@ -25,6 +25,7 @@ from consumer.executors.kubernetes.foreign import in_the_way, is_foreign, ours_a
 from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sample
 from consumer.executors.kubernetes.outputs import Shelf
+from consumer.executors.kubernetes.refusal import Plain, no_home, translated
 from consumer.executors.kubernetes.rights import Arrival, check, sentence_of
 from consumer.executors.kubernetes.status import Pod, pod_of, slim
 from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
@@ -61,7 +62,7 @@ class KubernetesExecutor:
         self._opened: tuple[Api, Informer, str] | None = None
         self._arrival = Arrival()
         self._leftovers = Leftovers(settings.keep_failed)
-        self._circuit = Circuit()
+        self._circuit, self._plain = Circuit(), Plain(consumer)
         self._sweeper: Sweeper | None = None
 
     @property
@@ -225,8 +226,13 @@ class KubernetesExecutor:
             try:
                 body, patience, before = manifest.json, self._patience, plan.confirm
                 path = path_of(namespace, "pods")
-                return await api.request("POST", path, body=body, patience=patience, before=before, read=pod_of)
+                made = await api.request("POST", path, body=body, patience=patience, before=before, read=pod_of)
+                self._plain.taken(plan.job.image)
+                return made
             except ApiError as error:
+                if await self._plain.refused_alone(error, manifest, api, namespace, self._settings):
+                    why = f"the cluster takes other pods, but fails at this one: {error.message}"
+                    raise ExecutorFault(why, Reason.START_TIMEOUT) from None
                 if error.status != 409:
                     raise
                 conflict = error
@@ -297,12 +303,12 @@ class KubernetesExecutor:
 
     def _refused(self, error: ApiError, namespace: str) -> LongshoreError:
         """The error as the job's or the cluster's; the cluster's own tell that no other start will work either."""
-        translated = _translated(error, namespace)
-        if error.passing or error.status == 401 or error.forbidden or _no_home(error):
+        fault = translated(error, namespace)
+        if error.passing or error.status == 401 or error.forbidden or no_home(error):
             self._circuit.refused(sentence_of(error, namespace))
-            if isinstance(translated, ExecutorFault):
-                translated.down = True
-        return translated
+            if isinstance(fault, ExecutorFault):
+                fault.down = True
+        return fault
 
     def _parts(self) -> tuple[Api, Informer, str]:
         if self._opened is None:
@@ -331,23 +337,3 @@ def _same_job(pod: Pod, plan: Plan) -> None:
             f"id: the pod {pod.name} runs another job under the same id; give each job an id of its own",
             Reason.REFUSED,
         )
-
-
-def _no_home(error: ApiError) -> bool:
-    """The namespace isn't there, or is on its way out."""
-    return "being terminated" in error.message or (error.status == 404 and error.message.startswith("namespaces "))
-
-
-def _translated(error: ApiError, namespace: str) -> LongshoreError:
-    """What a refused create means for the job."""
-    text = error.message
-    if error.status == 403:
-        if "exceeded quota" in text:
-            return ExecutorFault(f"the namespace's quota is used up: {text}", Reason.UNSCHEDULABLE)
-        if "error looking up service account" in text:
-            return ExecutorFault(f"the pod's service account isn't there: {text}", Reason.CONFIG_ERROR)
-        if error.forbidden is None and "being terminated" not in text:
-            return Unrunnable(f"the cluster's policy refuses the pod: {text}", Reason.REFUSED)
-    if error.status in (400, 413, 422):
-        return Unrunnable(f"the cluster doesn't accept the pod: {text}")
-    return ExecutorFault(sentence_of(error, namespace))

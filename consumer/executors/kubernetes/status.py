@@ -77,6 +77,8 @@ class Pod:
     main: Container | None = None
     init: Container | None = None
     others_run: bool = False
+    containers: int = 0
+    """With all init containers, and with those that a template or somebody on the way has put in."""
     before: tuple[tuple[str, Container], ...] = ()
     """The template's own init containers that wait, by name, and say why."""
     beside: tuple[tuple[str, Container], ...] = ()
@@ -151,6 +153,7 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         main=main,
         init=init,
         others_run=others,
+        containers=len(steps) + len(inits),
         before=_waiting(inits, INIT) if inits else (),
         broken=_broken(inits) if inits else None,
         beside=_waiting(steps, MAIN) if len(steps) > 1 or main is None else (),

@@ -21,10 +21,19 @@ from enqueue.record import Reason, Tally
 
 _PULLING = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
+_NODES_TROUBLE = re.compile(
+    r"context (deadline exceeded|canceled)|code = (DeadlineExceeded|Unavailable|ResourceExhausted)"
+    r"|timed out|i/o timeout|name (\S+ )?is reserved|failed to reserve|connection (refused|reset)|error while dialing"
+    r"|transport is closing|no space left on device|input/output error|too many open files|failed to start shim"
+    r"|resource temporarily unavailable",
+    re.IGNORECASE,
+)
+"""What is said where a slow or broken node can't set up a container: nothing that the job asked for is wrong."""
 _ADMISSION = (
-    "UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "NodeAffinity",
-    "NodePorts", "NodeName", "NodeShutdown", "PodFeatureUnsupported", "PodOSNotSupported", "TopologyAffinityError",
+    "UnexpectedAdmissionError", "NodeAffinity", "NodePorts", "NodeName", "NodeShutdown", "PodFeatureUnsupported",
+    "PodOSNotSupported", "TopologyAffinityError", "TaintToleration", "AppArmor", "SysctlForbidden",
 )  # fmt: skip
+"""Why a kubelet doesn't admit a pod, beside OutOf with the resource. Newer kubelets begin their message alike, too."""
 _DISRUPTIONS = {
     "EvictionByEvictionAPI": (Reason.EVICTED, "the pod was evicted through the API, as when its node is drained"),
     "PreemptionByScheduler": (Reason.PREEMPTED, "a pod of a higher priority took the place of this one"),
@@ -32,6 +41,10 @@ _DISRUPTIONS = {
     "DeletionByPodGC": (Reason.NODE_LOST, "the pod's node is gone"),
     "TerminationByKubelet": (Reason.EVICTED, "the node ended the pod: it ran short of something or shuts down"),
 }
+_MESSAGES = 12288
+"""Bytes of termination messages in a pod's status: each container may have its part, and the kubelet cuts the rest."""
+_FIT = _MESSAGES // CAP
+"""So many containers have room for all that is kept of a file."""
 _OWN_STORAGE = re.compile(r"exceed(s|ed) (the (total )?limit|its local ephemeral storage limit)")
 """What a kubelet says when the pod broke its own limit, other than when its node ran short."""
 
@@ -79,7 +92,7 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
         return verdict(Reason.DEADLINE, pod.message or "the pod's activeDeadlineSeconds have passed")
     if pod.reason == "NodeLost" or pod.phase == "Unknown":
         return verdict(Reason.NODE_LOST, pod.message or f"the node {pod.node or ''} no longer answers")
-    if pod.reason in _ADMISSION and not pod.started:
+    if _not_admitted(pod):
         return verdict(Reason.UNSCHEDULABLE, f"the node refused the pod: {pod.reason}: {pod.message}".rstrip(": "))
     if pod.reason in ("Evicted", "Preempting"):
         return verdict(*_by_the_node(pod))
@@ -110,6 +123,13 @@ def exit_of(pod: Pod, *, gone: bool = False, stopped: bool = False) -> Exit | No
         code = 0
         return verdict(None)
     return verdict(Reason.EXECUTOR_ERROR, f"the pod failed: {pod.reason}: {pod.message}".rstrip(": "))
+
+
+def _not_admitted(pod: Pod) -> bool:
+    """The kubelet didn't take the pod."""
+    if pod.started or pod.phase != "Failed" or pod.reason in ("Evicted", "Preempting"):
+        return False
+    return pod.reason in _ADMISSION or pod.reason.startswith("OutOf") or pod.message.startswith("Pod was rejected")
 
 
 def _by_the_node(pod: Pod) -> tuple[Reason, str]:
@@ -152,7 +172,9 @@ def _told(pod: Pod) -> _Told:
             written = None
         else:
             written = Tally(lines=written.lines + counted.lines, bytes=written.bytes + counted.bytes)
-        told = parse(text, cut=len(step.message.encode()) >= CAP)
+        size, room = len(step.message.encode()), _MESSAGES // max(pod.containers, _FIT)
+        kept = room if room <= size and room < CAP and counted is None else None  # the counts are its last line
+        told = parse(text, cut=size >= CAP, kept=kept)
         found |= dict(told.variables)
         progress = told.progress or progress
         notes += [told.note] if told.note else []
@@ -234,6 +256,8 @@ def _trouble_of(name: str, container: Container) -> tuple[Trouble, Reason, str] 
         return Trouble.NOW, Reason.IMAGE_PULL, said
     if container.reason in _PULLING:
         return Trouble.PULL, Reason.IMAGE_PULL, said
+    if container.reason in _CONFIG and _NODES_TROUBLE.search(container.message):
+        return Trouble.WAITS, Reason.START_TIMEOUT, said
     if container.reason in _CONFIG:
         return Trouble.CONFIG, Reason.CONFIG_ERROR, said
     return None

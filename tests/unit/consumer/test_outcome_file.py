@@ -98,6 +98,21 @@ def test_a_file_that_lost_its_beginning(end: str, variables: dict[str, str]) -> 
     assert found.note == "LONGSHORE_OUTCOME: only the file's last 4,096 bytes are read, what stood before is lost"
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.text("xy=\n<", max_size=12))),
+    st.integers(0, 200),
+    st.integers(0, 200),
+)
+def test_what_a_file_cut_at_both_ends_says_is_true(pairs: list[tuple[str, str]], at: int, kept: int) -> None:
+    """Each variable read from the middle of a file has a value that the file gives it, be it not the last one."""
+    given = {pair for end in range(len(pairs)) for pair in read(_blocks(pairs[: end + 1])).items()}
+    assert set(parse(_blocks(pairs)[at:][:kept], kept=kept).variables) <= given
+
+
+def _blocks(pairs: list[tuple[str, str]]) -> str:
+    return "".join(f"{name}<<EOF\n{value}\nEOF\n" for name, value in pairs)
+
+
 def test_bytes_that_are_no_text_are_replaced() -> None:
     assert read(b"a=\xff\x00b\n") == {"a": "\ufffd\x00b"}
 

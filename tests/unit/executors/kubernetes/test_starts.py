@@ -101,6 +101,33 @@ async def test_a_missing_service_account_is_no_policy(kube: FakeKube, open_execu
     assert (caught.value.reason, caught.value.started) == (Reason.CONFIG_ERROR, False)
 
 
+@pytest.mark.row(40)
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_node_that_is_too_slow_is_waited_for_until_the_start_timeout(
+    kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch, recovers: bool
+) -> None:
+    seen = asyncio.Event()
+
+    async def slow(pod: FakePod) -> None:
+        pod.schedule()
+        pod.wait("CreateContainerError", "context deadline exceeded")
+        await seen.wait()
+        pod.run()
+        pod.end(0)
+
+    monkeypatch.setattr("consumer.executors.kubernetes.judging.CONFIG_SECONDS", 0.0)
+    kube.script = slow
+    executor = await open_executor()
+    execution = await executor.start(plan_of(start_timeout=30 if recovers else 0.3))
+    if recovers:
+        await until(lambda: "deadline exceeded" in execution.waiting_for)
+        seen.set()
+    end = await ended(execution)
+    assert (end.code, end.reason) == ((0, None) if recovers else (None, Reason.START_TIMEOUT))
+    if not recovers:
+        assert end.message == "not started after 0.3 s: CreateContainerError: context deadline exceeded"
+
+
 FULL = 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5'
 
 

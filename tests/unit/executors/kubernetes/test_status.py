@@ -62,6 +62,16 @@ TABLE: list[tuple[str, Any, dict[str, bool], tuple[int | None, int | None, Reaso
     ("status lost", pod("Failed", RAN), {}, (None, None, Reason.NODE_LOST, True)),
     ("never there", pod("Failed", UNKNOWN, deleting=True), {}, (None, None, Reason.POD_DELETED, False)),
     ("refused by the node", pod("Failed", reason="OutOfcpu"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no device left", pod("Failed", reason="OutOfnvidia.com/gpu"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no huge pages", pod("Failed", reason="OutOfhugepages-2Mi"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("not tolerated", pod("Failed", reason="TaintToleration"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no such profile", pod("Failed", reason="AppArmor"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("no such sysctl", pod("Failed", reason="SysctlForbidden"), {}, (None, None, Reason.UNSCHEDULABLE, False)),
+    ("a word of tomorrow", pod("Failed", reason="New", message="Pod was rejected: no"), {},
+     (None, None, Reason.UNSCHEDULABLE, False)),
+    ("a node under pressure", pod("Failed", reason="Evicted", message="Pod was rejected: The node had condition: x"),
+     {}, (None, None, Reason.EVICTED, False)),
+    ("it ran, whatever is said", pod("Failed", ended(3), reason="OutOfcpu"), {}, (3, None, None, True)),
     ("init failed", pod("Failed", WAITS, init=ended(4)), {}, (4, None, Reason.INIT_FAILED, False)),
     ("init lost", pod("Failed", WAITS, init=UNKNOWN), {}, (None, None, Reason.NODE_LOST, False)),
     ("init deleted", pod("Failed", WAITS, init=UNKNOWN, deleting=True), {}, (None, None, Reason.POD_DELETED, False)),
@@ -136,6 +146,41 @@ def test_troubles(seen: Any, wanted: Any) -> None:
     assert trouble_of(seen) == wanted
 
 
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("CreateContainerError", "context deadline exceeded"),
+        ("CreateContainerError", "rpc error: code = DeadlineExceeded desc = context deadline exceeded"),
+        ("CreateContainerError", 'failed to reserve container name "main_p_jobs_0": name "main_p_jobs_0" is reserved'),
+        ("CreateContainerError", "error reserving ctr name k8s_main_p_jobs_0 for id 7: name is reserved"),
+        ("CreateContainerError", 'transport: Error while dialing: dial unix /run/containerd.sock: connection refused'),
+        ("CreateContainerError", "write /var/lib/containerd/config.json: no space left on device"),
+        ("RunContainerError", "context deadline exceeded"),
+        ("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+    ],
+)  # fmt: skip
+def test_a_slow_or_broken_node_is_waited_for_and_is_not_the_jobs_fault(reason: str, message: str) -> None:
+    told = (Trouble.WAITS, Reason.START_TIMEOUT, f"{reason}: {message}")
+    assert trouble_of(pod(main=waits(reason, message))) == told
+    assert trouble_of(pod(main=WAITS, init=waits(reason, message))) == told
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'container create failed: exec: "timeout": executable file not found in $PATH',
+        "failed to generate container spec: no command specified",
+        'container create failed: chdir to cwd ("/root") set in config.json failed: permission denied',
+        "failed to create containerd container: mkdir /etc/passwd/x: not a directory",
+        'container create failed: error mounting "/v" to rootfs: not a directory',
+        "unable to find user nobody2: no matching entries in passwd file",
+    ],
+)
+def test_what_the_job_asked_for_and_no_node_can_do_is_its_own_fault(message: str) -> None:
+    kind, reason, _ = trouble_of(pod(main=waits("CreateContainerError", message))) or (None, None, "")
+    assert (kind, reason) == (Trouble.CONFIG, Reason.CONFIG_ERROR)
+
+
 def test_what_it_waits_for() -> None:
     assert waiting_for(pod(node=None)) == "it has no node yet"
     assert "init step" in waiting_for(pod(main=WAITS, init={"running": {}}))
@@ -162,6 +207,43 @@ def test_a_full_termination_message_has_lost_its_beginning() -> None:
     assert dict(end.variables) == {"kept": "2", "x": "y" * 4080}
     assert end.note is not None
     assert "last 4,096 bytes" in end.note
+
+
+def crowded(message: str, beside: int, **more: Any) -> Any:
+    """The end of a pod with so many other containers, an init step among them."""
+    others = [{"name": f"proxy-{i}", "state": {"running": {}}} for i in range(beside - 1)]
+    end = exit_of(pod("Running", ended(0, "Completed", message=message), others=others, init=ended(0), **more))
+    assert end is not None
+    return end
+
+
+@pytest.mark.parametrize(("beside", "room"), [(3, 3072), (4, 2457), (11, 1024)])
+def test_many_containers_leave_each_but_a_part_of_its_message(beside: int, room: int) -> None:
+    file = "".join(f"k{i:02d}={'x' * 90}{i:02d}\n" for i in range(40))
+    told = dict(crowded(file[:room], beside).variables)
+    whole = dict(line.split("=") for line in file.splitlines())
+    assert told.items() <= whole.items()
+    assert list(told) == list(whole)[1 : room // 97]  # the first line may have lost its beginning as well
+    note = crowded(file[:room], beside).note
+    assert f"of the file's last 4,096 bytes only the first {room:,} are read" in (note or "")
+
+
+def test_a_message_that_has_room_is_whole_however_many_containers_there_are() -> None:
+    fits = "a=1\n" + "b=" + "x" * 3064 + "\n"
+    assert len(fits) == 3071
+    for beside, message in ((3, fits), (2, fits + "c=1\n")):
+        end = crowded(message, beside)
+        assert (end.variables[0], end.note) == (("a", "1"), None)
+    counts = "\n::longshore-output 1 3\n"
+    exact = "a=1\nb=" + "x" * (3072 - 6 - len(counts)) + counts
+    assert len(exact) == 3072
+    end = crowded(exact, 3)  # its last line is there
+    assert (end.variables[0], end.note) == (("a", "1"), None)
+
+
+def test_a_message_cut_inside_a_letter_is_cut() -> None:
+    end = crowded("a=1\nb=2\nc=" + "é" * 1530 + "\ufffd", 3)
+    assert (end.variables, end.note is not None) == ((("b", "2"),), True)
 
 
 @pytest.mark.parametrize("reason", ["StartError", "ContainerStatusUnknown"])
