@@ -19,22 +19,21 @@ def plan_of(
     consumer: str,
     *,
     begun: bool = False,
+    looked_for: bool = False,
     source: str = "",
     confirm: Callable[[], Awaitable[None]] = unquestioned,
 ) -> Plan:
     """All that an executor needs to run this claim.
 
     The Job's own timeout wins over the queue's, which wins over the operator's default. Raises Unrunnable for a claim
-    whose payload is no valid Job, or one that asks for more grace than the operator allows.
+    whose payload is no valid Job, or one that `unwanted` tells of; but not for the latter if it has `begun`, or is
+    `looked_for` first: what runs goes on with what it began with.
     """
     if claim.job is None:
         raise Unrunnable(claim.problem or "the payload can't be read")
-    if claim.refusal is not None and not begun:
-        raise Unrunnable(claim.refusal, Reason.REFUSED)
+    if not (begun or looked_for) and (problems := unwanted(claim, jobs)):
+        raise Unrunnable.of(problems)
     job = claim.job
-    most = max(jobs.grace, jobs.grace_max)
-    if job.grace is not None and job.grace > most:
-        raise Unrunnable(f"grace: {job.grace:g} is more than the {most:g} seconds allowed here", Reason.REFUSED)
     return Plan(
         id=claim.id,
         queue=claim.queue,
@@ -53,6 +52,15 @@ def plan_of(
         profile=job.profile if isinstance(job, TypedJob) else None,
         avoid=_failed_nodes(claim.history),
     )
+
+
+def unwanted(claim: Claim, jobs: Jobs) -> list[tuple[Reason, str]]:
+    """Why this claim isn't to be started here, whatever would run it."""
+    found = [] if claim.refusal is None else [(Reason.REFUSED, claim.refusal)]
+    grace, most = claim.job.grace if claim.job else None, max(jobs.grace, jobs.grace_max)
+    if grace is not None and grace > most:
+        found.append((Reason.REFUSED, f"grace: {grace:g} is more than the {most:g} seconds allowed here"))
+    return found
 
 
 def _failed_nodes(history: Record | None) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from consumer.outcome import (
     verdict_of,
     was_overdue,
 )
-from consumer.plan import plan_of
+from consumer.plan import plan_of, unwanted
 from consumer.ports import Execution, Executor, Meter, Records
 from consumer.recording import log_of, record_claimed, record_ended, record_overdue, record_running, record_waiting
 from consumer.returned import returned
@@ -101,10 +101,15 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             else:
                 name, source = tools.settings.name, tools.records.source
                 confirm = functools.partial(tools.confirm, claim)
-                plan = plan_of(claim, tools.settings.jobs, name, begun=has_begun(claim), source=source, confirm=confirm)
-                _check(plan, claim, tools)
+                begun, may_run = has_begun(claim), _may_run(claim)
+                plan = plan_of(
+                    claim, tools.settings.jobs, name, begun=begun, looked_for=may_run, source=source, confirm=confirm
+                )
+                refused = _refusal(plan, claim, tools)
+                if refused is not None and not may_run:
+                    raise refused
                 await tools.records.write(claim, _claimed(claim, tools))
-                execution = await start(plan, tools.executor, switch)
+                execution = await start(plan, tools.executor, switch, refused)
                 if pod := execution.where.pod:
                     structlog.contextvars.bind_contextvars(pod=pod)
                 exit, stopped = await supervise(execution, plan, switch, tools, follower, claim)
@@ -347,13 +352,17 @@ def _may_run(claim: Claim) -> bool:
     return before is not None and before.attempt == claim.attempt and before.status in started
 
 
-def _check(plan: Plan, claim: Claim, tools: Tools) -> None:
-    """Refuse what this executor can't honour, and what must not run a second time."""
-    if problems := [*refused_wishes(plan.job, tools.settings, tools.executor), *tools.executor.refuse(plan)]:
-        raise Unrunnable.of(problems)
+def _refusal(plan: Plan, claim: Claim, tools: Tools) -> Unrunnable | None:
+    """What the operator doesn't allow, or this executor can't honour, if it is to be started now.
+
+    It says nothing of what runs: that was allowed when it began. Raises ExecutorFault for what must not run again.
+    """
     if _may_run(claim) and not tools.executor.detachable:
         former = claim.history.where.consumer if claim.history else None
         raise ExecutorFault(f"consumer {former} died while it ran the job", Reason.CONSUMER_LOST, started=True)
+    wishes = refused_wishes(plan.job, tools.settings, tools.executor)
+    problems = [*unwanted(claim, tools.settings.jobs), *wishes, *tools.executor.refuse(plan)]
+    return Unrunnable.of(problems) if problems else None
 
 
 async def _let_go(execution: Execution | None, executor: Executor, switch: Switch, grace: float) -> None:

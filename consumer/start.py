@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import structlog
 
-from consumer.errors import ExecutorFault
+from consumer.errors import ExecutorFault, Unrunnable
 from consumer.model import Plan, Stop
 from consumer.ports import Execution, Executor
 from consumer.switch import LetGo, Switch
@@ -34,10 +34,23 @@ class NotStarted(Exception):
     """The job is to be stopped, and there is nothing of it: it hasn't started, or is gone again."""
 
 
-async def start(plan: Plan, executor: Executor, switch: Switch) -> Execution:
+async def start(plan: Plan, executor: Executor, switch: Switch, refused: Unrunnable | None = None) -> Execution:
     """Start it, with more than one try. Raises Unrunnable, ExecutorFault, NotStarted, LetGo.
 
-    What is to be stopped already (a former consumer may have done so, and died) is only looked for.
+    What is `refused`, or to be stopped already (a former consumer may have done so, and died), is only looked for.
+    """
+    if refused is None or plan.begun:
+        return await _started(plan, executor, switch)
+    try:
+        return await _started(replace(plan, begun=True), executor, switch)
+    except ExecutorFault as fault:
+        if fault.started:  # it says that there is none
+            raise refused from None
+        raise
+
+
+async def _started(plan: Plan, executor: Executor, switch: Switch) -> Execution:
+    """It, after as many tries as it takes.
 
     A lack of room, such as a full quota, may last as long as a start may, and so may what fails at this job alone. An
     executor that can start nothing at all is waited for: that is no job's failure.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
 from consumer.errors import SetupError
 from consumer.model import Claim, LogPosition
 from consumer.opslevel import is_legacy
@@ -13,10 +15,12 @@ from consumer.ports import Records, ReplyingQueue, Sink
 from consumer.settings import S3, Settings
 from consumer.storage_path import mark_of, path_of
 from consumer.storing import Target
-from enqueue.errors import UsageError
+from enqueue.errors import LongshoreError, UsageError
 
 if TYPE_CHECKING:
     from consumer.bucket import Bucket
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +177,22 @@ class SinkSet:
             self._maker(name)
 
     def __call__(self, claim: Claim, former: LogPosition) -> Sequence[Sink]:
-        """The sinks of one attempt's log; `former`: how much of it a former consumer has recorded."""
+        """The sinks of one attempt's log; `former`: how much of it a former consumer has recorded.
+
+        What runs may have been allowed a sink that can't be had here. It goes on without that one.
+        """
         asked = claim.job.logs if claim.job else None
         names = {*(self._stores.settings().logs.sinks if asked is None else asked), "reply"}
         wanted = Wanted(claim, former, recorded="record" in names, lagging="s3" in names)
-        made = [self._maker(name)(wanted) for name in SINKS if name in names]
-        return [sink for sink in made if sink is not None]
+        made: dict[str, Sink | None] = {}
+        for name in SINKS:
+            try:
+                made |= {name: self._maker(name)(wanted)} if name in names else {}
+            except LongshoreError as error:
+                log.warning("sink_left_out", job=claim.id, sink=name, error=str(error))
+        if names - {"reply"} and not made.keys() - {"reply"}:  # its log must be somewhere
+            made["record"] = self._maker("record")(wanted)
+        return [sink for sink in made.values() if sink is not None]
 
     def _maker(self, name: str) -> MakeSink:
         if name not in self._makers:

@@ -105,11 +105,19 @@ def refusals(plan: Plan, settings: Docker) -> list[tuple[Reason, str]]:
 
 def build(plan: Plan, settings: Docker, entrypoint: Sequence[str] = ()) -> Containers:
     """The containers of a Plan. `entrypoint`: the image's own. Raises Unrunnable that names the field."""
-    if plan.profile is not None:
-        settings = settings.model_copy(update={"profile": plan.profile})
+    settings = _under(plan.profile, settings)
     if problems := refusals(plan, settings):
         raise Unrunnable.of(problems)
     return _Builder(plan, settings, entrypoint).containers()
+
+
+def adopted(plan: Plan, settings: Docker) -> Containers:
+    """The same of containers that are there: whatever is allowed now, they were allowed when they were made."""
+    return _Builder(plan, _under(plan.profile, settings), ()).containers()
+
+
+def _under(profile: str | None, settings: Docker) -> Docker:
+    return settings if profile is None else settings.model_copy(update={"profile": profile})
 
 
 class _Builder:
@@ -161,7 +169,7 @@ class _Builder:
         outcome = f"{SCRIPTS}/{step}.outcome"
         entries.append(Entry(outcome, 0o600 if self._restricted else 0o666, self._user, b""))
         body: dict[str, Any] = {
-            "Image": str(parse_image(image)),
+            "Image": str(parse_image(image)) if image else "",
             "Cmd": arguments,
             "Env": [f"{name}={value}" for name, value in self._environment(step, outcome).items()],
             "WorkingDir": workdir_of(job),

@@ -12,7 +12,16 @@ from dataclasses import replace
 from consumer.errors import ExecutorFault, SetupError, Unrunnable
 from consumer.executors import names
 from consumer.executors.circuit import Circuit
-from consumer.executors.docker.container import STEP, Containers, build, images_of, key_of, name_of, refusals
+from consumer.executors.docker.container import (
+    STEP,
+    Containers,
+    adopted,
+    build,
+    images_of,
+    key_of,
+    name_of,
+    refusals,
+)
 from consumer.executors.docker.engine import Engine, EngineError
 from consumer.executors.docker.execution import ContainerExecution
 from consumer.executors.docker.images import check_config, credentials
@@ -127,7 +136,6 @@ class DockerExecutor:
 
     async def _start(self, engine: Engine, plan: Plan, name: str) -> ContainerExecution:
         settings = self._settings  # for all of it, whatever they change to meanwhile
-        containers = build(plan, settings)
         found = await self._find(engine, plan, name)
         ours = fetch = None
         if found is None:
@@ -136,13 +144,13 @@ class DockerExecutor:
                     f"the container {name} had begun, and this engine has none: it was removed, or ran on another one"
                 )
                 raise ExecutorFault(lost, Reason.CONSUMER_LOST, started=True)
-            images = images_of(plan.job, settings)
+            containers, images = build(plan, settings), images_of(plan.job, settings)
             if [image for image in images if await self._to_pull(engine, plan, image, settings)]:
                 fetch = self._fetch(engine, plan, settings)
             else:
                 containers, ours = await self._create(engine, plan, settings)
-        elif found.name != name:  # it runs another attempt's containers
-            containers = build(replace(plan, attempt=found.attempt), settings)
+        else:  # perhaps another attempt's containers
+            containers = adopted(replace(plan, attempt=found.attempt), settings)
         execution = ContainerExecution(
             engine,
             plan,
@@ -156,7 +164,7 @@ class DockerExecutor:
         if found is not None and containers.init is not None:
             init = await engine.inspect(containers.init.name)
             if init is None and found.fresh:  # its consumer died between the two
-                await self._create_init(engine, containers)
+                await self._create_init(engine, build(replace(plan, attempt=found.attempt), settings))
                 init = await engine.inspect(containers.init.name)
             states += [state_of(init)] if init is not None else []
         execution.begin(*states)

@@ -13,8 +13,8 @@ from consumer.executors.kubernetes import answers
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.judging import JudgedPod
 from consumer.executors.kubernetes.logs import Streams, follow
-from consumer.executors.kubernetes.manifest import Manifest
 from consumer.executors.kubernetes.outputs import Handover, Shelf
+from consumer.executors.kubernetes.secret import Secret
 from consumer.executors.kubernetes.status import Container, Pod
 from consumer.executors.kubernetes.steps import StepLog
 from consumer.executors.kubernetes.sweep import Leftovers
@@ -167,18 +167,18 @@ class PodExecution(JudgedPod):
             await self._handover.close()
         self.news.tell()
 
-    async def ensure_secret(self, manifest: Manifest) -> None:
+    async def ensure_secret(self, secret: Secret) -> None:
         """Create the pod's Secret, if it has one. Raises ApiError.
 
         Once there, it is right: it is immutable, and no other pod has had one of its name. That of a former pod of
         the same name is still there for a moment after that pod. (A pod of an older release names none: there both
         have one name.)
         """
-        if not manifest.secret_data:
+        if not secret.data:
             return
         self._secret_at = time.monotonic()
         try:
-            path, body = path_of(self._namespace, "secrets"), manifest.secret(self._uid, self._pod.secret)
+            path, body = path_of(self._namespace, "secrets"), secret.owned_by(self._uid)
             await self._api.request("POST", path, body=body, read=answers.nothing)
         except ApiError as error:
             if error.status == 409:

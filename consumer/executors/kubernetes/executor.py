@@ -27,6 +27,7 @@ from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sa
 from consumer.executors.kubernetes.outputs import Shelf
 from consumer.executors.kubernetes.refusal import Plain, no_home, translated
 from consumer.executors.kubernetes.rights import Arrival, check, sentence_of
+from consumer.executors.kubernetes.secret import secret_of
 from consumer.executors.kubernetes.status import Pod, pod_of, slim
 from consumer.executors.kubernetes.sweep import Leftovers, Sweeper
 from consumer.executors.kubernetes.watch import Informer
@@ -121,29 +122,27 @@ class KubernetesExecutor:
     async def start(self, plan: Plan) -> PodExecution:
         """Create the attempt's pod, or adopt a pod that runs this job already; only adopt if `plan.begun`.
 
-        Raises Unrunnable, ExecutorFault.
+        What is adopted was allowed when it was created: policy and template hold for what is created now. Raises
+        Unrunnable, ExecutorFault.
         """
-        manifest = build(plan, self._settings, uuid.uuid4().hex[:12])
         api, informer, namespace = self._parts()
         heard: list[tuple[Pod, bool]] = []
 
         def keep(pod: Pod, gone: bool) -> None:
             heard.append((pod, gone))
 
-        name = manifest.name
+        name = names.pod_name(plan.queue, plan.id, plan.attempt)
         informer.listen(name, keep)  # before the create: no event may slip between it and the execution
         try:
             try:
-                pod = await self._find(plan, manifest)
+                pod = await self._find(plan, name)
                 if pod is None and plan.begun:
-                    lost = f"the pod {manifest.name} had begun and is gone: its end was seen by nobody"
+                    lost = f"the pod {name} had begun and is gone: its end was seen by nobody"
                     raise ExecutorFault(lost, Reason.POD_DELETED, started=True)
-                pod = pod or await self._create(plan, manifest)
+                pod = pod or await self._new(plan, name)
             except ApiError as error:
                 raise self._refused(error, namespace) from None
             self._circuit.worked()
-            if pod.name != manifest.name:  # the pod of another attempt, and so its Secret will be
-                manifest = build(replace(plan, attempt=int(pod.name.rpartition("-")[2])), self._settings)
             execution = PodExecution(
                 api,
                 informer,
@@ -163,7 +162,8 @@ class KubernetesExecutor:
         execution.begin()
         try:
             if not pod.started:
-                await execution.ensure_secret(manifest)
+                owner = replace(plan, attempt=int(pod.name.rpartition("-")[2]))  # perhaps another attempt
+                await execution.ensure_secret(secret_of(owner, pod.secret))
         except ApiError as error:
             await plan.confirm()
             await self._take_back(execution)
@@ -187,7 +187,7 @@ class KubernetesExecutor:
         if self._sweeper is not None:
             yield from self._sweeper.measures()
 
-    async def _find(self, plan: Plan, manifest: Manifest) -> Pod | None:
+    async def _find(self, plan: Plan, name: str) -> Pod | None:
         """A pod that runs this job already: this attempt's, ended or not, else a running one of another attempt."""
         api, informer, namespace = self._parts()
         key = names.job_key(plan.queue, plan.id)
@@ -198,14 +198,14 @@ class KubernetesExecutor:
             path, patience = path_of(namespace, "pods"), self._patience
             listed = await api.request("GET", path, query=query, patience=patience, read=answers.page)
             known = [slim(item) for item in listed.get("items") or ()]
-        known.sort(key=lambda pod: pod.name != manifest.name)
+        known.sort(key=lambda pod: pod.name != name)
         for pod in ours_among(known, plan):
-            if pod.name != manifest.name and (pod.over or _on_its_way_out(pod) or _given_up(pod, plan)):
+            if pod.name != name and (pod.over or _on_its_way_out(pod) or _given_up(pod, plan)):
                 continue
             # What is listed may be gone since; if it has begun, its end is heard, whether it is asked for or not.
-            trusted = plan.begun and pod.name == manifest.name and informer.connected.is_set()
+            trusted = plan.begun and pod.name == name and informer.connected.is_set()
             live = pod if trusted else await self._get(pod.name, plan)
-            if live is None or (live.name != manifest.name and (live.over or _given_up(live, plan))):
+            if live is None or (live.name != name and (live.over or _given_up(live, plan))):
                 continue
             if _former(live, plan) or (_on_its_way_out(live) and not (plan.begun and live.over)):
                 continue
@@ -213,11 +213,21 @@ class KubernetesExecutor:
             return live
         if not plan.begun:
             return None  # the create will tell
-        live = await self._get(manifest.name, plan)  # what isn't listed may be there all the same
+        live = await self._get(name, plan)  # what isn't listed may be there all the same
         if live is None or _former(live, plan):
             return None
         _same_job(live, plan)
         return live
+
+    async def _new(self, plan: Plan, name: str) -> Pod:
+        """A pod that is created now. If it may not be, one that isn't listed yet is looked for first."""
+        try:
+            manifest = build(plan, self._settings, uuid.uuid4().hex[:12])
+        except Unrunnable:
+            if (pod := await self._find(replace(plan, begun=True), name)) is not None:
+                return pod
+            raise
+        return await self._create(plan, manifest)
 
     async def _create(self, plan: Plan, manifest: Manifest) -> Pod:
         api, informer, namespace = self._parts()

@@ -7,9 +7,8 @@ job names one of the image's) are empty volumes that the job's user may write to
 
 from __future__ import annotations
 
-import base64
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_json
@@ -20,6 +19,7 @@ from consumer.executors.counting import counted
 from consumer.executors.kubernetes.outputs import add_collector
 from consumer.executors.kubernetes.policy import policy_refusals
 from consumer.executors.kubernetes.profiles import violations
+from consumer.executors.kubernetes.secret import Secret, secret_of
 from consumer.executors.kubernetes.site import Site, site_of, toleration_of, volume_of
 from consumer.executors.kubernetes.template import merged
 from consumer.executors.places import (
@@ -42,10 +42,7 @@ from enqueue.record import Reason
 
 OUTCOME = "/dev/termination-log"
 """The kubelet makes this file in every container, writable by all, and tells its end in the status."""
-INLINE_SCRIPT = 64 * 1024
-"""A longer script comes as a file: the kernel takes at most 128 KiB for one argument."""
 LONGEST_ARGUMENT = 128 * 1024 - 1024
-SECRET_BYTES = 1_000_000
 DEADLINE_MARGIN = 120
 """Seconds by which the pod's own deadline lies behind all of the consumer's: it only ends pods that nobody watches."""
 POD_BYTES = 1_300_000
@@ -57,10 +54,10 @@ MOST_VARIABLES = 5_000
 
 @dataclass(slots=True)
 class Manifest:
-    """What is to be created: the pod, and the data of its Secret (empty: none is needed)."""
+    """What is to be created: the pod and its Secret."""
 
     pod: dict[str, Any]
-    secret_data: dict[str, str]
+    made_secret: Secret
     json: bytes
     """The pod as it is sent."""
 
@@ -69,24 +66,14 @@ class Manifest:
         """The pod's."""
         return str(self.pod["metadata"]["name"])
 
-    def secret(self, uid: str, name: str = "") -> dict[str, Any]:
-        """The Secret, owned by the pod with this uid: it goes when the pod goes. `name`: as the pod says."""
-        owner = {"apiVersion": "v1", "kind": "Pod", "name": self.name, "uid": uid}
-        return {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": name or self.name,
-                "labels": {k: v for k, v in self.pod["metadata"]["labels"].items() if k in _SECRET_LABELS},
-                "ownerReferences": [owner],
-            },
-            "immutable": True,
-            "type": "Opaque",
-            "data": self.secret_data,
-        }
+    @property
+    def secret_data(self) -> dict[str, str]:
+        """What stands in the Secret; empty: none is needed."""
+        return self.made_secret.data
 
-
-_SECRET_LABELS = (names.MANAGED_BY, names.JOB, names.ATTEMPT)
+    def secret(self, uid: str) -> dict[str, Any]:
+        """The Secret, owned by the pod with this uid."""
+        return self.made_secret.owned_by(uid)
 
 
 def refusals(plan: Plan, settings: Kubernetes) -> list[tuple[Reason, str]]:
@@ -121,30 +108,6 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
-@dataclass(slots=True)
-class _Secret:
-    """Collects what must not stand in the pod."""
-
-    name: str
-    data: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-
-    def put(self, key: str, value: str, of: str) -> str:
-        raw = value.encode()
-        self.data[key] = base64.b64encode(raw).decode()
-        self.sizes[of] = self.sizes.get(of, 0) + len(raw)
-        return key
-
-    def check(self) -> None:
-        total = sum(self.sizes.values())
-        if total > SECRET_BYTES:
-            largest = max(self.sizes, key=lambda name: self.sizes[name])
-            raise Unrunnable(
-                f"{largest}: is too large: files, sensitive variables and long scripts together have {total:,} bytes, "
-                f"and a Secret holds at most {SECRET_BYTES:,}"
-            )
-
-
 def build(plan: Plan, settings: Kubernetes, nonce: str = "") -> Manifest:
     """The pod of a Plan; `nonce` makes its Secret's name unique. Raises Unrunnable that names the field in its text."""
     site = site_of(settings).under(plan.profile)
@@ -153,18 +116,19 @@ def build(plan: Plan, settings: Kubernetes, nonce: str = "") -> Manifest:
         raise Unrunnable.of(problems)
     job = plan.job
     name = names.pod_name(plan.queue, plan.id, plan.attempt)
-    secret = _Secret(f"{name}-{nonce}" if nonce else name)
+    secret = secret_of(plan, f"{name}-{nonce}" if nonce else "")
+    secret.check()
     workdir, scratch = workdir_of(job), scratch_of(job)
     mounts: list[dict[str, Any]] = [{"name": volume, "mountPath": path} for path, volume in scratch.items()]
     items: list[dict[str, Any]] = []
     mounts += folders([place_of(file, job) for file in job.files], scratch)
     for i, file in enumerate(job.files):
-        items.append(_item(secret.put(f"file-{i}", file.contents, f"files[{i}] ({file.path})"), file.permissions))
+        items.append(_item(f"file-{i}", file.permissions))
         place = {"mountPath": place_of(file, job), "subPath": f"file-{i}", "readOnly": True}
         mounts.append({"name": "files"} | place)
 
     for handed in plan.handed:
-        items.append(_item(secret.put(handed.name, handed.contents, "the arguments"), 0o444))
+        items.append(_item(handed.name, 0o444))
         place = {"mountPath": f"{SCRIPTS}/{handed.name}", "subPath": handed.name, "readOnly": True}
         mounts.append({"name": "files"} | place)
 
@@ -174,7 +138,7 @@ def build(plan: Plan, settings: Kubernetes, nonce: str = "") -> Manifest:
             "image": image,
             "imagePullPolicy": pull_policy(image, job, settings),
             "workingDir": workdir,
-            "env": _environment(plan, step, secret),
+            "env": _environment(plan, step, secret.name),
             "resources": resources_of(job.resources, settings)[0] if job.resources else site.resources,
             "volumeMounts": list(mounts),
             "terminationMessagePath": OUTCOME,
@@ -190,22 +154,19 @@ def build(plan: Plan, settings: Kubernetes, nonce: str = "") -> Manifest:
             made["args"] = [literal(part) for part in args]
         return made
 
-    def script(key: str, commands: tuple[str, ...], field: str) -> list[str]:
-        text = "\n".join(commands)
+    def script(key: str, commands: tuple[str, ...]) -> list[str]:
         shell = [*job.shell.split(), "-e"]
-        secrets = any(value in text for value in job.sensitive_values())
-        if len(text.encode()) <= INLINE_SCRIPT and not secrets:
-            return [*shell, "-c", text]
-        items.append(_item(secret.put(key, text, field), 0o444))
+        if key not in secret.data:
+            return [*shell, "-c", "\n".join(commands)]
+        items.append(_item(key, 0o444))
         mounts.append({"name": "files", "mountPath": f"{SCRIPTS}/{key}", "subPath": key, "readOnly": True})
         return [*shell, f"{SCRIPTS}/{key}"]
 
     image = job.image or settings.image or ""
-    init_command = script("init-script", job.init.commands, "init.commands") if job.init else []
-    command = script("script", job.commands, "commands") if job.commands else list(job.entrypoint)
+    init_command = script("init-script", job.init.commands) if job.init else []
+    command = script("script", job.commands) if job.commands else list(job.entrypoint)
     main = container("main", image, command, list(job.args))
     inits = [container("init", job.init.image or image, init_command, [])] if job.init else []
-    secret.check()
     empty = volume_of(job.resources, settings) if job.resources else site.volume
     volumes: list[dict[str, Any]] = [{"name": volume, "emptyDir": empty} for volume in scratch.values()]
     if items:
@@ -223,7 +184,7 @@ def build(plan: Plan, settings: Kubernetes, nonce: str = "") -> Manifest:
     pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     if site.template:
         pod = _with_template(pod, site)
-    return Manifest(pod, secret.data, _checked_json(pod))
+    return Manifest(pod, secret, _checked_json(pod))
 
 
 def _with_template(pod: dict[str, Any], site: Site) -> dict[str, Any]:
@@ -272,7 +233,7 @@ def _item(key: str, mode: int) -> dict[str, Any]:
     return {"key": key, "path": key, "mode": mode | ((mode & 0o500) >> 3)}
 
 
-def _environment(plan: Plan, step: str, secret: _Secret) -> list[dict[str, Any]]:
+def _environment(plan: Plan, step: str, secret: str) -> list[dict[str, Any]]:
     job = plan.job
     plain: dict[str, str] = {"HOME": HOME, "TMPDIR": TMP} | job.env
     plain |= {"LONGSHORE_JOB_ID": plan.id, "LONGSHORE_QUEUE": plan.queue, "LONGSHORE_ATTEMPT": str(plan.attempt)}
@@ -286,10 +247,7 @@ def _environment(plan: Plan, step: str, secret: _Secret) -> list[dict[str, Any]]
         if not variable.sensitive:
             plain[variable.name] = variable.value
             continue
-        key = f"variable-{i}"
-        if key not in secret.data:
-            secret.put(key, variable.value, f"variables[{i}] ({variable.name})")
-        referred.append(_reference(variable.name, secret.name, key))
+        referred.append(_reference(variable.name, secret, f"variable-{i}"))
     for wanted in job.secrets:
         plain.pop(wanted.name, None)
         referred.append(_reference(wanted.name, wanted.secret, wanted.key))

@@ -161,3 +161,34 @@ async def test_what_a_start_waits_for_is_in_the_record_while_it_waits(
     outcome = await task
     assert outcome is not None
     assert outcome.message is None
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "said"),
+    [
+        (Status.RUNNING, True, (Status.SUCCEEDED, None)),
+        (Status.STARTING, True, (Status.SUCCEEDED, None)),
+        (Status.RUNNING, False, (Status.FAILED, "pod_deleted")),
+        (Status.STARTING, False, (Status.FAILED, "refused")),
+        (Status.QUEUED, False, (Status.FAILED, "refused")),
+    ],
+)
+async def test_what_isnt_allowed_any_more_is_only_looked_for(
+    story: Story, run: Run, status: Status, found: bool, said: tuple[Status, str | None]
+) -> None:
+    executor = Double(story, detachable=True)
+    executor.problems = [(Reason.REFUSED, "image: isn't allowed")]
+    executor.starts = [None if found else gone()]
+    executor.end(Exit(code=0, ended_at=2.0))
+    outcome = await run(executor, history=BEGUN.model_copy(update={"status": status}))
+    assert outcome is not None
+    assert (outcome.status, outcome.reason) == said
+    assert [plan.begun for plan in executor.plans] == ([] if status is Status.QUEUED else [True])
+
+
+async def test_what_ran_and_cant_be_found_here_is_lost_and_not_refused(story: Story, run: Run) -> None:
+    executor = Double(story)
+    executor.problems = [(Reason.REFUSED, "image: isn't allowed")]
+    outcome = await run(executor, history=BEGUN)
+    assert outcome is not None
+    assert (outcome.reason, executor.plans) == ("consumer_lost", [])

@@ -12,7 +12,7 @@ import pytest
 
 from consumer.errors import SetupError, Unrunnable
 from consumer.executors.docker.archive import MOST_READ, Entry, end_of_file, packed
-from consumer.executors.docker.container import Containers, build, refusals
+from consumer.executors.docker.container import Containers, adopted, build, refusals
 from consumer.executors.docker.engine import EngineError
 from consumer.executors.docker.images import credentials
 from consumer.executors.docker.sweep import found_in
@@ -232,3 +232,15 @@ def test_only_containers_of_our_own_store_are_swept() -> None:
     assert [one.name for one in found] == [made.init.name, made.main.name]
     assert {one.key for one in found} == {AttemptKey("id", "queue", 1)}
     assert found_in(listed, "theirs") == []
+
+
+def test_containers_that_are_there_are_adopted_whatever_is_allowed_now() -> None:
+    wide, narrow = Docker(image="busybox"), Docker(allowed_images=["ghcr.io/**"])
+    plan = plan_of(image=None, init={"commands": ["true"]}, commands=["true"])
+    made, found = build(plan, wide), adopted(plan, narrow)
+    assert made.init is not None
+    assert found.init is not None
+    assert (found.main.name, found.main.outcome) == (made.main.name, made.main.outcome)
+    assert found.init.name == made.init.name
+    with pytest.raises(Unrunnable, match="is required"):
+        build(plan, narrow)
