@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from enqueue.errors import LongshoreError
-from enqueue.record import Reason
+from enqueue.record import Reason, Where
 
 
 class Unrunnable(LongshoreError):
@@ -32,18 +32,26 @@ class Unrunnable(LongshoreError):
 
 
 class ExecutorFault(LongshoreError):
-    """The infrastructure failed to run the job. `started`: its command may have begun. `down`: so would any other.
+    """The infrastructure failed to run the job.
 
-    A start that fails with START_TIMEOUT fails at this job alone, as far as one can see, and may be tried until then.
+    `started`: its command may have begun. `down`: so would any other. `where`: of what failed. A start that fails with
+    START_TIMEOUT fails at this job alone, as far as one can see, and may be tried until then.
     """
 
     def __init__(
-        self, message: str, reason: Reason = Reason.EXECUTOR_ERROR, *, started: bool = False, down: bool = False
+        self,
+        message: str,
+        reason: Reason = Reason.EXECUTOR_ERROR,
+        *,
+        started: bool = False,
+        down: bool = False,
+        where: Where | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.started = started
         self.down = down
+        self.where = where
 
 
 class ClaimLost(LongshoreError):

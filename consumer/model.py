@@ -48,6 +48,10 @@ async def unquestioned() -> None:
     """The claim is ours."""
 
 
+async def untold(why: str) -> None:
+    """Nobody asks what a start waits for."""
+
+
 @frozen
 class Plan:
     """All that an executor needs to run a claim: a pure function of Job, policy and settings."""
@@ -76,6 +80,10 @@ class Plan:
     """The security profile that its job type names."""
     avoid: tuple[str, ...] = ()
     """Nodes on which the infrastructure failed this job before."""
+    ended: tuple[int, ...] = ()
+    """Former attempts that were told to have ended."""
+    waits: Callable[[str], Awaitable[None]] = field(default=untold, compare=False, repr=False)
+    """To be told what a start waits for before there is an execution that could tell it: raises ClaimLost."""
 
 
 class Stop(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from consumer.errors import Unrunnable
-from consumer.model import Claim, Plan, unquestioned
+from consumer.model import Claim, Plan, unquestioned, untold
 from consumer.settings import Jobs
 from consumer.typed import TypedJob
 from enqueue.record import Fault, Reason, Record, fault_of
@@ -22,6 +22,7 @@ def plan_of(
     looked_for: bool = False,
     source: str = "",
     confirm: Callable[[], Awaitable[None]] = unquestioned,
+    waits: Callable[[str], Awaitable[None]] = untold,
 ) -> Plan:
     """All that an executor needs to run this claim.
 
@@ -33,7 +34,7 @@ def plan_of(
         raise Unrunnable(claim.problem or "the payload can't be read")
     if not (begun or looked_for) and (problems := unwanted(claim, jobs)):
         raise Unrunnable.of(problems)
-    job = claim.job
+    job, attempts = claim.job, claim.history.attempts if claim.history else ()
     return Plan(
         id=claim.id,
         queue=claim.queue,
@@ -51,6 +52,8 @@ def plan_of(
         returns=isinstance(job, TypedJob) and job.returns,
         profile=job.profile if isinstance(job, TypedJob) else None,
         avoid=_failed_nodes(claim.history),
+        ended=tuple(a.attempt for a in attempts if a.attempt < claim.attempt),
+        waits=waits,
     )
 
 

@@ -87,6 +87,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     claim, unfit = tools.extras.unseal(claim)
     follower, execution, exit, trace = tools.follower(claim), None, None, ""
     said: dict[str, Any] = {}
+    where = Where()
     current.set(ref(follower.secrets))
     if claim.cancelled:
         switch.set(Stop.CANCEL)
@@ -103,8 +104,9 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 confirm = functools.partial(tools.confirm, claim)
                 begun, may_run = has_begun(claim), _may_run(claim)
                 plan = plan_of(
-                    claim, tools.settings.jobs, name, begun=begun, looked_for=may_run, source=source, confirm=confirm
-                )
+                    claim, tools.settings.jobs, name, begun=begun, looked_for=may_run, source=source, confirm=confirm,
+                    waits=functools.partial(_tell_waiting, claim, tools, follower),
+                )  # fmt: skip
                 refused = _refusal(plan, claim, tools)
                 if refused is not None and not may_run:
                     raise refused
@@ -125,7 +127,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         except Exception as error:
             fault = _fault_of(error, claim)
             await follower.finish(5)
-            outcome = outcome_of_fault(fault, follower.variables)
+            outcome, where = outcome_of_fault(fault, follower.variables), getattr(fault, "where", None) or where
             exit = exit or Exit(started=isinstance(fault, ExecutorFault) and fault.started)
         if follower.cut or (execution is None and _may_run(claim) and not tools.executor.silent):
             stands = await tools.records.end_unread(claim)
@@ -137,7 +139,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
         verdict, infrastructure = verdict_of(
             outcome, claim, started=exit is not None and exit.started, requeues=tools.requeues
         )
-        where = execution.where if execution else Where()
+        where = execution.where if execution else where
         position = follower.position()
         follower.tell(exit.progress if exit is not None else None)
         if (progress := follower.progress) is not None:
@@ -170,6 +172,11 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             tools.over(claim)
         await _remove(execution, claim, outcome, ended=ended, grace=tools.settings.jobs.grace)
     return outcome
+
+
+async def _tell_waiting(claim: Claim, tools: Tools, follower: Follower, why: str) -> None:
+    """Tell the Record what the start waits for, before there is anything of it. Raises ClaimLost."""
+    await tools.records.write(claim, record_waiting(_claimed(claim, tools), Where(), follower.mask(why)))
 
 
 def _claimed(claim: Claim, tools: Tools) -> Record:

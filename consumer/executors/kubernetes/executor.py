@@ -22,6 +22,7 @@ from consumer.executors.kubernetes.admission import loosest
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.execution import PodExecution
 from consumer.executors.kubernetes.foreign import in_the_way, is_foreign, ours_among
+from consumer.executors.kubernetes.former import left_behind, may_run, of_former_job, on_its_way_out, outwait
 from consumer.executors.kubernetes.logs import Streams
 from consumer.executors.kubernetes.manifest import Manifest, build, refusals, sample
 from consumer.executors.kubernetes.outputs import Shelf
@@ -187,8 +188,8 @@ class KubernetesExecutor:
         if self._sweeper is not None:
             yield from self._sweeper.measures()
 
-    async def _find(self, plan: Plan, name: str) -> Pod | None:
-        """A pod that runs this job already: this attempt's, ended or not, else a running one of another attempt."""
+    async def _known(self, plan: Plan) -> list[Pod]:
+        """The pods of the job, of all its attempts."""
         api, informer, namespace = self._parts()
         key = names.job_key(plan.queue, plan.id)
         if informer.connected.is_set():
@@ -198,23 +199,28 @@ class KubernetesExecutor:
             path, patience = path_of(namespace, "pods"), self._patience
             listed = await api.request("GET", path, query=query, patience=patience, read=answers.page)
             known = [slim(item) for item in listed.get("items") or ()]
-        known.sort(key=lambda pod: pod.name != name)
-        for pod in ours_among(known, plan):
-            if pod.name != name and (pod.over or _on_its_way_out(pod) or _given_up(pod, plan)):
+        return list(ours_among(known, plan))
+
+    async def _find(self, plan: Plan, name: str) -> Pod | None:
+        """A pod that runs this job already: this attempt's, ended or not, else a running one of another attempt."""
+        informer = self._parts()[1]
+        known = sorted(await self._known(plan), key=lambda pod: pod.name != name)
+        for pod in known:
+            if pod.name != name and (pod.over or on_its_way_out(pod) or left_behind(pod, plan)):
                 continue
             # What is listed may be gone since; if it has begun, its end is heard, whether it is asked for or not.
             trusted = plan.begun and pod.name == name and informer.connected.is_set()
             live = pod if trusted else await self._get(pod.name, plan)
-            if live is None or (live.name != name and (live.over or _given_up(live, plan))):
+            if live is None or (live.name != name and (live.over or left_behind(live, plan))):
                 continue
-            if _former(live, plan) or (_on_its_way_out(live) and not (plan.begun and live.over)):
+            if of_former_job(live, plan) or (on_its_way_out(live) and not (plan.begun and live.over)):
                 continue
             _same_job(live, plan)
             return live
         if not plan.begun:
             return None  # the create will tell
         live = await self._get(name, plan)  # what isn't listed may be there all the same
-        if live is None or _former(live, plan):
+        if live is None or of_former_job(live, plan):
             return None
         _same_job(live, plan)
         return live
@@ -227,10 +233,13 @@ class KubernetesExecutor:
             if (pod := await self._find(replace(plan, begun=True), name)) is not None:
                 return pod
             raise
+        for left in await self._known(plan) if plan.ended else ():
+            if may_run(left, plan):
+                await outwait(left, plan, self._parts()[2], self._get, self._until_news)
         return await self._create(plan, manifest)
 
     async def _create(self, plan: Plan, manifest: Manifest) -> Pod:
-        api, informer, namespace = self._parts()
+        api, _, namespace = self._parts()
         until = time.monotonic() + plan.grace + TERMINATING_SECONDS
         while True:
             try:
@@ -251,15 +260,15 @@ class KubernetesExecutor:
                 pod = await self._get(manifest.name)
                 if pod is not None and is_foreign(pod, plan):
                     raise in_the_way(pod)
-                if pod is not None and _former(pod, plan):
+                if pod is not None and of_former_job(pod, plan):
                     await self._clear(pod)
                 elif pod is not None:
                     _same_job(pod, plan)
-                    if not _on_its_way_out(pod):
+                    if not on_its_way_out(pod):
                         return pod
             if time.monotonic() > until:
                 raise ExecutorFault(f"the pod {manifest.name} of a former run doesn't go away: {conflict}")
-            await self._until_news(informer, manifest.name, 2.0 if pod is not None else 0.2)
+            await self._until_news(manifest.name, 2.0 if pod is not None else 0.2)
 
     async def _clear(self, pod: Pod) -> None:
         """Make room: the pod of a former job of this id, which has ended. Raises ExecutorFault if it still runs."""
@@ -275,9 +284,9 @@ class KubernetesExecutor:
             if error.status not in (404, 409):
                 raise
 
-    async def _until_news(self, informer: Informer, name: str, seconds: float) -> None:
+    async def _until_news(self, name: str, seconds: float) -> None:
         """Waits until the pod of this name is gone, at most `seconds`."""
-        event = asyncio.Event()
+        informer, event = self._parts()[1], asyncio.Event()
 
         def listener(pod: Pod, gone: bool) -> None:
             if gone:
@@ -324,21 +333,6 @@ class KubernetesExecutor:
         if self._opened is None:
             raise ExecutorFault("the kubernetes executor isn't open")
         return self._opened
-
-
-def _given_up(pod: Pod, plan: Plan) -> bool:
-    """A former attempt's, on a node that failed it: it was deleted and nobody there says that it has ended."""
-    return pod.deleting and pod.node in plan.avoid
-
-
-def _on_its_way_out(pod: Pod) -> bool:
-    """Being deleted, with nothing left to learn from it: its name will be free. One that runs still has an end."""
-    return pod.deleting and not pod.disruption and (pod.over or not pod.started)
-
-
-def _former(pod: Pod, plan: Plan) -> bool:
-    """It runs, or ran, another job that had the same id before: its end isn't this job's."""
-    return bool(pod.created and plan.created and pod.created != plan.created)
 
 
 def _same_job(pod: Pod, plan: Plan) -> None:

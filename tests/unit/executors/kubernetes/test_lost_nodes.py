@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from consumer.errors import ExecutorFault
 from enqueue.record import Reason
 from support.fakekube import FakeKube
 from support.kubernetes import plan_of
@@ -90,3 +91,49 @@ async def test_a_node_that_comes_back_in_time_tells_the_end(kube: FakeKube, open
         end = await execution.wait()
     assert (end.reason, end.started, end.code) == (Reason.EVICTED, True, 143)
     await execution.detach()
+
+
+async def dead(pod: Any) -> None:
+    pod.obstinate = True
+    pod.schedule()
+    pod.run()
+
+
+async def test_an_attempt_waits_for_the_pod_of_a_stopped_one(kube: FakeKube, open_executor: Open) -> None:
+    kube.script = dead
+    executor = await open_executor()
+    first = await executor.start(plan_of())
+    await first.started()
+    await first.stop(1)
+    await first.remove()
+    told: asyncio.Queue[str] = asyncio.Queue()
+    plan = replace(plan_of(attempt=2), ended=(1,), waits=told.put)
+    starting = asyncio.create_task(executor.start(plan))
+    async with asyncio.timeout(20):
+        assert "node node-1 doesn't say that it has ended" in await told.get()
+        assert len(kube.created) == 1
+        kube.pods[first.where.pod].vanish()
+        second = await starting
+        await second.started()
+    assert (len(kube.created), second.where.pod == first.where.pod) == (2, False)
+    await second.detach()
+
+
+async def test_an_attempt_after_a_stopped_one_that_never_goes_has_lost_its_node(
+    kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.executors.kubernetes.judging.STUCK_SECONDS", -5.0)
+    kube.script = dead
+    executor = await open_executor()
+    first = await executor.start(plan_of())
+    await first.started()
+    await first.stop(1)
+    await first.remove()
+    with pytest.raises(ExecutorFault) as caught:
+        await executor.start(replace(plan_of(attempt=2), ended=(1,)))
+    assert (caught.value.reason, caught.value.started) == (Reason.NODE_LOST, True)
+    assert caught.value.where is not None
+    assert (caught.value.where.node, len(kube.created)) == ("node-1", 1)
+    third = await executor.start(replace(plan_of(attempt=3), ended=(1, 2), avoid=("node-1",)))  # with leave
+    assert len(kube.created) == 2
+    await third.detach()
