@@ -199,7 +199,7 @@ class KubernetesExecutor:
             path, patience = path_of(namespace, "pods"), self._patience
             listed = await api.request("GET", path, query=query, patience=patience, read=answers.page)
             known = [slim(item) for item in listed.get("items") or ()]
-        return list(ours_among(known, plan))
+        return ours_among(known, plan)
 
     async def _find(self, plan: Plan, name: str) -> Pod | None:
         """A pod that runs this job already: this attempt's, ended or not, else a running one of another attempt."""
