@@ -13,7 +13,7 @@ from weakref import ref
 
 import structlog
 
-from consumer.errors import ClaimCancelled, ClaimLost, ExecutorFault, Unrunnable, internal
+from consumer.errors import ClaimLost, ExecutorFault, Unrunnable, internal
 from consumer.extras import NONE, Extras
 from consumer.follow_up import PATIENCE
 from consumer.logs.follow import Follower
@@ -31,28 +31,21 @@ from consumer.outcome import (
 )
 from consumer.plan import plan_of, unwanted
 from consumer.ports import Execution, Executor, Meter, Records
-from consumer.recording import log_of, record_claimed, record_ended, record_overdue, record_running, record_waiting
+from consumer.recording import log_of, record_ended
 from consumer.returned import returned
 from consumer.settings import Settings
 from consumer.spill import spilled
 from consumer.start import NotStarted, start
 from consumer.switch import LetGo, Switch
 from consumer.tasks import Beside, end
+from consumer.telling import DOUBT, claimed_record, tell_overdue, tell_waiting, watch
 from consumer.wishes import refused_wishes
-from enqueue.record import Outcome, Reason, Record, Status, Where
-from enqueue.times import epoch
-from enqueue.variables import Variables
+from enqueue.record import Outcome, Reason, Status, Where
 
 log = structlog.get_logger()
 
-DOUBT = 30.0
-"""Seconds for which a stop waits while nobody can say whether the claim is still ours: its queue is away."""
 STOP_PATIENCE = 60.0
 """Seconds, beyond its grace, until a job that was stopped is given up: its node may be gone."""
-TELL_PAUSE = 1.0
-"""Seconds between two Records of a job that goes on and has new variables."""
-WAIT_PAUSE = 2.0
-"""Seconds between two looks at what a start waits for."""
 STOP_PAUSE = 2.0
 """Seconds until a stop that the infrastructure didn't take is asked for again."""
 
@@ -105,12 +98,12 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
                 begun, may_run = has_begun(claim), _may_run(claim)
                 plan = plan_of(
                     claim, tools.settings.jobs, name, begun=begun, looked_for=may_run, source=source, confirm=confirm,
-                    waits=functools.partial(_tell_waiting, claim, tools, follower),
+                    waits=functools.partial(tell_waiting, claim, tools, follower),
                 )  # fmt: skip
                 refused = _refusal(plan, claim, tools)
                 if refused is not None and not may_run:
                     raise refused
-                await tools.records.write(claim, _claimed(claim, tools))
+                await tools.records.write(claim, claimed_record(claim, tools))
                 execution = await start(plan, tools.executor, switch, refused)
                 if pod := execution.where.pod:
                     structlog.contextvars.bind_contextvars(pod=pod)
@@ -146,7 +139,7 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
             said["progress"] = progress
         if follower.children:
             said["children"] = follower.children
-        record = _claimed(claim, tools)
+        record = claimed_record(claim, tools)
         record = record.model_copy(update=said) if said else record
         written = exit.written if exit is not None else None
         told = log_of(record.log.stream, position, follower.links, written)
@@ -174,21 +167,11 @@ async def run_job(claim: Claim, tools: Tools, switch: Switch) -> Outcome | None:
     return outcome
 
 
-async def _tell_waiting(claim: Claim, tools: Tools, follower: Follower, why: str) -> None:
-    """Tell the Record what the start waits for, before there is anything of it. Raises ClaimLost."""
-    await tools.records.write(claim, record_waiting(_claimed(claim, tools), Where(), follower.mask(why)))
-
-
-def _claimed(claim: Claim, tools: Tools) -> Record:
-    """The Record before the start: made when it is told, since thousands of jobs that go on would each hold theirs."""
-    return record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
-
-
 async def supervise(
     execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim
 ) -> tuple[Exit, Stop | None]:
     """Where end, deadline, cancel, shutdown and lost claim meet; returns with the log read to its end."""
-    watching = Beside(functools.partial(_watch, execution, plan, switch, tools, follower, claim))
+    watching = Beside(functools.partial(watch, execution, plan, switch, tools, follower, claim))
     ending: asyncio.Future[Exit] | None = None
     try:
         if not tools.executor.silent:
@@ -206,7 +189,7 @@ async def supervise(
             if stopped is Stop.LOST or (stopped is Stop.SHUTDOWN and tools.executor.detachable):
                 raise LetGo
             if stopped is Stop.DEADLINE and not was_overdue(claim):
-                await _tell_overdue(execution, plan, tools, follower, claim)
+                await tell_overdue(execution, plan, tools, follower, claim)
             if stopped is not None:
                 await _stop(execution, plan, ending)
             exit = await _exit_of(ending, stopped)
@@ -218,15 +201,6 @@ async def supervise(
         if ending is not None:
             await end(ending)
         switch.over()
-
-
-async def _tell_overdue(execution: Execution, plan: Plan, tools: Tools, follower: Follower, claim: Claim) -> None:
-    """Whoever goes on, should we die now, must know why there is nothing any more. (A cancel stands in the store.)"""
-    record = record_running(_claimed(claim, tools), execution.where, await execution.started())
-    record = record_overdue(record, plan.timeout).model_copy(update={"variables": Variables(follower.masked)})
-    with contextlib.suppress(TimeoutError, ClaimCancelled):
-        async with asyncio.timeout(DOUBT):
-            await tools.records.write(claim, await spilled(tools.records, claim, record))
 
 
 async def _stop(execution: Execution, plan: Plan, ending: asyncio.Future[Exit]) -> None:
@@ -258,90 +232,6 @@ async def _exit_of(ending: asyncio.Future[Exit], stopped: Stop | None) -> Exit:
         if stopped is None:
             raise
         return Exit(started=fault.started, note=f"it couldn't be seen to end: {fault}")
-
-
-async def _watch(
-    execution: Execution, plan: Plan, switch: Switch, tools: Tools, follower: Follower, claim: Claim
-) -> None:
-    """Tell the Record that the job runs, and have it told the job's variables as they come; set its deadline.
-
-    Without trust in the node's clock.
-    """
-    try:
-        started_at = await _started(execution, tools, follower, claim)
-    except ExecutorFault:
-        return  # `wait` tells it
-    except ClaimLost as lost:
-        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
-        return
-    if tools.meter is not None:
-        tools.meter.started(claim)
-    if plan.timeout is not None:
-        # Clocks may be wrong: a node's, and ours, by the store's, which the former consumer went by as well. Of a start
-        # that we saw we know better, and nothing ran before its first claim.
-        former, now = epoch(claim.history.times.claimed) if claim.history else None, time.time() - tools.records.ahead
-        elapsed = 0.0 if former is None else min(now - former, now - started_at)
-        switch.due(plan.timeout - max(0.0, elapsed))
-
-    try:
-        await _tell(execution, switch, tools, follower, claim, started_at, follower.masked)
-    except ClaimLost as lost:
-        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
-        return
-    follower.changes.begin(functools.partial(_tell_changes, execution, switch, tools, follower, claim, started_at))
-
-
-async def _tell_changes(
-    execution: Execution, switch: Switch, tools: Tools, follower: Follower, claim: Claim, started_at: float
-) -> None:
-    """Tell the Record what the job has said, enqueue what it has asked for, and let some time go by."""
-    try:
-        await follower.store(functools.partial(_tell, execution, switch, tools, follower, claim, started_at))
-        await tools.extras.follow_up(follower, 0.0)
-        await asyncio.sleep(TELL_PAUSE)
-    except ClaimLost as lost:
-        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
-        raise
-
-
-async def _tell(
-    execution: Execution,
-    switch: Switch,
-    tools: Tools,
-    follower: Follower,
-    claim: Claim,
-    started_at: float,
-    variables: dict[str, str],
-) -> bool:
-    """Tell the Record that the job runs, and what it has said; whether it could be told. Raises ClaimLost."""
-    if switch.reason is not None:
-        return False  # one comes soon that says why it is stopped
-    said: dict[str, Any] = {"variables": Variables(variables), "notices": follower.notices}
-    said |= {"progress": follower.progress, "children": follower.children}
-    record = record_running(_claimed(claim, tools), execution.where, started_at, said)
-    await tools.records.write(claim, await spilled(tools.records, claim, record))
-    return True
-
-
-async def _started(execution: Execution, tools: Tools, follower: Follower, claim: Claim) -> float:
-    """Waits for the start. Of one that takes long, the Record says what it waits for. Raises ExecutorFault, ClaimLost.
-
-    An attempt that has begun under a former consumer stays as that one left it.
-    """
-    if not execution.waiting_for:
-        return await execution.started()
-    starting, said = asyncio.ensure_future(execution.started()), ""
-    try:
-        while not (await asyncio.wait({starting}, timeout=WAIT_PAUSE))[0]:
-            why = execution.waiting_for
-            if why and why != said and not has_begun(claim):
-                said = why
-                await tools.records.write(
-                    claim, record_waiting(_claimed(claim, tools), execution.where, follower.mask(why))
-                )
-        return starting.result()
-    finally:
-        await end(starting)
 
 
 def _fault_of(error: Exception, claim: Claim) -> Unrunnable | ExecutorFault:

@@ -139,7 +139,7 @@ async def test_a_log_whose_end_nobody_read_isnt_called_whole(
 async def test_what_a_start_waits_for_is_in_the_record_while_it_waits(
     story: Story, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumer.run.WAIT_PAUSE", 0.01)
+    monkeypatch.setattr("consumer.telling.WAIT_PAUSE", 0.01)
     begun = asyncio.Event()
 
     class Pending(Double):

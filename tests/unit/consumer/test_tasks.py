@@ -88,7 +88,7 @@ async def test_a_task_beside_a_wait_is_not_held_beyond_its_end() -> None:
 async def test_a_job_that_just_runs_holds_no_task_for_what_it_may_say(story: Story, run: Run) -> None:
     executor = Slow(story)
     job = run(executor)
-    ours = ("_watch", "_tell_changes", "OnCall._go")
+    ours = ("watch", "_tell_changes", "OnCall._go")
     await story.writes(status=Status.RUNNING)
     await until(lambda: not tasks_of(*ours))
     for value in ("1", "2"):
