@@ -78,3 +78,8 @@ def _above(asked: Mapping[str, str], capped: Mapping[str, str], ceilings: Mappin
                 allowed = ", ".join(known for known in ceilings if "/" in known) or "none"
                 found.append(f"resources.{kind}.{name}: isn't allowed; allowed of its kind: {allowed}")
     return found
+
+
+def limit_of(memory: str) -> str:
+    """A step's limit of memory, for a sentence."""
+    return f"its limit of {memory}" if memory else "its limit"

@@ -140,7 +140,7 @@ async def test_out_of_memory(queue: Queue, image: str) -> None:
         outcomes.append(await (await queue.enqueue(job)).wait(120))
         told = [outcome for outcome in outcomes if outcome.reason == "out_of_memory"]
     assert {outcome.exit_code for outcome in outcomes} == {137}
-    assert all("more memory than its limit" in (outcome.message or "") for outcome in told)
+    assert all("more memory than its limit of " in (outcome.message or "") for outcome in told)
     others = [outcome for outcome in outcomes if outcome not in told]
     assert {outcome.reason for outcome in others} <= {"signal"}
     assert all("resources.limits.memory" in (outcome.hint or "") for outcome in others)

@@ -14,6 +14,7 @@ from consumer.errors import ExecutorFault, Unrunnable
 from consumer.executors import names
 from consumer.executors.docker.engine import EngineError
 from consumer.executors.docker.told import Told
+from consumer.executors.resources import limit_of
 from consumer.executors.signals import signal_of_code
 from consumer.model import Exit, signal_name
 from enqueue.errors import LongshoreError
@@ -53,6 +54,8 @@ class State:
     status: str
     code: int | None = None
     out_of_memory: bool = False
+    memory: str = ""
+    """Its limit."""
     error: str = ""
     started_at: float | None = None
     ended_at: float | None = None
@@ -92,11 +95,19 @@ def state_of(found: Mapping[str, Any]) -> State:
         status=status,
         code=state.get("ExitCode") if ended else None,
         out_of_memory=bool(state.get("OOMKilled")),
+        memory=_amount((found.get("HostConfig") or {}).get("Memory")),
         error=str(state.get("Error") or ""),
         started_at=began,
         ended_at=max(finished, began or 0.0) if ended and finished else None,  # Podman notes a start after it
         labels=(found.get("Config") or {}).get("Labels") or {},
     )
+
+
+def _amount(size: Any) -> str:
+    """Bytes as Kubernetes would write them."""
+    if not isinstance(size, int) or size <= 0:
+        return ""
+    return f"{size // 2**20}Mi" if size % 2**20 == 0 else str(size)
 
 
 def _moment(text: Any) -> float | None:
@@ -112,11 +123,12 @@ def exit_of(main: State, told: Told) -> Exit:
     if code == 0:
         number = None
         if main.out_of_memory:
-            killed = "a process of the job was killed because it used more memory than the limit"
+            killed = f"a process of the job was killed because it used more memory than {limit_of(main.memory)}"
             note = "; ".join(part for part in (note, killed) if part)
     elif main.out_of_memory:
         reason = Reason.OUT_OF_MEMORY
-        message = f"the kernel killed a process of the job, which used more memory than its limit (exit code {code})"
+        killed = f"the kernel killed a process of the job, which used more memory than {limit_of(main.memory)}"
+        message = f"{killed} (exit code {code})"
     elif number is not None:
         message = f"killed by {signal_name(number)} (exit code {code})"
     return Exit(
@@ -139,7 +151,7 @@ def init_exit(init: State, told: Told) -> Exit:
     killed = f": killed by {signal_name(number)}" if number else ""
     said = f"the init step ended with exit code {init.code}{killed}"
     if init.out_of_memory:
-        said = "the init step used more memory than its limit"
+        said = f"the init step used more memory than {limit_of(init.memory)}"
     return Exit(
         code=init.code,
         reason=Reason.INIT_FAILED,

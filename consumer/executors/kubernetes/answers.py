@@ -51,7 +51,9 @@ _META = _object(
     deletionTimestamp=_TEXT,
     deletionGracePeriodSeconds=_NUMBER,
 )
-_PARTS = {"metadata": _META, "spec": _object(nodeName=_TEXT), "status": _STATUS}
+_LIMITS = _object(name=_TEXT, resources=_object(limits=_object(memory=_TEXT)))
+_SPEC = _object(nodeName=_TEXT, containers=list_schema(_LIMITS), initContainers=list_schema(_LIMITS))
+_PARTS = {"metadata": _META, "spec": _SPEC, "status": _STATUS}
 _POD = SchemaValidator(_object(**_PARTS))
 _PAGE = SchemaValidator(_object(metadata=dict_schema(_TEXT, any_schema()), items=list_schema(_object(**_PARTS))))
 _EVENT = SchemaValidator(_object(type=_TEXT, object=_object(**_PARTS)))

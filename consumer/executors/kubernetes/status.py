@@ -34,6 +34,8 @@ class Container:
     signal: int | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    memory: str = ""
+    """Its limit, as its pod says it."""
 
     @property
     def started(self) -> bool:
@@ -134,6 +136,9 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         elif "terminated" not in (found.get("state") or {}):
             others = True
     init = next((_container(c) for c in inits if c.get("name") == INIT), None) if inits else None
+    for step, kind, name in ((main, "containers", MAIN), (init, "initContainers", INIT)):
+        if step is not None and step.reason == "OOMKilled":
+            step.memory = _memory_of(spec.get(kind) or (), name)
     return Pod(
         name=meta.get("name") or "",
         uid=meta.get("uid") or "",
@@ -162,6 +167,11 @@ def slim(pod: Mapping[str, Any]) -> Pod:
         secret=annotations.get(names.SECRET, ""),
         attempt=_attempt_of(meta.get("name") or "", labels, annotations),
     )
+
+
+def _memory_of(containers: Sequence[Mapping[str, Any]], name: str) -> str:
+    found: Mapping[str, Any] = next((c for c in containers if c.get("name") == name), {})
+    return ((found.get("resources") or {}).get("limits") or {}).get("memory") or ""
 
 
 def _waiting(statuses: Sequence[Mapping[str, Any]], ours: str) -> tuple[tuple[str, Container], ...]:

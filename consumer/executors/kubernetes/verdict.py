@@ -13,6 +13,7 @@ from dataclasses import replace
 from enum import Enum
 
 from consumer.executors.kubernetes.status import MESSAGE, NO_STATUS, NOT_STARTED, Container, Pod
+from consumer.executors.resources import limit_of
 from consumer.executors.signals import signal_of_code
 from consumer.model import Exit, signal_name
 from consumer.outcome_file import CAP, output_in, parse
@@ -145,7 +146,7 @@ def _succeeded(pod: Pod, main: Container, exit: Exit, stopped: bool) -> Exit:
     """An exit code of 0 counts, but what happened besides is told."""
     note = None
     if main.reason == "OOMKilled":
-        note = "a process of the job was killed because it used more memory than the limit"
+        note = f"a process of the job was killed because it used more memory than {limit_of(main.memory)}"
     elif pod.disruption or (pod.deleting and not stopped and not _ended_before(pod, main, None)):
         note = f"the job ended with exit code 0 while its pod was being removed ({pod.disruption or 'deleted'})"
     return replace(exit, note="; ".join(part for part in (exit.note, note) if part) or None)
@@ -186,7 +187,7 @@ def _of_container(pod: Pod, main: Container, verdict: Callable[..., Exit], stopp
     """What the main container's own end means."""
     number = signal_of(main)
     if main.reason == "OOMKilled":
-        killed = "the kernel killed a process of the job, which used more memory than its limit"
+        killed = f"the kernel killed a process of the job, which used more memory than {limit_of(main.memory)}"
         return verdict(Reason.OUT_OF_MEMORY, f"{killed} (exit code {main.code})", number)
     if main.reason in NOT_STARTED:
         return verdict(Reason.START_ERROR, main.message or main.reason)
@@ -224,7 +225,7 @@ def _init_message(what: str, init: Container) -> str:
     if init.reason in NOT_STARTED:
         return f"{what} couldn't be started: {init.message or init.reason}"
     if init.reason == "OOMKilled":
-        return f"{what} used more memory than its limit"
+        return f"{what} used more memory than {limit_of(init.memory)}"
     number = signal_of(init)
     killed = f": killed by {signal_name(number)}" if number else ""
     return f"{what} ended with exit code {init.code}{killed}"

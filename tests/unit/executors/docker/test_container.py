@@ -167,17 +167,22 @@ def test_states() -> None:
     assert (made.fresh, made.begun, made.over) == (True, False, False)
     ended = state_of(
         {
+            "HostConfig": {"Memory": 64 * 2**20},
             "State": {
                 "Status": "exited",
                 "ExitCode": 137,
                 "OOMKilled": True,
                 "StartedAt": "2026-01-01T00:00:00.123456789Z",
                 "FinishedAt": "2026-01-01T00:00:01Z",
-            }
+            },
         }
     )
     assert (ended.over, ended.ended_at) == (True, 1767225601.0)
-    assert exit_of(ended, Told()).reason is Reason.OUT_OF_MEMORY
+    killed = exit_of(ended, Told())
+    assert (killed.reason, "more memory than its limit of 64Mi" in (killed.message or "")) == (
+        Reason.OUT_OF_MEMORY,
+        True,
+    )
 
 
 @pytest.mark.parametrize(

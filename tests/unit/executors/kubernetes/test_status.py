@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from consumer.executors.kubernetes.status import slim
+from consumer.executors.kubernetes.status import pod_of, slim
 from consumer.executors.kubernetes.verdict import Trouble, exit_of, trouble_of, waiting_for
 from enqueue.record import Reason, Tally
 
@@ -266,3 +267,23 @@ def test_what_the_steps_counted_is_told_only_if_all_of_them_told() -> None:
     failed = exit_of(pod("Failed", WAITS, init=ended(1, message=told)))
     assert failed is not None
     assert failed.written is None  # nothing is said of a step that never ran
+
+
+@pytest.mark.row(37)
+@pytest.mark.parametrize("step", ["main", "init"])
+def test_out_of_memory_names_the_limit_that_held(step: str) -> None:
+    killed = {"name": step, "state": ended(137, "OOMKilled")}
+    kind, statuses = (
+        ("containers", "containerStatuses") if step == "main" else ("initContainers", "initContainerStatuses")
+    )
+    containers = [{"name": "other", "resources": {"limits": {"memory": "1Gi"}}}, {"name": step, "image": "i"}]
+    found = {"metadata": {"name": "p", "uid": "u"}, "spec": {kind: containers}}
+    found["status"] = {"phase": "Failed", statuses: [killed]}
+    unknown = exit_of(pod_of(json.dumps(found).encode()), gone=False)
+    containers[1] |= {"resources": {"limits": {"cpu": "1", "memory": "64Mi"}}}
+    known = exit_of(pod_of(json.dumps(found).encode()), gone=False)
+    assert unknown is not None
+    assert known is not None
+    assert "more memory than its limit" in (unknown.message or "")
+    assert " of " not in (unknown.message or "").partition("limit")[2]
+    assert "more memory than its limit of 64Mi" in (known.message or "")
