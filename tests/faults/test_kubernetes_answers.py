@@ -15,11 +15,15 @@ import pytest
 
 from consumer.errors import ExecutorFault
 from consumer.executors.kubernetes import api as api_module
+from consumer.executors.kubernetes import watch
 from consumer.executors.kubernetes.access import Access
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from consumer.executors.kubernetes.executor import KubernetesExecutor
+from consumer.executors.kubernetes.watch import Informer
+from consumer.executors.names import OURS
 from consumer.settings import Kubernetes
 from enqueue import aio
+from support.consuming import until
 from support.fake_cluster import consumer_on, ended_well, enqueue
 from support.fakekube import FakeKube
 from support.kubernetes import kubeconfig_of, plan_of, read
@@ -111,6 +115,36 @@ async def test_a_proxy_that_talks_html_costs_no_job(
                 kube.fault(verb, status=code, body=body)
         handles = await enqueue(queue, 1)
         await ended_well(handles, kube)
+
+
+def labelled(name: str) -> dict[str, Any]:
+    meta = {"name": name, "labels": dict([OURS.split("=")]) | {"longshore.dev/job": "j"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [{"name": "main"}]}}
+
+
+@pytest.mark.row(18)
+@pytest.mark.parametrize("verb", ["watch pods", "list pods"])
+async def test_a_proxy_that_talks_html_blinds_no_informer(
+    kube: FakeKube, api: Api, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(watch, "PAUSE_CAP", 0.1)
+    gone: list[str] = []
+    informer = Informer(api, "jobs")
+    informer.listen("before", lambda pod, lost: gone.append(pod.uid) if lost else None)
+    await api.request("POST", PODS, body=labelled("before"))
+    await informer.open()
+    for code, body in [*NO_ANSWERS, (200, b'{"type":"MODIFIED","object":{"metadata":{"name":"bef')]:
+        kube.fault(verb, status=code, body=body)
+    if verb == "list pods":
+        kube.compact()
+    kube.cut_watches()
+    async with asyncio.timeout(20):
+        await kube.until(lambda kube: not any(fault.times for fault in kube.faults))
+        await api.request("POST", PODS, body=labelled("after"))
+        await until(lambda: informer.get("after") is not None)
+    assert sorted(pod.name for pod in informer.pods()) == ["after", "before"]
+    assert gone == []
+    await informer.close()
 
 
 @pytest.mark.row(19)

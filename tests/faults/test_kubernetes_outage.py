@@ -94,6 +94,26 @@ async def test_five_minutes_without_an_api_fail_no_job(kube: FakeKube, redis_url
 
 @pytest.mark.row(15)
 @pytest.mark.usefixtures("quick")
+async def test_free_slots_claim_nothing_while_the_api_is_away(
+    kube: FakeKube, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "PAUSE_FIRST", 300)  # no claim is due for a try before it is back
+    async with consumer_on(kube, redis_url, tmp_path, concurrency=8) as events, aio.connect(redis_url) as queue:
+        handles = await enqueue(queue, 2)
+        await until(lambda: running(handles, 2))
+        async with away(kube) as calls:
+            kube.script.go.set()
+            handles += await enqueue(queue, 1)  # whose start finds out
+            await until(said(events, "executor_unavailable"))
+            left, before = await waiting(redis_url), len(calls)
+            handles += await enqueue(queue, 4)
+            await until(lambda: len(calls) >= before + 20)
+            assert await waiting(redis_url) == left + 4
+        await ended_well(handles, kube)
+
+
+@pytest.mark.row(15)
+@pytest.mark.usefixtures("quick")
 async def test_a_consumer_that_starts_during_an_outage_waits(kube: FakeKube, redis_url: str, tmp_path: Path) -> None:
     kube.script.go.set()
     await kube.stop()

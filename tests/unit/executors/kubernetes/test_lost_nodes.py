@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+<<<<<<< HEAD
 from consumer.errors import ExecutorFault
+=======
+from consumer.executors.kubernetes.api import Api, path_of
+>>>>>>> h-weak
 from enqueue.record import Reason
 from support.fakekube import FakeKube
+from support.fakekubelet import FakePod, succeeds
 from support.kubernetes import plan_of
 
 Open = Callable[..., Any]
@@ -93,6 +99,7 @@ async def test_a_node_that_comes_back_in_time_tells_the_end(kube: FakeKube, open
     await execution.detach()
 
 
+<<<<<<< HEAD
 async def dead(pod: Any) -> None:
     pod.obstinate = True
     pod.schedule()
@@ -137,3 +144,56 @@ async def test_an_attempt_after_a_stopped_one_that_never_goes_has_lost_its_node(
     third = await executor.start(replace(plan_of(attempt=3), ended=(1, 2), avoid=("node-1",)))  # with leave
     assert len(kube.created) == 2
     await third.detach()
+=======
+async def runs_on(pod: FakePod) -> None:
+    """Takes all of its grace when it is deleted, and more if nobody ends it."""
+    pod.schedule()
+    pod.run()
+    pod.obstinate = True
+
+
+async def evicted(kube: FakeKube, executor: Any, api: Api) -> Any:
+    """The execution of a pod whose node is being drained, once that is known of it."""
+    kube.script, kube.counts = runs_on, False  # to evict pods is no right that the consumer needs
+    execution = await executor.start(plan_of())
+    await execution.started()
+    name = execution.where.pod
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "jobs"}}
+    await api.request("POST", f"{path_of('jobs', 'pods', name)}/eviction", body=body)
+    while not (execution._pod.deleting and execution._pod.disruption):
+        await execution.news.wait()
+    return execution
+
+
+@pytest.mark.row(36)
+@pytest.mark.parametrize(("code", "reason"), [(143, Reason.EVICTED), (0, None)])
+async def test_a_pod_that_is_drained_has_all_its_grace_to_end_by_itself(
+    kube: FakeKube, open_executor: Open, api: Api, code: int, reason: Reason | None
+) -> None:
+    executor = await open_executor()
+    async with asyncio.timeout(20):
+        execution = await evicted(kube, executor, api)
+        kube.script = succeeds
+        other = await executor.start(plan_of("job-2"))
+        assert (await other.wait()).code == 0  # whatever is told at once has been told by now
+        assert not execution._end.done()
+        kube.pods[execution.where.pod].end(code)
+        end = await execution.wait()
+    assert (end.reason, end.code, end.started) == (reason, code, True)
+
+
+@pytest.mark.row(36, 38)
+async def test_a_drained_pod_whose_end_nobody_tells_is_lost_after_its_grace_and_not_before(
+    kube: FakeKube, open_executor: Open, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.executors.kubernetes.judging.STUCK_SECONDS", 0.3)
+    executor = await open_executor()
+    began = time.monotonic()
+    async with asyncio.timeout(20):
+        execution = await evicted(kube, executor, api)
+        end = await execution.wait()
+    grace = kube.pods[execution.where.pod].spec["terminationGracePeriodSeconds"]
+    assert time.monotonic() - began >= grace + 0.3
+    assert (end.reason, end.code, end.started) == (Reason.NODE_LOST, None, True)
+    await execution.detach()
+>>>>>>> h-weak

@@ -23,7 +23,7 @@ from enqueue.record import Reason, Status
 from support.consuming import until
 from support.fakekube import FakeKube
 from support.fakekubelet import FakePod, succeeds
-from support.kubernetes import plan_of
+from support.kubernetes import plan_of, read
 
 Open = Callable[..., Any]
 
@@ -84,12 +84,15 @@ async def test_an_init_step_that_fails_is_the_jobs_own_failure_before_its_start(
     async def fails(pod: FakePod) -> None:
         pod.schedule()
         pod.run("init")
+        pod.write(b"no such table\n", "init")
         pod.end(4, step="init")
 
     kube.script = fails
     executor = await open_executor()
-    end = await ended(await executor.start(plan_of(init={"commands": ["migrate"]})))
+    execution = await executor.start(plan_of(init={"commands": ["migrate"]}))
+    end = await ended(execution)
     assert (end.reason, end.code, end.started) == (Reason.INIT_FAILED, 4, False)
+    assert await read(execution.logs()) == b"no such table\n"  # the only word of why it failed
 
 
 async def test_a_missing_service_account_is_no_policy(kube: FakeKube, open_executor: Open) -> None:

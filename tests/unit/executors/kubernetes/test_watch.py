@@ -6,11 +6,13 @@ import asyncio
 import collections
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from consumer.executors.kubernetes import watch
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
@@ -106,6 +108,28 @@ async def test_a_cut_watch_goes_on_from_where_it_was(kube: FakeKube, api: Api, i
         await seen(informer, f"p{i}")
     assert informer.lists == 1
     assert informer.watches >= 2
+
+
+@pytest.mark.row(29)
+async def test_a_watch_that_is_cut_or_ends_is_no_event(
+    kube: FakeKube, api: Api, informer: Informer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with structlog.testing.capture_logs() as events:
+        for i in range(3):
+            kube.cut_watches()
+            await create(api, f"cut-{i}")
+            await seen(informer, f"cut-{i}")
+        kube.watch_closes_at_once = True
+        before = informer.watches
+        kube.bookmark()
+        await kube.until(lambda kube: informer.watches > before + 2)
+        kube.watch_closes_at_once = False
+        await create(api, "p")
+        await seen(informer, "p")
+    assert "the watch of pods ended" in caplog.text  # it was cut indeed
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [e for e in events if e["log_level"] in ("warning", "error", "critical")] == []
 
 
 async def test_bookmarks_move_the_version(kube: FakeKube, api: Api, informer: Informer) -> None:
