@@ -20,6 +20,7 @@ from support.consuming import until
 from support.crash_cases import EARLY, JOB, Pods, finish, settings_for
 from support.crashing import Nursery, nursery
 from support.fake_faktory import FakeFaktory
+from support.faktory_servers import Server
 from support.history import History, What, violations
 from support.witnesses import FaktoryProxy, WitnessedKube, monitored
 
@@ -57,7 +58,14 @@ def real_place() -> Place:
 
 
 async def die_and_go_on(
-    step: str, when: str, consumers: Nursery, place: Place, redis_url: str, client: redis.Redis, directory: Path
+    step: str,
+    when: str,
+    consumers: Nursery,
+    place: Place,
+    redis_url: str,
+    client: redis.Redis,
+    directory: Path,
+    fake: FakeFaktory | None = None,
 ) -> None:
     history, pods, name = History(slots=5), Pods(), f"longshore-test-{secrets.token_hex(6)}"
     if not step.startswith(EARLY):
@@ -80,12 +88,25 @@ async def die_and_go_on(
         await finish(history, [handle], kube, redis_url)
         second.send(signal.SIGTERM)
         assert await second.ended() == 0
+    await faktory_knows_of_its_end(Server("tcp://{}:{}".format(*place), fake), handle.id, name)
     assert violations(history) == []
     assert (outcome.status.value, outcome.reason, outcome.exit_code) == ("failed", "exit_code", 3)
     assert outcome.variables == {"answer": "42"}
     assert len(kube.created) == 1
     assert history.stored[handle.id].count(b"\n") == 41
     assert history.last(handle.id)["attempt"] == 1
+
+
+async def faktory_knows_of_its_end(server: Server, jid: str, queue: str) -> None:
+    """That it was told, the proxy has seen; this is what it made of it."""
+    try:
+        ended = await server.entry("dead", jid)
+        assert ended is not None
+        assert ended.errtype == "exit_code"
+        assert [await server.entry(kind, jid) for kind in ("retries", "scheduled")] == [None, None]
+        assert await server.size(queue) == 0
+    finally:
+        await server.client.close()
 
 
 @pytest.mark.faktory
@@ -114,7 +135,7 @@ async def test_faktory_that_is_simulated(
     tmp_path: Path,
 ) -> None:
     place = "127.0.0.1", fake.port
-    await die_and_go_on(step, when, consumers, place, redis_url, redis_client, tmp_path)
+    await die_and_go_on(step, when, consumers, place, redis_url, redis_client, tmp_path, fake)
     assert not fake.working
     assert len(fake.dead) == 1
 

@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 
-from consumer.executors.kubernetes import judging, manifest
+from consumer import start
+from consumer.executors import circuit
+from consumer.executors.kubernetes import judging, logs, manifest, watch
 from consumer.executors.kubernetes.executor import KubernetesExecutor
 from consumer.model import LogPosition, Settlement
 from consumer.queues.records import RecordStore
 from consumer.worker import Worker
 from simulate import world
+from simulate.faults import Fault, Plan
 from simulate.store import Store
 from simulate.world import simulate
 
@@ -114,3 +117,24 @@ def test_what_is_broken_is_found(
     spoil(monkeypatch)
     problems = (simulate(seed).problem or "" for seed in seeds)
     assert any(problem.startswith(invariant) for problem in problems)
+
+
+OUTAGE = Plan(2, [Fault(3.0, "cluster_down", 300.0)])
+"""So long that every pause between two tries grows as long as it may."""
+CAPS = [
+    (start, "START_PAUSE_CAP"), (start, "DOWN_PAUSE_CAP"), (circuit, "PAUSE_CAP"), (watch, "PAUSE_CAP"),
+    (judging, "INSIST_CAP"), (logs, "PAUSE_CAP"),
+]  # fmt: skip
+
+
+@pytest.mark.row(15)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_after_a_long_outage_all_goes_on_soon(seed: int) -> None:
+    assert simulate(seed, OUTAGE).problem is None
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_pauses_that_grow_for_ever_are_found(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in CAPS:
+        monkeypatch.setattr(module, name, 10 * getattr(module, name))
+    assert (simulate(seed, OUTAGE).problem or "").startswith("I10")

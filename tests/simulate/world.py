@@ -38,6 +38,8 @@ from support.history import FINAL, Event, History
 
 LIMIT = 900.0
 """Virtual seconds until all has ended."""
+PATIENCE = 90.0
+"""Virtual seconds from the end of all faults to the end of all jobs: what they last, and every pause that grew."""
 BUGS = (
     "internal_error", "job_crashed_the_consumer_code", "helper_failed", "heartbeat_failed", "claim_failed",
     "cancellations_not_heard", "watchers_not_heard", "claim_unreadable", "sign_of_life_failed",
@@ -191,6 +193,8 @@ class World:
         history = self.history
         history.accepted = {case.id for case in self.cases.values() if not self._cancelled_by_rq(case)}
         history.queued = set(self.store.held())
+        last = max(self.plan.over, *(case.at for case in self.cases.values()))
+        history.fault_over, history.patience = EPOCH + last, PATIENCE
         history.left = [f"{kind}/{name}" for kind in ("pods", "secrets") for name in self.kube.names(kind)]
         for case in self.cases.values():
             record = self.store.record(case.id)

@@ -267,7 +267,7 @@ class Nursery:
 @contextlib.asynccontextmanager
 async def nursery(directory: Path) -> AsyncIterator[Nursery]:
     """A nursery for the time of the block."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parents[2]}"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "from support.crashing import _nursery; _nursery()",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment, cwd=directory,

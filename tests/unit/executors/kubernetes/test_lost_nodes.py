@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
 from consumer.errors import ExecutorFault
-=======
 from consumer.executors.kubernetes.api import Api, path_of
->>>>>>> h-weak
 from enqueue.record import Reason
 from support.fakekube import FakeKube
 from support.fakekubelet import FakePod, succeeds
@@ -99,7 +96,6 @@ async def test_a_node_that_comes_back_in_time_tells_the_end(kube: FakeKube, open
     await execution.detach()
 
 
-<<<<<<< HEAD
 async def dead(pod: Any) -> None:
     pod.obstinate = True
     pod.schedule()
@@ -144,7 +140,8 @@ async def test_an_attempt_after_a_stopped_one_that_never_goes_has_lost_its_node(
     third = await executor.start(replace(plan_of(attempt=3), ended=(1, 2), avoid=("node-1",)))  # with leave
     assert len(kube.created) == 2
     await third.detach()
-=======
+
+
 async def runs_on(pod: FakePod) -> None:
     """Takes all of its grace when it is deleted, and more if nobody ends it."""
     pod.schedule()
@@ -196,4 +193,3 @@ async def test_a_drained_pod_whose_end_nobody_tells_is_lost_after_its_grace_and_
     assert time.monotonic() - began >= grace + 0.3
     assert (end.reason, end.code, end.started) == (Reason.NODE_LOST, None, True)
     await execution.detach()
->>>>>>> h-weak
