@@ -112,8 +112,9 @@ async def test_a_cut_watch_goes_on_from_where_it_was(kube: FakeKube, api: Api, i
 
 @pytest.mark.row(29)
 async def test_a_watch_that_is_cut_or_ends_is_no_event(
-    kube: FakeKube, api: Api, informer: Informer, caplog: pytest.LogCaptureFixture
+    kube: FakeKube, api: Api, informer: Informer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watch, "PAUSE_CAP", 0.1)
     caplog.set_level(logging.DEBUG)
     with structlog.testing.capture_logs() as events:
         for i in range(3):
