@@ -11,6 +11,11 @@ from support.fakekube import FakeKube
 NS, LEASES = "/api/v1/namespaces/jobs", "/apis/coordination.k8s.io/v1/namespaces/jobs/leases"
 
 
+@pytest.fixture(autouse=True)
+def _own_calls(kube: FakeKube) -> None:
+    kube.counts = False  # what is asked here is no consumer's
+
+
 @pytest.mark.parametrize(
     ("method", "path", "watch", "verb", "resource"),
     [
