@@ -42,6 +42,10 @@ log = structlog.get_logger()
 
 LEASE = 3600
 """Seconds that registry scores reach ahead, so that nobody's clean-up takes jobs while all consumers are down."""
+UNANSWERED = 300.0
+"""Seconds for which a claim without an answer may still be made; for so long, and until a takeover, it is asked for."""
+FORGOTTEN = 1000
+"""Older ones that are asked for at most."""
 
 TAKEOVER_EVERY = 5.0
 """Seconds between two looks for claims of dead consumers."""
@@ -237,7 +241,8 @@ class RqQueue:
         slots, now = min(slots, AT_ONCE), time.monotonic()
         tokens = [uuid.uuid4().hex for _ in range(slots)]
         queues = self.order.drawn()
-        self._unanswered = {token: since for token, since in self._unanswered.items() if now - since < 300}
+        for token in [token for token, since in self._unanswered.items() if now - since >= UNANSWERED][FORGOTTEN:]:
+            del self._unanswered[token]  # of a long outage: the first ones are those that a server may have heard
         args = [
             wire.utc(),
             self.consumer,
@@ -253,6 +258,10 @@ class RqQueue:
         try:
             rows = await script(keys=[], args=args + further)
             claims = await self._within_limits(await self._read(rows))
+            if script is self._takeover:  # it was asked for these; what a server heard so late has come by now
+                for token in further:
+                    if now - self._unanswered.get(token, now) >= UNANSWERED:
+                        del self._unanswered[token]
         except BaseException:
             self._unanswered.update(dict.fromkeys(tokens, now))
             self._last_takeover = 0.0

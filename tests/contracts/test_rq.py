@@ -239,7 +239,12 @@ async def test_the_store_tells_how_wrong_our_clock_is(
     assert queue.records.ahead == (0.0 if abs(wrong) < 1 else pytest.approx(wrong, abs=30))
 
 
-async def test_a_claim_whose_answer_was_lost_is_found_again(queue: RqQueue, redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize("soon", [True, False])
+async def test_a_claim_whose_answer_was_lost_is_found_again(
+    queue: RqQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, soon: bool
+) -> None:
+    """Also if nothing could be claimed for long since, as while the cluster is away."""
+    monkeypatch.setattr("consumer.queues.rq.UNANSWERED", 300.0 if soon else 0.0)
     rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1")
     script = queue._claim
 
@@ -254,6 +259,7 @@ async def test_a_claim_whose_answer_was_lost_is_found_again(queue: RqQueue, redi
         await queue.claim(5)
     (claim,) = await queue.claim(5)
     assert (claim.id, claim.attempt) == ("j1", 1)
+    assert bool(queue._unanswered) is soon
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,12 @@ def test_of_real_pods_nothing_is_missing() -> None:
 
 
 def test_what_isnt_needed_is_passed_over() -> None:
-    item = {"metadata": {"name": "p", "managedFields": [{"x": 1}]}, "spec": {"containers": [{}]}, "status": None}
+    container = {"name": "main", "env": [{"name": "A"}], "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}
+    item = {"metadata": {"name": "p", "managedFields": [{"x": 1}]}, "status": None}
+    item["spec"] = {"containers": [container], "volumes": [{}]}
     line = json.dumps({"kind": "PodList", "metadata": {"continue": "c"}, "items": [item]}).encode()
-    kept = {"metadata": {"name": "p"}, "spec": {}, "status": None}
+    limited = {"name": "main", "resources": {"limits": {"memory": "1Gi"}}}
+    kept = {"metadata": {"name": "p"}, "spec": {"containers": [limited]}, "status": None}
     assert answers.page(line) == {"metadata": {"continue": "c"}, "items": [kept]}
 
 
