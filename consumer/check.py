@@ -176,8 +176,8 @@ def _preview(job: Job, settings: Settings) -> Preview:
             manifest = build(plan, settings.kubernetes)
         except (Unrunnable, SetupError) as error:
             return Preview(settings.executor, (str(error),))
-        hidden = dict.fromkeys(manifest.secret_data, HIDDEN)
-        secret = manifest.secret("") | {"data": hidden}
+        hidden = dict.fromkeys(manifest.secret.data, HIDDEN)
+        secret = manifest.secret.owned_by("") | {"data": hidden}
         secret["metadata"] = {k: v for k, v in secret["metadata"].items() if k != "ownerReferences"}
         objects = (manifest.pod, *([secret] if hidden else []))
         return Preview(settings.executor, objects=objects)

@@ -31,15 +31,22 @@ WAIT_PAUSE = 2.0
 DOUBT = 30.0
 """Seconds for which a stop waits while nobody can say whether the claim is still ours: its queue is away."""
 
+_NOWHERE = Where()
+
 
 def claimed_record(claim: Claim, tools: Tools) -> Record:
     """The Record before the start: made when it is told, since thousands of jobs that go on would each hold theirs."""
     return record_claimed(claim, tools.settings.name, tools.executor.name, tools.records.stream_of(claim))
 
 
-async def tell_waiting(claim: Claim, tools: Tools, follower: Follower, why: str) -> None:
-    """Tell the Record what the start waits for, before there is anything of it. Raises ClaimLost."""
-    await tools.records.write(claim, record_waiting(claimed_record(claim, tools), Where(), follower.mask(why)))
+async def tell_waiting(claim: Claim, tools: Tools, follower: Follower, why: str, where: Where = _NOWHERE) -> None:
+    """Tell the Record what the start waits for, and `where` it is, if there is anything of it. Raises ClaimLost."""
+    await tools.records.write(claim, record_waiting(claimed_record(claim, tools), where, follower.mask(why)))
+
+
+def _say(switch: Switch, lost: ClaimLost) -> None:
+    """The claim isn't ours any more, or its queue wants the job cancelled."""
+    switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
 
 
 async def watch(
@@ -54,7 +61,7 @@ async def watch(
     except ExecutorFault:
         return  # `wait` tells it
     except ClaimLost as lost:
-        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
+        _say(switch, lost)
         return
     if tools.meter is not None:
         tools.meter.started(claim)
@@ -68,7 +75,7 @@ async def watch(
     try:
         await _tell(execution, switch, tools, follower, claim, started_at, follower.masked)
     except ClaimLost as lost:
-        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
+        _say(switch, lost)
         return
     follower.changes.begin(functools.partial(_tell_changes, execution, switch, tools, follower, claim, started_at))
 
@@ -86,9 +93,7 @@ async def _started(execution: Execution, tools: Tools, follower: Follower, claim
             why = execution.waiting_for
             if why and why != said and not has_begun(claim):
                 said = why
-                await tools.records.write(
-                    claim, record_waiting(claimed_record(claim, tools), execution.where, follower.mask(why))
-                )
+                await tell_waiting(claim, tools, follower, why, execution.where)
         return starting.result()
     finally:
         await end(starting)
@@ -103,7 +108,7 @@ async def _tell_changes(
         await tools.extras.follow_up(follower, 0.0)
         await asyncio.sleep(TELL_PAUSE)
     except ClaimLost as lost:
-        switch.set(Stop.CANCEL if isinstance(lost, ClaimCancelled) else Stop.LOST)
+        _say(switch, lost)
         raise
 
 

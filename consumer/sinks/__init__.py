@@ -185,9 +185,9 @@ class SinkSet:
         names = {*(self._stores.settings().logs.sinks if asked is None else asked), "reply"}
         wanted = Wanted(claim, former, recorded="record" in names, lagging="s3" in names)
         made: dict[str, Sink | None] = {}
-        for name in SINKS:
+        for name in [name for name in SINKS if name in names]:
             try:
-                made |= {name: self._maker(name)(wanted)} if name in names else {}
+                made[name] = self._maker(name)(wanted)
             except LongshoreError as error:
                 log.warning("sink_left_out", job=claim.id, sink=name, error=str(error))
         if names - {"reply"} and not made.keys() - {"reply"}:  # its log must be somewhere

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from consumer.errors import ExecutorFault
+from consumer.executors import names
 from consumer.executors.kubernetes.status import Pod
 from consumer.model import Plan
 from enqueue.record import Reason
@@ -41,4 +42,4 @@ def in_the_way(pod: Pod, what: str = "") -> ExecutorFault:
     """As for a lack of room: the start is tried again for as long as it may take."""
     what = what or f"the pod {pod.name}, whose name is needed, is of a job of another store with the same id and queue"
     advice = "give each store's consumers a namespace of their own (kubernetes.namespace), or wait until it is gone"
-    return ExecutorFault(f"{what} (label longshore.dev/source: {pod.source}): {advice}", Reason.UNSCHEDULABLE)
+    return ExecutorFault(f"{what} (label {names.SOURCE}: {pod.source}): {advice}", Reason.UNSCHEDULABLE)

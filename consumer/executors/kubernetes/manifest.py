@@ -57,7 +57,7 @@ class Manifest:
     """What is to be created: the pod and its Secret."""
 
     pod: dict[str, Any]
-    made_secret: Secret
+    secret: Secret
     json: bytes
     """The pod as it is sent."""
 
@@ -65,15 +65,6 @@ class Manifest:
     def name(self) -> str:
         """The pod's."""
         return str(self.pod["metadata"]["name"])
-
-    @property
-    def secret_data(self) -> dict[str, str]:
-        """What stands in the Secret; empty: none is needed."""
-        return self.made_secret.data
-
-    def secret(self, uid: str) -> dict[str, Any]:
-        """The Secret, owned by the pod with this uid."""
-        return self.made_secret.owned_by(uid)
 
 
 def refusals(plan: Plan, settings: Kubernetes) -> list[tuple[Reason, str]]:

@@ -74,19 +74,24 @@ class Moody(NoRecords):
         await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("helper", ["_beat", "_hear_cancellations"])
-async def test_an_unforeseen_error_does_not_end_a_helper(monkeypatch: pytest.MonkeyPatch, helper: str) -> None:
-    monkeypatch.setattr(worker_module, "BEAT_INTERVAL", 0)
-    moody, settings, switch = Moody(), Settings(), Switch()
-    if helper == "_hear_cancellations":
-        moody.beats = 1
-    worker = Worker(
+def worker_of(moody: Moody) -> Worker:
+    settings = Settings()
+    return Worker(
         moody,
         moody,
         NullExecutor(),
         settings,
         lambda claim: Follower(claim, lambda *_: [], settings.logs),  # type: ignore[arg-type]
     )
+
+
+@pytest.mark.parametrize("helper", ["_beat", "_hear_cancellations"])
+async def test_an_unforeseen_error_does_not_end_a_helper(monkeypatch: pytest.MonkeyPatch, helper: str) -> None:
+    monkeypatch.setattr(worker_module, "BEAT_INTERVAL", 0)
+    moody, switch = Moody(), Switch()
+    if helper == "_hear_cancellations":
+        moody.beats = 1
+    worker = worker_of(moody)
     forever = asyncio.create_task(asyncio.Event().wait())
     worker._jobs[forever] = (CLAIM, switch)  # type: ignore[index]
     task = asyncio.create_task(getattr(worker, helper)())
@@ -100,14 +105,8 @@ async def test_an_unforeseen_error_does_not_end_a_helper(monkeypatch: pytest.Mon
 
 
 async def test_claims_are_dated_by_the_stores_clock() -> None:
-    moody, settings = Moody(), Settings()
-    worker = Worker(
-        moody,
-        moody,
-        NullExecutor(),
-        settings,
-        lambda claim: Follower(claim, lambda *_: [], settings.logs),  # type: ignore[arg-type]
-    )
+    moody = Moody()
+    worker = worker_of(moody)
     moody.ahead = 600.0
     worker._launch(replace(CLAIM, claimed_at=1600.0))
     ((claim, _),) = worker._jobs.values()

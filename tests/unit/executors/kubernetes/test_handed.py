@@ -30,7 +30,7 @@ def test_arguments_stand_in_the_secret_and_are_mounted_read_only() -> None:
     assert given["LONGSHORE_ARGS"] == "/run/longshore/args.json"
     assert (given["LONGSHORE_ARG_TOKEN"], given["LONGSHORE_ARG_PLAIN"]) == ("secret", "$$(HOME)")
     assert "s3cret-token" not in json.dumps(manifest.pod)
-    document = json.loads(base64.b64decode(manifest.secret_data["args.json"]))
+    document = json.loads(base64.b64decode(manifest.secret.data["args.json"]))
     assert document["kwargs"] == {"token": "s3cret-token", "plain": "$(HOME)"}
     mounts = {m["mountPath"]: m for m in manifest.pod["spec"]["containers"][0]["volumeMounts"]}
     assert mounts["/run/longshore/args.json"]["readOnly"]
@@ -42,7 +42,7 @@ def test_a_function_is_run_by_the_images_python() -> None:
     assert container["command"][:2] == ["python3", "-c"]
     assert "LONGSHORE_CODE" in container["command"][2]
     assert environment(manifest)["LONGSHORE_CODE"] == "/run/longshore/code.py"
-    compile(base64.b64decode(manifest.secret_data["code.py"]), "code.py", "exec")
+    compile(base64.b64decode(manifest.secret.data["code.py"]), "code.py", "exec")
 
 
 def test_a_type_may_have_a_profile_of_its_own() -> None:

@@ -102,13 +102,18 @@ async def dead(pod: Any) -> None:
     pod.run()
 
 
-async def test_an_attempt_waits_for_the_pod_of_a_stopped_one(kube: FakeKube, open_executor: Open) -> None:
+async def stopped_on_a_dead_node(kube: FakeKube, open_executor: Open) -> tuple[Any, Any]:
     kube.script = dead
     executor = await open_executor()
     first = await executor.start(plan_of())
     await first.started()
     await first.stop(1)
     await first.remove()
+    return executor, first
+
+
+async def test_an_attempt_waits_for_the_pod_of_a_stopped_one(kube: FakeKube, open_executor: Open) -> None:
+    executor, first = await stopped_on_a_dead_node(kube, open_executor)
     told: asyncio.Queue[str] = asyncio.Queue()
     plan = replace(plan_of(attempt=2), ended=(1,), waits=told.put)
     starting = asyncio.create_task(executor.start(plan))
@@ -126,12 +131,7 @@ async def test_an_attempt_after_a_stopped_one_that_never_goes_has_lost_its_node(
     kube: FakeKube, open_executor: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("consumer.executors.kubernetes.judging.STUCK_SECONDS", -5.0)
-    kube.script = dead
-    executor = await open_executor()
-    first = await executor.start(plan_of())
-    await first.started()
-    await first.stop(1)
-    await first.remove()
+    executor, _ = await stopped_on_a_dead_node(kube, open_executor)
     with pytest.raises(ExecutorFault) as caught:
         await executor.start(replace(plan_of(attempt=2), ended=(1,)))
     assert (caught.value.reason, caught.value.started) == (Reason.NODE_LOST, True)

@@ -138,7 +138,7 @@ def test_scopes_of_variables() -> None:
     [x] = [e for e in main["env"] if e["name"] == "X"]
     key = x["valueFrom"]["secretKeyRef"]
     assert key["name"] == manifest.name
-    assert base64.b64decode(manifest.secret_data[key["key"]]) == b"for-main"
+    assert base64.b64decode(manifest.secret.data[key["key"]]) == b"for-main"
     assert (init["image"], main["image"]) == ("alpine", "busybox")
 
 
@@ -175,10 +175,10 @@ def test_files_scripts_and_the_secret() -> None:
     assert mounts["/etc/c"]["readOnly"] is True
     [volume] = [v for v in manifest.pod["spec"]["volumes"] if "secret" in v]
     assert [item["mode"] for item in volume["secret"]["items"]] == [0o750, 0o644, 0o444]
-    secret = manifest.secret("uid-1")
+    secret = manifest.secret.owned_by("uid-1")
     assert secret["immutable"] is True
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
-    assert made().secret_data == {}
+    assert made().secret.data == {}
 
 
 def test_folders_of_files_are_parts_of_the_volume_they_lie_in() -> None:
