@@ -54,7 +54,8 @@ class Kubernetes(Section):
 
     image: str | None = Field(None, description="Image of jobs that name none.")
     outputs_image: str = Field(
-        "busybox:1.37", description="Runs beside jobs that ask for `outputs`; with sh, tar, head, gzip and base64."
+        "busybox:1.37",
+        description="Runs beside jobs that ask for `outputs`; with sh, tar, head, gzip, base64, grep and du.",
     )
     outputs_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="Bytes of outputs that a pod hands over at most, through its node's log."

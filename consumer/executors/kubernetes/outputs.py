@@ -3,7 +3,8 @@
 It runs beside the job as a native sidecar (Kubernetes 1.29 or newer), which the kubelet tells to end once the job has,
 however that ended. It has no keys and no network of its own to use: tar, gzip and base64 go into its log, which the
 consumer reads with the rights that it has anyway. A node may rotate that log while it is written: so it is read from
-the moment on in which the job ends. What is missing all the same, the checksum of gzip tells.
+the moment on in which the job ends, and what is long is said twice, in numbered lines, since a reader that follows a
+log may miss some at its rotation. What is missing all the same, their numbers tell.
 """
 
 from __future__ import annotations
@@ -32,17 +33,30 @@ GRACE = 30
 HEADERS = 1024 * 1024
 """Bytes of a tar beside what is in its files."""
 SILENCE = 60.0
+READINGS = 6
+"""Times that a log is begun to be followed: nodes and what is between may end it before its end."""
 PIECE = 1024 * 1024
+_DAMAGED = "what the pod handed over is damaged"
 SHELF = 128 * 1024 * 1024
 
+LINE = 12_000
+"""Characters of a line but for its number: a whole one of a container runtime, which breaks lines after 16 KiB."""
+END = b"."
+"""The text of the line behind the last one."""
+
 # sh waits for `sleep` in the background, since it runs a trap only between commands. It lingers at its end, since a
-# container runtime (containerd 1.6) may lose what a process has written right before.
-_SCRIPT = """
-give() {
-  cd "$1" && tar -c -f - . 2>/dev/null | head -c "$2" | gzip -1 | { base64 -w 0 2>/dev/null || base64; }
+# container runtime (containerd 1.6) may lose what a process has written right before. A log below 10 MiB isn't rotated;
+# an operator may have set less. Where base64 can't break lines, fold does.
+_SCRIPT = f"""
+lines() {{ base64 -w {LINE} 2>/dev/null || {{ base64 | tr -d '\\n' | fold -w {LINE}; echo; }}; }}
+say() {{ {{ tar -c -f - . 2>/dev/null | head -c "$1" | gzip -1 | lines; echo {END.decode()}; }} | grep -n ''; }}
+give() {{
+  cd "$1" || exit
+  say "$2"
+  du -sk . | {{ read -r size _; [ "$size" -le 2048 ]; }} || say "$2"
   sleep 0.5 2>/dev/null || sleep 1
   exit 0
-}
+}}
 trap 'give "$1" "$2"' TERM
 while :; do sleep 3600 & wait $!; done
 """
@@ -103,8 +117,8 @@ class Handover:
             async for part in read_tar(_pieces(kept)):
                 yield part
             return
-        async with contextlib.aclosing(self._written()) as text:
-            async for part in read_tar(unpacked(text)):
+        async with contextlib.aclosing(self._lines()) as lines:
+            async for part in read_tar(unpacked(lines)):
                 yield part
 
     async def close(self) -> None:
@@ -122,8 +136,8 @@ class Handover:
             unless_whole.callback(self._give_back)
             kept = unless_whole.enter_context(tempfile.SpooledTemporaryFile(max_size=PIECE))
             try:
-                async with contextlib.aclosing(self._followed()) as text:
-                    async for piece in unpacked(text):
+                async with contextlib.aclosing(self._followed()) as lines:
+                    async for piece in unpacked(lines):
                         if self._shelf.free < len(piece):
                             return None
                         self._shelf.free -= len(piece)
@@ -140,20 +154,27 @@ class Handover:
         self._size = 0
 
     async def _followed(self) -> AsyncGenerator[bytes, None]:
-        """As it is written. Where a node ends the connection when it rotates the log, the new one goes on."""
-        said = True
-        while said and not self._over():
-            said = False
-            async with contextlib.aclosing(self._written(follow="true")) as text:
-                async for chunk in text:
-                    said = True
-                    yield chunk
+        """Lines as they are written, some of them again where the node or the connection ended the reading."""
+        for _ in range(READINGS):
+            over = self._over()
+            with contextlib.suppress(Refused):
+                async with contextlib.aclosing(self._lines(follow="true")) as lines:
+                    async for line in lines:
+                        yield line
+            if over:
+                return
 
-    async def _written(self, **query: str) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, **query: str) -> AsyncGenerator[bytes, None]:
+        """Whole lines of the log that the node has now. Raises Refused."""
+        rest = b""
         try:
             async with self._api.stream(self._path, {"container": COLLECTOR, **query}, sock_read=SILENCE) as response:
                 async for chunk in response.content.iter_any():
-                    yield chunk
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield line
+                    if len(rest) > PIECE:
+                        raise Refused(_DAMAGED)
         except ApiError as error:
             raise Refused("the pod is gone" if error.status == 404 else str(error)) from None
         except (aiohttp.ClientError, OSError, TimeoutError):
@@ -165,15 +186,12 @@ async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def unpacked(text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def unpacked(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """base64 and gzip undone; what comes after their end isn't read. Raises Refused for what is damaged, or missing."""
-    unzip, rest, begun = zlib.decompressobj(31), b"", False
+    unzip = zlib.decompressobj(31)
     try:
-        async for chunk in text:
-            chunk = rest + chunk.replace(b"\n", b"")
-            rest = chunk[len(chunk) // 4 * 4 :]
-            data = binascii.a2b_base64(chunk[: len(chunk) // 4 * 4], strict_mode=True)
-            begun = begun or bool(data)
+        async for text in in_order(lines):
+            data = binascii.a2b_base64(text, strict_mode=True)
             while data:
                 if piece := unzip.decompress(data, PIECE):
                     yield piece
@@ -181,7 +199,24 @@ async def unpacked(text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             if unzip.eof:
                 return
     except (zlib.error, binascii.Error):
-        raise Refused("what the pod handed over is damaged: its node has rotated the log, perhaps") from None
-    if not begun:
-        raise Refused("the pod handed over nothing: it was stopped before it could")
+        raise Refused(_DAMAGED) from None
     raise Refused("what the pod handed over is cut off")
+
+
+async def in_order(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The text of numbered lines, each once: what is missing is looked for in what is said again. Raises Refused."""
+    due, last, line = 1, b"", b""
+    async for line in lines:
+        number, _, text = line.partition(b":")
+        if text == END and number == b"%d" % (due + bool(last)):
+            yield last
+            return
+        if number == b"%d" % due:
+            if len(text) == LINE:
+                yield text
+                due, last = due + 1, b""
+            else:
+                last = text  # or one that a rotation has cut: the next one tells
+    if not line:
+        raise Refused("the pod handed over nothing: it was stopped before it could, or its node has rotated the log")
+    raise Refused("a part of what the pod handed over is missing: its node has rotated the log, perhaps")

@@ -6,15 +6,19 @@ import asyncio
 import base64
 import gzip
 import io
+import os
+import random
+import shutil
 import tarfile
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consumer.executors.kubernetes import executor as executor_module
 from consumer.executors.kubernetes.manifest import build
-from consumer.executors.kubernetes.outputs import COLLECTOR, PLACE, Shelf, unpacked
+from consumer.executors.kubernetes.outputs import COLLECTOR, END, LINE, PLACE, Shelf, in_order, unpacked
 from consumer.executors.tar_stream import read_tar
 from consumer.model import Found, OutputPart
 from consumer.settings import Kubernetes
@@ -48,11 +52,6 @@ FILES = {
 }
 
 
-async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
-    for at in range(0, len(data), size):
-        yield data[at : at + size]
-
-
 async def files(parts: AsyncIterator[OutputPart]) -> dict[bytes, bytes | str]:
     found: dict[bytes, bytes | str] = {}
     name = b""
@@ -65,31 +64,139 @@ async def files(parts: AsyncIterator[OutputPart]) -> dict[bytes, bytes | str]:
     return found
 
 
-@pytest.mark.parametrize("size", [1, 513, 100_000])
+async def lines(*texts: bytes) -> AsyncIterator[bytes]:
+    for text in texts:
+        yield text
+
+
+def numbered(packed: bytes) -> list[bytes]:
+    """The lines that a collector makes of a packed tar."""
+    text = base64.b64encode(packed)
+    return [
+        b"%d:%s" % (number, line)
+        for number, line in enumerate([*(text[at : at + LINE] for at in range(0, len(text), LINE)), END], 1)
+    ]
+
+
+def large(*, size: int = 80_000) -> bytes:
+    """A packed tar of one file that gzip can't make any smaller."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo("large")
+        member.size = size
+        tar.addfile(member, io.BytesIO(random.Random(1).randbytes(size)))
+    return gzip.compress(buffer.getvalue(), mtime=0)
+
+
+LARGE = numbered(large())
+FEW = numbered(gzip.compress(archive(), mtime=0))
+
+
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-async def test_files_come_out_of_what_the_pod_says(size: int, format: int) -> None:
-    said = base64.encodebytes(gzip.compress(archive(format)))
-    assert await files(read_tar(unpacked(pieces(said, size)))) == FILES
+async def test_files_come_out_of_what_the_pod_says(format: int) -> None:
+    said = numbered(gzip.compress(archive(format)))
+    assert await files(read_tar(unpacked(lines(*said)))) == FILES
 
 
-SAID = base64.encodebytes(gzip.compress(archive(), mtime=0))
+@pytest.mark.parametrize(
+    "said",
+    [
+        LARGE,
+        [*LARGE[:3], *LARGE[5:], *LARGE],
+        [*LARGE[4:], *LARGE],
+        [*LARGE[:-2], LARGE[-1], *LARGE],
+        [*LARGE[:3], LARGE[3][:4002] + LARGE[5], *LARGE[6:], *LARGE],
+        [*LARGE[:3], LARGE[3][:4002], *LARGE[5:], *LARGE],
+        [*LARGE[:5], LARGE[5][:100], *LARGE[2:]],
+        [*LARGE[:2], b"", b"no number", *LARGE],
+        [*LARGE[:-1], *LARGE[6:]],
+    ],
+    ids=[
+        "all",
+        "a gap",
+        "no head",
+        "the last one is missing",
+        "two halves for a line",
+        "half a line",
+        "the connection broke",
+        "something else",
+        "the end was said twice",
+    ],
+)
+async def test_what_was_missed_is_found_in_what_is_said_again(said: list[bytes]) -> None:
+    assert await files(read_tar(unpacked(lines(*said)))) == {b"large": random.Random(1).randbytes(80_000)}
+
+
+async def test_packed_files_whose_last_line_is_a_whole_one() -> None:
+    packed = large(size=70_000)
+    whole = packed + b"\0" * (-len(packed) % (LINE // 4 * 3))
+    assert len(numbered(whole)[-2].partition(b":")[2]) == LINE
+    assert b"".join([text async for text in in_order(lines(*numbered(whole)))]) == base64.b64encode(whole)
 
 
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        (b"", "handed over nothing"),
-        (SAID[: len(SAID) // 8 * 4], "cut off|damaged"),
-        (SAID[40:], "damaged"),
-        (SAID[:100] + SAID[152:], "damaged|broken"),
-        (base64.b64encode(gzip.compress(archive()[:1500], mtime=0)), "cut off"),
-        (base64.b64encode(gzip.compress(b"no tar" * 1000, mtime=0)), "broken archive"),
+        ([], "handed over nothing"),
+        ([b"1:" + END], "cut off"),
+        (LARGE[:4], "missing"),
+        (LARGE[1:], "missing"),
+        ([*LARGE[:3], *LARGE[4:], *LARGE[4:]], "missing"),
+        ([LARGE[0], LARGE[1].replace(b"a", b"b"), *LARGE[2:]], "damaged|broken"),
+        ([*LARGE[:-2], LARGE[-2][:20], LARGE[-1]], "damaged|cut off"),
+        ([b"1:!!!!", b"2:" + END], "damaged"),
+        (numbered(gzip.compress(archive(), mtime=0)[:-20]), "cut off"),
+        (numbered(gzip.compress(archive()[:1500], mtime=0)), "cut off"),
+        (numbered(gzip.compress(b"no tar" * 1000, mtime=0)), "broken archive"),
     ],
-    ids=["nothing", "half", "no head", "a hole", "half a tar", "no tar"],
+    ids=[
+        "nothing",
+        "empty",
+        "half",
+        "no head",
+        "a hole",
+        "altered",
+        "the last one is cut",
+        "no base64",
+        "half a gzip",
+        "half a tar",
+        "no tar",
+    ],
 )
-async def test_what_is_missing_or_damaged_is_never_taken_for_files(said: bytes, problem: str) -> None:
+async def test_what_is_missing_or_damaged_is_never_taken_for_files(said: list[bytes], problem: str) -> None:
     with pytest.raises(Refused, match=problem):
-        await files(read_tar(unpacked(pieces(said, 1000))))
+        await files(read_tar(unpacked(lines(*said))))
+
+
+@pytest.mark.parametrize("wraps", [True, False], ids=["base64 breaks lines", "fold does"])
+@pytest.mark.parametrize(("size", "times"), [(100_000, 1), (3_000_000, 2)])
+async def test_the_collector_says_what_is_long_enough_to_be_rotated_twice(
+    tmp_path: Path, size: int, times: int, wraps: bool
+) -> None:
+    place, tools = tmp_path / "outputs", tmp_path / "tools"
+    place.mkdir()
+    tools.mkdir()
+    (place / "large").write_bytes(random.Random(1).randbytes(size))
+    if not wraps:
+        (tools / "base64").write_text(f"#!/bin/sh\n[ $# = 0 ] && exec {shutil.which('base64')} -w 60; exit 1\n")
+        (tools / "base64").chmod(0o755)
+    pod = build(plan_of(outputs={}), Kubernetes()).pod
+    command = [str(place) if part == PLACE else part for part in pod["spec"]["initContainers"][0]["command"]]
+    # The signal comes from the script itself, once it listens: nothing here knows when it does.
+    command[2] = command[2].replace("while :", "kill -TERM $$\nwhile :")
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env={"PATH": f"{tools}:{os.environ['PATH']}"}
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    half = len(said) // times
+    assert said[half:] == said[:half] * (times - 1)
+    assert all(len(line) <= LINE + 10 for line in said.splitlines())
+    found = await files(read_tar(unpacked(lines(*said[:half].splitlines()))))
+    assert found == {b"large": (place / "large").read_bytes()}
+
+
+SAID = b"\n".join([*FEW, b""])
 
 
 async def stays(pod: FakePod) -> None:
@@ -103,13 +210,12 @@ async def goes_once_it_was_read(pod: FakePod) -> None:
 
 
 async def goes_half_way_and_the_connection_ends(pod: FakePod) -> None:
-    first, *rest = SAID.splitlines(keepends=True)
-    pod.write(first, COLLECTOR)
+    pod.write(SAID[:100], COLLECTOR)
     await pod.logs[COLLECTOR].read.wait()
     asked = len(pod.kube.ledger)
     pod.logs[COLLECTOR].rotate()
     await pod.kube.until(lambda kube: len(kube.ledger) > asked)
-    pod.write(b"".join(rest), COLLECTOR)
+    pod.write(SAID, COLLECTOR)
 
 
 def handed_over(script: Script, *, early: bool) -> Script:
