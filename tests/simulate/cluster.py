@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import random
 import time
@@ -30,7 +31,7 @@ class Stream:
 
     def __init__(self, loop: VirtualLoop, weather: Weather, code: int = 200) -> None:
         self.status, self.headers = code, {}  # type: ignore[var-annotated]
-        self.closed = self.over = False
+        self.closed = self.over = self.ended = False
         self._loop, self._weather, self._last = loop, weather, 0.0
         self._pieces: list[bytes] = []
         self._error: Exception | None = None
@@ -41,10 +42,12 @@ class Stream:
 
     def write(self, data: bytes) -> None:
         """Send more of it."""
-        self._deliver(lambda: self._pieces.append(data))
+        if data:
+            self._deliver(lambda: self._pieces.append(data))
 
     def end(self) -> None:
         """All is sent."""
+        self.ended = True
         self._deliver(lambda: setattr(self, "over", True))
 
     def cut(self) -> None:
@@ -114,13 +117,20 @@ class SimulatedPod(FakePod):
             known = ((self.object or {}).get("status") or {}).get("containerStatuses") or [{"state": {}}]
             began = known[0]["state"].get("running", {}).get("startedAt")
             state = {"terminated": state["terminated"] | ({"startedAt": began} if began else {})}
-        super()._state(step, state, phase)
+        self.kube.by_kubelet(lambda: super(SimulatedPod, self)._state(step, state, phase))
+
+    async def started(self) -> None:
+        """Waits until there is a kubelet to start it."""
+        there = asyncio.Event()
+        self.kube.by_kubelet(there.set)
+        await there.wait()
 
     def deleted(self) -> None:
         loop, rng = self.kube.loop, self.kube.rng
         if not self.obstinate:
             grace = float((self.object or {"metadata": {}})["metadata"].get("deletionGracePeriodSeconds") or 0)
-            loop.later(rng.uniform(0, grace) if rng.random() < 0.7 else grace, super().deleted)
+            seen = functools.partial(self.kube.by_kubelet, super().deleted)
+            loop.later(rng.uniform(0, grace) if rng.random() < 0.7 else grace, seen)
 
 
 class SimulatedKube(FakeKube):
@@ -141,11 +151,37 @@ class SimulatedKube(FakeKube):
         """Job and attempt of each pod."""
         self._watches: list[tuple[Stream, str, dict[str, str]]] = []
         self._streams: list[Stream] = []
+        self._logs: list[Stream] = []
         self._sending: set[asyncio.Task[None]] = set()
         self.busy = 0
         """The status with which half of all calls are refused."""
         self.cut_logs = 0.0
         """The share of log connections that break somewhere."""
+        self._untold: list[Callable[[], None]] | None = None
+        self._kubelets_stop = 0
+
+    def stop_kubelets(self) -> None:
+        """Containers run on, but nobody tells of them, and what was told of their logs ends as if that were all."""
+        self._kubelets_stop += 1
+        self._untold = self._untold or []
+        for stream in self._logs:
+            stream.end()
+        self._logs.clear()
+
+    def start_kubelets(self) -> None:
+        """They tell what has come to pass, unless they were stopped once more."""
+        self._kubelets_stop -= 1
+        if not self._kubelets_stop:
+            untold, self._untold = self._untold or [], None
+            for deed in untold:
+                deed()
+
+    def by_kubelet(self, deed: Callable[[], None]) -> None:
+        """Done now, or once there are kubelets."""
+        if self._untold is None:
+            deed()
+        else:
+            self._untold.append(deed)
 
     def store(self, event_type: str, resource: str, item: dict[str, Any]) -> None:
         super().store(event_type, resource, item)
@@ -249,6 +285,8 @@ class SimulatedKube(FakeKube):
         refused = None
         if item is None:
             refused = status(404, "NotFound", f'pods "{row.name}" not found')
+        elif self._untold is not None:
+            refused = status(500, "InternalError", "dial tcp 10.0.0.1:10250: connect: connection refused")
         elif item["spec"].get("nodeName") and self.pods[row.name].state(step) not in ("running", "terminated"):
             refused = status(400, "BadRequest", f'container "{step}" in pod "{row.name}" is waiting to start')
         if refused is not None:
@@ -268,7 +306,8 @@ class SimulatedKube(FakeKube):
         since, stamped = row.query.get("sinceTime", "")[:19], row.query.get("timestamps") == "true"
         budget = self.rng.randrange(400) if self.rng.random() < self.cut_logs else math.inf
         sent = 0
-        while not stream.closed:
+        self._logs = [*(other for other in self._logs if not other.over), stream]
+        while not (stream.closed or stream.ended):
             news, closed = log.news, log.closed
             lines, sent = log.lines[sent:], len(log.lines)
             lines = [(stamp(at), line) for at, line in lines if stamp(at)[:19] >= since]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from simulate.wire import Weather
     from simulate.world import Consumer, World
 
+RESTART = 2.0
+"""Seconds that a kubelet needs, at least, until it tells of its pods again."""
 SPAN = 30.0
 """Virtual seconds within which faults begin."""
 
@@ -44,14 +46,17 @@ class Plan:
 
 
 def drawn_plan(rng: random.Random) -> Plan:
-    """Some faults; few in most histories, so that each is seen alone too."""
+    """Some faults; few in most histories, so that each is seen alone too. In a tenth of them a server is away long."""
     count = rng.choice((0, 1, 1, 2, 3, 4, 6))
     faults = []
     for _ in range(count):
         what = rng.choice([*KINDS])
         seconds = rng.choice((rng.uniform(0.01, 1), rng.uniform(1, 9), rng.uniform(8, 25)))
         faults.append(Fault(rng.uniform(0.5, SPAN), what, seconds, rng.choice((0.1, 0.5, 0.9))))
-    return Plan(rng.choice((1, 2, 2, 3)), sorted(faults, key=lambda fault: fault.at))
+    consumers = rng.choice((1, 2, 2, 3))
+    if rng.random() < 0.1:
+        faults.append(Fault(rng.uniform(0.5, SPAN), rng.choice(OUTAGES), rng.uniform(60, 600)))
+    return Plan(consumers, sorted(faults, key=lambda fault: fault.at))
 
 
 def _victim(world: World) -> Consumer | None:
@@ -78,6 +83,13 @@ def _compact(world: World, fault: Fault) -> None:
     world.tell("the cluster forgets its history, and cuts all connections")
     world.kube.compact()
     world.kube.hang_up()
+
+
+def _stop_kubelets(world: World, fault: Fault) -> None:
+    seconds = max(RESTART, fault.seconds)
+    world.tell(f"kubelets are away for {seconds:.3f} s")
+    world.kube.stop_kubelets()
+    world.loop.later(seconds, world.kube.start_kubelets)
 
 
 def _meanwhile(**changes: object) -> Callable[[World, Fault], None]:
@@ -161,5 +173,9 @@ KINDS: dict[str, Callable[[World, Fault], None]] = {
     "cluster_busy": _meanwhile(busy=429),
     "cluster_ill": _meanwhile(busy=503),
     "logs_cut": _meanwhile(cut_logs=0.7),
+    "kubelets_away": _stop_kubelets,
 }
 """What may happen."""
+
+OUTAGES = ("redis_down", "cluster_down", "cluster_full", "cluster_broken", "cluster_busy", "cluster_ill")
+"""What may last: every pause between two tries grows as long as it may, and what is held for a while is let go."""

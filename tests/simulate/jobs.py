@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulate.cluster import SimulatedPod
 from support.fakekubelet import FakePod, rfc3339
 
 SECRET = "s3cret-that-nobody-may-see"
@@ -87,7 +88,7 @@ def drawn(rng: random.Random, count: int) -> list[Case]:
     return found
 
 
-async def live(pod: FakePod, case: Case, attempt: int, sees_secrets: bool) -> None:
+async def live(pod: SimulatedPod, case: Case, attempt: int, sees_secrets: bool) -> None:
     """The pod's life, as its kubelet tells it."""
     life = case.life(attempt)
     await asyncio.sleep(life.schedule)
@@ -98,6 +99,7 @@ async def live(pod: FakePod, case: Case, attempt: int, sees_secrets: bool) -> No
         return
     await pod.secret()
     await asyncio.sleep(life.pull)
+    await pod.started()
     pod.run()
     written = case.written.setdefault(attempt, [])
     cut = life.lines // 2 if life.end != "exit" else life.lines

@@ -100,6 +100,11 @@ def _a_new_name_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest.names, "pod_name", lambda *a: f"{real(*a)[:-2]}{uuid.uuid4().hex[:4]}-{a[2]}")
 
 
+def _a_clean_end_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log whose connection ended with its kubelet is taken for whole."""
+    monkeypatch.setattr(logs, "_cut_short", lambda *_: False)
+
+
 @pytest.mark.parametrize(
     ("spoil", "seeds", "invariant"),
     [
@@ -109,6 +114,7 @@ def _a_new_name_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
         (_log_from_its_beginning, range(5, 10), "I6"),
         (_all_well, range(2, 4), "T1"),
         (_a_new_name_each_time, range(8, 12), "I2"),
+        (_a_clean_end_is_believed, range(497, 504), "I6"),
     ],
 )
 def test_what_is_broken_is_found(

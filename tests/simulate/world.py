@@ -25,7 +25,7 @@ from enqueue.record import Record, Times
 from enqueue.times import rfc3339
 from enqueue.wire import rq as wire
 from simulate.clock import EPOCH, PROCESS, Process, Stuck, VirtualLoop, virtual
-from simulate.cluster import SimulatedKube, outcome_of
+from simulate.cluster import SimulatedKube, SimulatedPod, outcome_of
 from simulate.executor import SimulatedExecutor
 from simulate.faults import Plan, drawn_plan
 from simulate.jobs import SECRET, Case, drawn, live
@@ -33,7 +33,6 @@ from simulate.judge import Judge, Violation
 from simulate.redis_double import RedisDouble, SimulatedQueue, broken
 from simulate.store import Store
 from simulate.wire import Weather, Wire
-from support.fakekubelet import FakePod
 from support.history import FINAL, Event, History
 
 LIMIT = 900.0
@@ -150,7 +149,7 @@ class World:
         """For people who read a failure."""
         self.story.append(f"{self.loop.now:9.3f} {text}")
 
-    async def life(self, pod: FakePod) -> None:
+    async def life(self, pod: SimulatedPod) -> None:
         """A pod's, by its job."""
         job, attempt = self.kube.whose[pod.uid]
         case = self.cases[job]

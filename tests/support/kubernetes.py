@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from consumer.executors.kubernetes.news import News
 from consumer.model import Gap, LogPart, Plan
 from enqueue.job import Job
 
@@ -58,3 +59,35 @@ async def parts_of(chunks: AsyncIterator[LogPart], seconds: float = 30) -> list[
         return [part async for part in chunks]
 
     return await asyncio.wait_for(all_of_it(), seconds)
+
+
+class Steady:
+    """A container whose state the test sets."""
+
+    def __init__(self, readable: bool = True, ended: bool = True) -> None:
+        self.is_readable, self.is_ended = readable, ended
+        self.told = News()
+        self.finished_at: float | None = None
+        self.is_watched = False
+
+    def readable(self) -> bool:
+        return self.is_readable
+
+    def ended(self) -> bool:
+        return self.is_ended
+
+    def set(self, readable: bool = True, ended: bool = True) -> None:
+        self.is_readable, self.is_ended = readable, ended
+        self.told.tell()
+
+    def ended_at(self) -> float | None:
+        return self.finished_at
+
+    def watched(self) -> bool:
+        return self.is_watched
+
+    async def changed(self, timeout: float | None = None) -> None:
+        await self.told.wait(timeout)
+
+    def news(self) -> asyncio.Future[None]:
+        return self.told.next()

@@ -34,6 +34,8 @@ SHORT_SECONDS = 0.25
 PAUSE_FIRST, PAUSE_CAP = 0.2, 15.0
 END_SECONDS = 5.0
 """How long the status may lag behind the end of the log before the log is asked for again."""
+TOLD_SECONDS = 1.5
+"""How long it lags where all is well: kubelets look every second at what has ended."""
 OPEN_SECONDS, STALL_SECONDS = 1.0, 15.0
 """A log that is followed, and that doesn't begin or says nothing for so long after its container's end, is on a dead
 connection. One that is asked for after that may begin as late as any call's answer: the cluster is just busy."""
@@ -136,7 +138,7 @@ async def follow(
     """
     path = path_of(namespace, "pods", pod, "log")
     position = Position(container, after)
-    pause, tried_since, total, checked = PAUSE_FIRST, None, 0, False
+    pause, tried_since, total, checked, doubtful = PAUSE_FIRST, None, 0, False, False
     unread = UNREADABLE
     while not source.readable():
         if source.ended():
@@ -174,7 +176,7 @@ async def follow(
                     clean = not position.refused
         except ApiError as error:
             if error.status == 404 and source.ended():
-                if not checked:
+                if doubtful or not checked:
                     yield DELETED
                 return
             told = min(PAUSE_CAP, error.retry_after or 0.0)
@@ -189,14 +191,19 @@ async def follow(
             if turn:
                 streams.give_back()
         if clean:
+            early = not source.ended()
+            closed, known = time.time(), time.monotonic()
             await _ends_within(source, END_SECONDS)  # the kubelet's word on the end comes a moment after the log's
             if source.ended() or ended_before:
+                doubtful = position.behind or (early and _cut_short(source, closed, time.monotonic() - known))
                 # A kubelet ends a log within a line while the runtime is still writing what the container said last.
-                odd = not checked and (_set_back(position, source) or position.within_a_line)
+                odd = not checked and (doubtful or _set_back(position, source) or position.within_a_line)
                 suspicious = (grew and total >= ROTATED_BYTES) or odd
                 checked = True
                 if suspicious:
                     continue
+                if position.behind:
+                    yield ROTATED
                 for part in position.finish():
                     if not isinstance(part, Jump):
                         yield part
@@ -228,6 +235,16 @@ def _set_back(position: Position, source: Source) -> bool:
         return False
     position.distrust()
     return True
+
+
+def _cut_short(source: Source, closed: float, late: float) -> bool:
+    """The log ended, at `closed`, before its container had, or perhaps: its end was told so many seconds later.
+
+    When a node's connection to the API server breaks, as at a restart of its kubelet, that ends a log as if all were
+    said. Clocks that differ cost a request where ours is behind.
+    """
+    ended_at = source.ended_at()  # whole seconds
+    return ended_at is not None and closed < ended_at + (1 if late > TOLD_SECONDS else 0)
 
 
 async def _over(api: Api, path: str, query: Mapping[str, str], jump: Jump) -> bool:

@@ -104,6 +104,11 @@ class Position:
         return bool(self._rest or self._part)
 
     @property
+    def behind(self) -> bool:
+        """This connection hasn't brought again what was read before: there may be more that it hasn't brought."""
+        return bool(self._left)
+
+    @property
     def refused(self) -> bool:
         """The kubelet had words of its own instead of a log."""
         return self._refused or _NOT_THE_PODS.match(self._rest) is not None

@@ -11,44 +11,11 @@ import pytest
 from consumer.executors.kubernetes import logs
 from consumer.executors.kubernetes.api import Api, path_of
 from consumer.executors.kubernetes.logs import Streams, follow
-from consumer.executors.kubernetes.news import News
 from support.fakekube import FakeKube
 from support.fakekubelet import FakePod
-from support.kubernetes import parts_of, read
+from support.kubernetes import Steady, parts_of, read
 
 BASE = 1_795_000_000 * 10**9
-
-
-class Steady:
-    """A container whose state the test sets."""
-
-    def __init__(self, readable: bool = True, ended: bool = True) -> None:
-        self.is_readable, self.is_ended = readable, ended
-        self.told = News()
-        self.finished_at: float | None = None
-        self.is_watched = False
-
-    def readable(self) -> bool:
-        return self.is_readable
-
-    def ended(self) -> bool:
-        return self.is_ended
-
-    def set(self, readable: bool = True, ended: bool = True) -> None:
-        self.is_readable, self.is_ended = readable, ended
-        self.told.tell()
-
-    def ended_at(self) -> float | None:
-        return self.finished_at
-
-    def watched(self) -> bool:
-        return self.is_watched
-
-    async def changed(self, timeout: float | None = None) -> None:
-        await self.told.wait(timeout)
-
-    def news(self) -> asyncio.Future[None]:
-        return self.told.next()
 
 
 @pytest.fixture(autouse=True)
