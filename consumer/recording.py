@@ -27,7 +27,7 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
 
     An attempt that ran already under a former consumer stays `running`: it must never be started again.
     """
-    history = claim.history
+    history, place = claim.history, _place(executor, consumer)
     begun = has_begun(claim)
     return Record(
         id=claim.id,
@@ -42,7 +42,7 @@ def record_claimed(claim: Claim, consumer: str, executor: str, stream: str) -> R
             claimed=history.times.claimed if begun and history else rfc3339(claim.claimed_at),
             started=history.times.started if begun and history else None,
         ),
-        where=_place(executor, consumer),
+        where=_merged(history.where, place) if begun and history and history.where.executor == executor else place,
         variables=history.variables if begun and history else Variables(),
         notices=history.notices if begun and history else (),
         large=history.large if begun and history else (),

@@ -84,6 +84,17 @@ async def test_a_former_consumer_had_stopped_the_cancelled_job_and_died(
     assert [plan.begun for plan in executor.plans] == [True]
 
 
+@pytest.mark.parametrize(("executor", "pod"), [("double", "ls-a-1"), ("other", None)])
+async def test_a_job_that_goes_on_is_where_it_was(story: Story, run: Run, executor: str, pod: str | None) -> None:
+    """Before it is found again, and if it never is."""
+    second = Double(story, detachable=True)
+    second.starts = [gone()]
+    former = BEGUN.model_copy(update={"where": Where(executor=executor, pod="ls-a-1", consumer="former")})
+    await run(second, history=former)
+    assert [record.where.pod for record in story.written] == [pod] * len(story.written)
+    assert story.settled[0].record.where == Where(executor=second.name, pod=pod, consumer="me")
+
+
 async def test_a_former_consumer_had_stopped_the_overdue_job_and_died(story: Story, run: Run) -> None:
     """The infrastructure is not to blame, so the job isn't tried again on its account."""
     first, switch = Slow(story), Switch()
