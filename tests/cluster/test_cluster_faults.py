@@ -30,7 +30,7 @@ from consumer.settings import Kubernetes
 from consumer.tasks import end
 from enqueue import Job, Status, aio
 from enqueue.record import Outcome
-from support.cluster import RIGHTS, fill_namespace, pods_in, role_and_binding, user_of
+from support.cluster import RIGHTS, fill_namespace, pods_in, restart, restarts, role_and_binding, user_of
 from support.consuming import consuming, until
 from support.history import History, What, violations
 from support.witnesses import keep_all, monitored, watch_pods
@@ -121,21 +121,8 @@ async def nothing_left(admin: Api, namespace: str) -> bool:
     return not await pods_in(admin, namespace)
 
 
-async def restart(part: str) -> None:
-    template = os.environ.get("LONGSHORE_TEST_RESTART")
-    if not template:
-        pytest.skip("LONGSHORE_TEST_RESTART isn't set: nothing here restarts a part of the cluster")
-    process = await asyncio.create_subprocess_exec(
-        *shlex.split(template.format(part)), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
-    assert await asyncio.wait_for(process.wait(), 120) == 0
-
-
 @pytest.mark.row(15, 34)
-@pytest.mark.skipif(
-    not os.environ.get("LONGSHORE_TEST_RESTART"),
-    reason="LONGSHORE_TEST_RESTART isn't set: nothing here restarts a part of the cluster",
-)
+@restarts
 @pytest.mark.parametrize("part", ["kube-apiserver", "kubelet", "etcd", "containerd"])
 async def test_a_part_of_the_cluster_restarts_under_running_jobs(
     part: str, consumer: Events, redis_url: str, admin: Api, namespace: str, image: str

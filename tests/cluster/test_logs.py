@@ -18,6 +18,7 @@ from consumer.model import Gap, LogPart, Place, Times
 from consumer.recording import log_of
 from consumer.settings import Kubernetes
 from enqueue.record import Tally
+from support.cluster import restart, restarts
 from support.kubernetes import parts_of, plan_of, read
 
 pytestmark = pytest.mark.cluster
@@ -129,6 +130,34 @@ async def test_rotation(executor: KubernetesExecutor) -> None:
     assert tail == list(range(tail[0], 420_000)) if tail else True
     assert not tail or tail[0] > int(head.splitlines()[-1][:7]) + 1
     assert bytes_of(late[at:]).endswith(b"end\n")
+
+
+@pytest.mark.row(34)
+@restarts
+async def test_a_kubelet_that_restarts_right_before_its_jobs_end(executor: KubernetesExecutor) -> None:
+    """Its connections end as if all were said, and it tells of the ends when it is back."""
+    counts = range(20, 80, 6)
+
+    async def one(count: int, running: asyncio.Barrier) -> list[bytes]:
+        script = f"i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo line $i; sleep 0.1; done"
+        execution = await executor.start(plan_of(f"ends-{count}", commands=[script]))
+        parts: list[LogPart] = []
+        async for part in execution.logs():
+            if isinstance(part, bytes) and not bytes_of(parts):
+                await running.wait()
+            parts.append(part)
+        await execution.wait()
+        await execution.remove()
+        assert [part for part in parts if isinstance(part, Gap)] == []
+        return bytes_of(parts).splitlines()
+
+    running = asyncio.Barrier(len(counts) + 1)
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+        reading = [group.create_task(one(count, running)) for count in counts]
+        await running.wait()
+        await restart("kubelet")
+    for count, task in zip(counts, reading, strict=True):
+        assert task.result() == [b"line %d" % i for i in range(1, count + 1)]
 
 
 async def test_a_pod_that_never_started_has_no_log_to_miss(kubernetes_settings: Kubernetes) -> None:

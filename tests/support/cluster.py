@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from consumer.executors.kubernetes.api import Api, ApiError, path_of
 from support import ledger
 
 ROOT = Path(__file__).parent.parent.parent
+RESTART = os.environ.get("LONGSHORE_TEST_RESTART", "")
+"""A command that restarts a part of the cluster, `{}` standing for its name."""
+restarts = pytest.mark.skipif(
+    not RESTART, reason="LONGSHORE_TEST_RESTART isn't set: nothing here restarts a part of the cluster"
+)
 RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
 
 
@@ -70,3 +78,11 @@ async def pods_in(admin: Api, namespace: str) -> list[dict[str, Any]]:
 def user_of(kubeconfig: Path) -> str | None:
     """The user name to bind the Role to: the lab's `consumer`; None for an admin's own kubeconfig."""
     return "consumer" if str(kubeconfig) == os.environ.get("LAB_CONSUMER_KUBECONFIG") else None
+
+
+async def restart(part: str) -> None:
+    """Restart a part of the cluster: kube-apiserver, etcd, kubelet, containerd."""
+    process = await asyncio.create_subprocess_exec(
+        *shlex.split(RESTART.format(part)), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert await asyncio.wait_for(process.wait(), 120) == 0
