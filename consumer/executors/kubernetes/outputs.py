@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import contextlib
+import random
 import tempfile
+import time
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import IO, Any
@@ -33,8 +35,8 @@ GRACE = 30
 HEADERS = 1024 * 1024
 """Bytes of a tar beside what is in its files."""
 SILENCE = 60.0
-READINGS = 6
-"""Times that a log is begun to be followed: nodes and what is between may end it before its end."""
+PATIENCE, PAUSE, PAUSE_CAP = 30.0, 0.2, 2.0
+"""Seconds for which a log that can't be read is asked for again, and between two tries."""
 PIECE = 1024 * 1024
 _DAMAGED = "what the pod handed over is damaged"
 SHELF = 128 * 1024 * 1024
@@ -117,7 +119,7 @@ class Handover:
             async for part in read_tar(_pieces(kept)):
                 yield part
             return
-        async with contextlib.aclosing(self._lines()) as lines:
+        async with contextlib.aclosing(self._said()) as lines:
             async for part in read_tar(unpacked(lines)):
                 yield part
 
@@ -136,7 +138,7 @@ class Handover:
             unless_whole.callback(self._give_back)
             kept = unless_whole.enter_context(tempfile.SpooledTemporaryFile(max_size=PIECE))
             try:
-                async with contextlib.aclosing(self._followed()) as lines:
+                async with contextlib.aclosing(self._said()) as lines:
                     async for piece in unpacked(lines):
                         if self._shelf.free < len(piece):
                             return None
@@ -153,32 +155,39 @@ class Handover:
         self._shelf.free += self._size
         self._size = 0
 
-    async def _followed(self) -> AsyncGenerator[bytes, None]:
-        """Lines as they are written, some of them again where the node or the connection ended the reading."""
-        for _ in range(READINGS):
-            over = self._over()
-            with contextlib.suppress(Refused):
-                async with contextlib.aclosing(self._lines(follow="true")) as lines:
-                    async for line in lines:
-                        yield line
-            if over:
-                return
+    async def _said(self) -> AsyncGenerator[bytes, None]:
+        """Lines of the log to its end, some of them again where the reading was cut. Raises Refused."""
+        pause, failing = PAUSE, None
+        while True:
+            over, told = self._over(), 0.0
+            try:
+                async with contextlib.aclosing(self._lines(follow="false" if over else "true")) as reading:
+                    async for lines in reading:
+                        for line in lines:
+                            yield line
+                        pause, failing = PAUSE, None
+                if over:
+                    return
+            except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
+                if isinstance(error, ApiError) and not (error.passing or error.status == 401):
+                    raise Refused("the pod is gone" if error.status == 404 else str(error)) from None
+                failing = failing or time.monotonic()
+                if time.monotonic() - failing > PATIENCE:
+                    why = error if isinstance(error, ApiError) else "the connection to the node broke"
+                    raise Refused(str(why)) from None
+                told = getattr(error, "retry_after", None) or 0.0
+            await asyncio.sleep(max(told, random.uniform(pause / 2, pause)))
+            pause = min(PAUSE_CAP, pause * 2)
 
-    async def _lines(self, **query: str) -> AsyncGenerator[bytes, None]:
-        """Whole lines of the log that the node has now. Raises Refused."""
+    async def _lines(self, **query: str) -> AsyncGenerator[list[bytes], None]:
+        """Whole lines of one reading as they come. Raises Refused, ApiError and what aiohttp does."""
         rest = b""
-        try:
-            async with self._api.stream(self._path, {"container": COLLECTOR, **query}, sock_read=SILENCE) as response:
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield line
-                    if len(rest) > PIECE:
-                        raise Refused(_DAMAGED)
-        except ApiError as error:
-            raise Refused("the pod is gone" if error.status == 404 else str(error)) from None
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            raise Refused("the connection to the node broke") from None
+        async with self._api.stream(self._path, {"container": COLLECTOR, **query}, sock_read=SILENCE) as response:
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield lines
+                if len(rest) > PIECE:
+                    raise Refused(_DAMAGED)
 
 
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:

@@ -11,12 +11,14 @@ import random
 import shutil
 import tarfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consumer.executors.kubernetes import executor as executor_module
+from consumer.executors.kubernetes import outputs
 from consumer.executors.kubernetes.manifest import build
 from consumer.executors.kubernetes.outputs import COLLECTOR, END, LINE, PLACE, Shelf, in_order, unpacked
 from consumer.executors.tar_stream import read_tar
@@ -24,6 +26,7 @@ from consumer.model import Found, OutputPart
 from consumer.settings import Kubernetes
 from consumer.storing import Refused
 from support.fakekube import FakeKube
+from support.fakekube_http import Fault
 from support.fakekubelet import FakePod, Script
 from support.kubernetes import plan_of
 
@@ -261,6 +264,53 @@ async def test_what_a_node_rotates_away_was_read_while_it_was_written(
     await execution.remove()
     assert exit.code == 3
     assert found == FILES
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["while it is written", "once it is over"])
+@pytest.mark.parametrize(
+    ("faults", "cuts"),
+    [
+        ([], (10, 100, 200)),
+        ([Fault("get pods/log", 500, message="dial tcp: connection refused", times=2)], ()),
+        ([Fault("get pods/log", 429, headers={"Retry-After": "0"}), Fault("get pods/log", drop="before")], (50,)),
+    ],
+    ids=["connections break", "the kubelet is away", "the API server is busy"],
+)
+async def test_trouble_on_the_way_costs_no_files(
+    kube: FakeKube,
+    open_executor: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    early: bool,
+    faults: list[Fault],
+    cuts: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(outputs, "PAUSE", 0.001)
+    monkeypatch.setattr(outputs, "PAUSE_CAP", 0.001)
+    kube.script, kube.cut_logs_after = handed_over(stays, early=early), [*cuts]
+    kube.faults = [replace(fault) for fault in faults]
+    executor = await open_executor()
+    execution = await executor.start(plan_of(outputs={}))
+    async with asyncio.timeout(30):
+        await execution.wait()
+        assert await files(execution.outputs()) == FILES
+    assert [fault for fault in kube.faults if fault.times] == kube.cut_logs_after == []
+    await execution.remove()
+
+
+async def test_a_node_that_stays_away_is_given_up(
+    kube: FakeKube, open_executor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "PAUSE", 0.001)
+    monkeypatch.setattr(outputs, "PAUSE_CAP", 0.001)
+    monkeypatch.setattr(outputs, "PATIENCE", 0.01)
+    kube.script, kube.faults = handed_over(stays, early=False), [Fault("get pods/log", 500, message="away", times=999)]
+    executor = await open_executor()
+    execution = await executor.start(plan_of(outputs={}))
+    async with asyncio.timeout(30):
+        await execution.wait()
+        with pytest.raises(Refused, match="away"):
+            await files(execution.outputs())
+    await execution.remove()
 
 
 async def test_files_of_many_pods_wait_in_a_bounded_room(
