@@ -287,8 +287,8 @@ async def test_trouble_on_the_way_costs_no_files(
     monkeypatch.setattr(outputs, "PAUSE", 0.001)
     monkeypatch.setattr(outputs, "PAUSE_CAP", 0.001)
     kube.script, kube.cut_logs_after = handed_over(stays, early=early), [*cuts]
-    kube.faults = [replace(fault) for fault in faults]
     executor = await open_executor()
+    kube.faults = [replace(fault) for fault in faults]
     execution = await executor.start(plan_of(outputs={}))
     async with asyncio.timeout(30):
         await execution.wait()
@@ -303,8 +303,9 @@ async def test_a_node_that_stays_away_is_given_up(
     monkeypatch.setattr(outputs, "PAUSE", 0.001)
     monkeypatch.setattr(outputs, "PAUSE_CAP", 0.001)
     monkeypatch.setattr(outputs, "PATIENCE", 0.01)
-    kube.script, kube.faults = handed_over(stays, early=False), [Fault("get pods/log", 500, message="away", times=999)]
+    kube.script = handed_over(stays, early=False)
     executor = await open_executor()
+    kube.faults = [Fault("get pods/log", 500, message="away", times=999)]
     execution = await executor.start(plan_of(outputs={}))
     async with asyncio.timeout(30):
         await execution.wait()
