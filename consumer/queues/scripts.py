@@ -65,7 +65,10 @@ return 'ok'
 
 APPEND = """
 -- KEYS: the job's hash, the log's stream. 1 token, 2 entry id, 3 ttl, fields...
-if redis.call('HGET', KEYS[1], 'longshore_token') ~= ARGV[1] then return 'lost' end
+local held = redis.call('HMGET', KEYS[1], 'longshore_token', 'longshore_done', 'longshore_status')
+local over = {succeeded = true, failed = true, cancelled = true, queued = true}
+-- what was sent long ago, and has been told as not stored since, isn't stored behind the end
+if held[1] ~= ARGV[1] or held[2] == ARGV[1] or over[held[3]] then return 'lost' end
 local answer = redis.pcall('XADD', KEYS[2], ARGV[2], unpack(ARGV, 4))
 if type(answer) == 'table' and answer['err'] then
   if string.find(answer['err'], 'equal or smaller') then return 'repeated' end

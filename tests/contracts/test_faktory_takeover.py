@@ -111,6 +111,21 @@ async def test_the_same_attempt_goes_on_and_the_dead_one_cant_write(
     assert redis_client.ttl(f"longshore:job:{new.id}") > 0
 
 
+@pytest.mark.parametrize("verdict", Verdict)
+async def test_a_log_that_arrives_after_the_end_is_not_stored(server: Server, opened: Open, verdict: Verdict) -> None:
+    """It was given up, and told as a gap."""
+    name = server.name()
+    queue = await opened(name, "one")
+    await server.push(wire.build_job(JOB, name))
+    claim = await claim_one(queue)
+    await queue.store.append(claim, b"one\n", LogPosition(1, lines=1, bytes=4))
+    outcome = SUCCESS if verdict is Verdict.DONE else Outcome(status=Status.FAILED, reason="exit_code", exit_code=3)
+    assert await queue.settle([ended(claim, outcome, verdict)]) == {}
+    with pytest.raises(ClaimLost):
+        await queue.store.append(claim, b"two\n", LogPosition(2, lines=2, bytes=8))
+    assert (await queue.store.resume(claim)).lines == 1
+
+
 async def test_nothing_is_left_to_take_over_after_an_end(
     server: Server, opened: Open, redis_client: redis.Redis
 ) -> None:

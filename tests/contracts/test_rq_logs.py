@@ -9,11 +9,13 @@ import pytest
 import redis
 import rq
 
+from consumer.errors import ClaimLost
 from consumer.model import LogPosition, Place, Verdict
 from consumer.queues.rq import RqQueue
 from consumer.settings import Retention
 from enqueue import connect
-from support.rq_jobs import FAILURE, JOB, ended
+from enqueue.record import Outcome
+from support.rq_jobs import FAILURE, JOB, SUCCESS, ended
 
 
 @pytest.fixture
@@ -44,6 +46,22 @@ async def test_logs_rise_by_attempt_and_repeats_are_no_repeats(queue: RqQueue, r
     ids = [entry.decode() for entry, _ in redis_client.xrange("longshore:log:j1")]
     assert ids == ["1-1", "1-2", "1-3", "2-1"]
     assert redis_client.ttl("longshore:log:j1") > 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"), [(SUCCESS, Verdict.DONE), (FAILURE, Verdict.BURY), (FAILURE, Verdict.RETRY)]
+)
+async def test_a_log_that_arrives_after_the_end_is_not_stored(
+    queue: RqQueue, redis_client: redis.Redis, outcome: Outcome, verdict: Verdict
+) -> None:
+    """It was given up, and told as a gap."""
+    rq.Queue("q", connection=redis_client).enqueue("longshore.job", JOB, job_id="j1", retry=rq.Retry(max=1))
+    (claim,) = await queue.claim(5)
+    await queue.records.append(claim, b"one\n", LogPosition(1, lines=1, bytes=4))
+    await queue.settle([ended(claim, outcome, verdict)])
+    with pytest.raises(ClaimLost):
+        await queue.records.append(claim, b"two\n", LogPosition(2, lines=2, bytes=8))
+    assert redis_client.xlen("longshore:log:j1") == 1
 
 
 async def test_a_hole_in_the_log_is_seen_by_its_readers(

@@ -265,6 +265,8 @@ class Store:
         kept = self.jobs.get(job_id)
         if kept is None or kept.text("longshore_token") != args[0]:
             return b"lost"
+        if kept.text("longshore_done") == args[0]:
+            return b"lost"
         attempt, _, sequence = args[1].partition("-")
         entry = (int(attempt), int(sequence))
         if kept.log and entry <= max(kept.log):
