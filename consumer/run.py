@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -193,6 +194,8 @@ async def supervise(
             if stopped is not None:
                 await _stop(execution, plan, ending)
             exit = await _exit_of(ending, stopped)
+        if stopped is None and _was_stopped(claim, switch.reason, exit):
+            stopped = switch.reason
         await follower.finish(30)
         return exit, stopped
     finally:
@@ -201,6 +204,14 @@ async def supervise(
         if ending is not None:
             await end(ending)
         switch.over()
+
+
+def _was_stopped(claim: Claim, stop: Stop | None, exit: Exit) -> bool:
+    """It was over when we found it: a former consumer has stopped it for this, or the end looks as if it had."""
+    if stop is Stop.DEADLINE:
+        return was_overdue(claim)
+    by_stop = exit.reason is Reason.POD_DELETED or exit.signal in (signal.SIGTERM, signal.SIGKILL)
+    return stop is Stop.CANCEL and claim.cancelled and _may_run(claim) and by_stop
 
 
 async def _stop(execution: Execution, plan: Plan, ending: asyncio.Future[Exit]) -> None:

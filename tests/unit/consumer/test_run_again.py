@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,35 @@ async def test_a_former_consumer_was_stopping_the_overdue_job_and_died(story: St
     assert outcome is not None
     assert outcome.reason == "deadline"
     assert "stop" in story.steps
+
+
+OVERDUE = BEGUN.model_copy(update={"reason": "deadline", "message": "ran longer than its timeout of 5 s"})
+KILLED = Exit(code=137, signal=9, started_at=1.0, ended_at=9.0)
+DELETED = replace(KILLED, reason=Reason.POD_DELETED)
+
+
+@pytest.mark.parametrize(
+    ("former", "cancelled", "exit", "reason"),
+    [
+        (OVERDUE, False, DELETED, "deadline"),
+        (OVERDUE, False, KILLED, "deadline"),
+        (OVERDUE, False, replace(KILLED, code=0, signal=None), "deadline"),
+        (OVERDUE, False, Exit(code=3, started_at=1.0, ended_at=3.0), "exit_code"),
+        (BEGUN, True, DELETED, "requested"),
+        (BEGUN, True, KILLED, "requested"),
+        (BEGUN, True, Exit(code=3, started_at=1.0, ended_at=3.0), "exit_code"),
+        (BEGUN, False, DELETED, "pod_deleted"),
+    ],
+)
+async def test_what_a_former_consumer_has_stopped_and_is_over_when_it_is_found_ended_by_that(
+    story: Story, run: Run, former: Record, cancelled: bool, exit: Exit, reason: str
+) -> None:
+    executor = Slow(story)
+    executor.more.put_nowait(None)
+    executor.end(exit)
+    outcome = await run(executor, history=former, cancelled=cancelled, timeout=5.0)
+    assert outcome is not None
+    assert outcome.reason == reason
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.STARTING])
